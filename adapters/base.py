@@ -1,0 +1,165 @@
+"""What an adapter is: configuration classes, the context it is built with, and the contract it keeps.
+
+A protocol's folder has the same rooms everywhere: `config.py` (YAML model), `plan.py` (pure: tags to few requests and numpy
+decoding), `adapter.py` (the connection), `simulator.py` (a real server of the protocol from the same YAML), and `__init__.py`
+with `PLUGIN`. Importing the folder imports no protocol library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+
+import structlog
+from pydantic import Field, SerializeAsAny
+
+from schemas.clock import Clock
+from schemas.tags import Severity, Tag, ValueType
+from schemas.values import Duration, Strict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .simulation import Signals
+
+
+class LimitsConfig(Strict):
+    """Alarm limits of one tag, in its unit. `high`/`low` raise a warning, `high_high`/`low_low` a critical alarm."""
+
+    low_low: float | None = Field(None, description="Critical below this value.")
+    low: float | None = Field(None, description="Warning below this value.")
+    high: float | None = Field(None, description="Warning above this value.")
+    high_high: float | None = Field(None, description="Critical above this value.")
+    hysteresis: float = Field(0.0, ge=0, description="How far the value must come back before the alarm clears.")
+
+
+class TagConfig(Strict):
+    """One tag. Each protocol adds its own options and reads `address` and `type` its own way."""
+
+    address: str | int = Field(description="Where the value is, in the protocol's own spelling.")
+    type: str = Field(description="Data type on the wire.")
+    name: str | None = Field(None, description="Name of the tag; by default its key.")
+    asset: str | None = Field(None, description="Asset path below enterprise/site; by default the device's.")
+    unit: str | None = Field(None, description="Unit in UCUM or its everyday spelling: `°C`, `mm/s`, `kN`, `1` for none.")
+    label: str = Field("", description="Name for people, any language.")
+    description: str = Field("", description="What the tag measures.")
+    scan: Duration | None = Field(None, description="Scan class; by default the device's.")
+    scale: float = Field(1.0, description="value = raw * scale + offset.")
+    offset: float = Field(0.0, description="value = raw * scale + offset.")
+    enum: Mapping[int, str] | None = Field(None, description="Names of the values of a state tag.")
+    limits: LimitsConfig | None = Field(None, description="Alarm limits; watched without a model entry.")
+    severity: Severity | None = Field(None, description="Severity of this tag's limit alarms, instead of the default.")
+    action: str = Field("", description="What a person does when a limit alarm of this tag comes.")
+    deadband: float = Field(0.0, ge=0, description="A change smaller than this is seen by models and not reported.")
+    report_at_least: Duration | None = Field(None, description="Report at least this often, deadband or not.")
+
+    def wire_address(self) -> str:
+        """The address in the protocol's canonical spelling, echoed wherever people see the tag."""
+        return str(self.address)
+
+    def value_type(self) -> ValueType:
+        """Which column of a reading holds the value. Each protocol derives it from `type`, `scale` and `offset`."""
+        return "number"
+
+
+TagT = TypeVar("TagT", bound=TagConfig)
+
+
+class DeviceConfig(Strict, Generic[TagT]):
+    """One device on a connection. All of it may stand at the connection itself when there is only one device."""
+
+    asset: str | None = Field(None, description="Asset path below enterprise/site; by default the device's name.")
+    template: str | None = Field(None, description="Name of an entry of `templates` whose options this device takes over.")
+    scan: Duration | None = Field(None, description="Default scan class of its tags; 1s if nothing says otherwise.")
+    tags: Mapping[str, SerializeAsAny[TagT]] = Field(default_factory=dict, description="Tags by name, or `{file: tags.csv}`.")
+
+
+class AdapterConfig(Strict):
+    """One connection. A protocol's configuration class inherits from this and from its own device class.
+
+    When no `devices` are written the connection is itself its one device (it is an instance of the device class), so
+    `devices_of` gives the same view of both spellings. Options at the connection are defaults for its devices.
+    """
+
+    kind: str = Field(description="The protocol.")
+    endpoint: str = Field(description="Where the device is.")
+    timeout: Duration = Field(Duration("2s"), description="Deadline for one request.")
+
+
+def devices_of(name: str, config: AdapterConfig) -> Mapping[str, DeviceConfig[TagConfig]]:
+    """The devices of a connection by key; a connection that is its own device has itself below its own name."""
+    devices: Mapping[str, DeviceConfig[TagConfig]] = getattr(config, "devices", None) or {}
+    if devices:
+        return devices
+    return {name: cast("DeviceConfig[TagConfig]", config)}
+
+
+@dataclass(frozen=True, slots=True)
+class BoundTag(Generic[TagT]):
+    """A resolved tag (with its id) beside the configuration it came from. `device` is the key for `devices_of`."""
+
+    tag: Tag
+    config: TagT
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterContext:
+    """What the gateway hands to an adapter or a simulator. `directory` is private to it and survives restarts."""
+
+    name: str
+    tags: Sequence[BoundTag[TagConfig]]
+    clock: Clock
+    directory: Path
+    log: structlog.stdlib.BoundLogger
+    time_zone: str = "UTC"
+
+
+class Adapter(Protocol):
+    """Reads one connection. One task owns it; nothing else touches it.
+
+    Order: `connect`, then `batches` until it raises or ends, then `aclose`. After `NotConnected` the supervisor waits with
+    back-off and calls `connect` again on the same object; an adapter keeps nothing per failed attempt. Nothing here blocks
+    the event loop, and each exchange with the device has a total deadline (`timeout`).
+    """
+
+    async def connect(self) -> None:
+        """Reach the device. Raises NotConnected (it is not there; reconnect) or ConfigError (a person must act)."""
+        ...
+
+    def batches(self) -> AsyncIterator[pa.RecordBatch]:
+        """Telemetry, event or gap batches of 1 … max_rows rows, in the order in which the values were seen.
+
+        A polling adapter yields one batch per poll and scan class on the drift-free schedule t0 + n*period; a late poll skips
+        to the next slot. A reading that failed is a row too, null with its quality code; the others of that poll stand.
+        Raises NotConnected when the connection is lost, EndOfStream when there will never be more.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of everything. Idempotent, legal before `connect` and after any error; takes less than the timeout."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatorContext:
+    """What a simulator is built with: the tags of its entry and the signals of the simulated plant."""
+
+    name: str
+    tags: Sequence[BoundTag[TagConfig]]
+    signals: Signals
+    time_zone: str = "UTC"
+
+
+class Simulator(Protocol):
+    """A real server of the protocol on loopback that serves the address map of one configuration entry."""
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Listen (port 0: any free one) and return the endpoint in the spelling of the YAML file."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop listening and drop every client. Idempotent."""
+        ...

@@ -1,0 +1,83 @@
+"""What a sink is: configuration base, the context it is built with, and the contract it keeps with delivery."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+from pydantic import Field
+
+from schemas.clock import Clock
+from schemas.kinds import Kind
+from schemas.span import Command, SpoolSpan
+from schemas.tags import TagDirectory
+from schemas.values import Strict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class SinkConfig(Strict):
+    """One entry below `sinks:`. Each sink adds its own options."""
+
+    kind: str = Field(description="The service.")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """How delivery cuts a log into writes for one kind: at `max_rows` or `max_bytes`, or when its oldest row is `max_age_s` old."""
+
+    max_rows: int = 1_000
+    max_bytes: int = 1 << 20
+    max_age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What the gateway hands to a sink. `directory` is private to it and survives restarts."""
+
+    name: str
+    enterprise: str
+    site: str
+    gateway: str
+    tags: TagDirectory
+    clock: Clock
+    directory: Path
+    log: structlog.stdlib.BoundLogger
+    time_zone: str = "UTC"
+
+
+class Sink(Protocol):
+    """Delivers rows to one service. One task owns it and has at most one `write` under way.
+
+    Order: `connect`, then `write` any number of times, then `aclose`. A write that raises is repeated with the same span and
+    the same rows after back-off, also after a crash: the sink makes that harmless as well as its service allows.
+    """
+
+    def policy(self, kind: Kind) -> BatchPolicy:
+        """How delivery cuts this kind for this sink. Constant over the life of the sink."""
+        ...
+
+    async def connect(self) -> None:
+        """Reach the service. Raises NotConnected or ConfigError."""
+        ...
+
+    async def write(self, batches: Sequence[pa.RecordBatch], span: SpoolSpan) -> None:
+        """Deliver the rows of one span and return once they are durable there.
+
+        `batches` are of the span's kind, in row order, each with its row number as last column (`seq`; `row` for SCORE and
+        HEALTH). Rows that routing or a deadband filtered out are missing from them; all may be missing (then there is nothing to do).
+        Raises NotConnected, Busy(wait_s) or Rejected(rows); rows not named in Rejected are then delivered.
+        """
+        ...
+
+    def commands(self) -> AsyncIterator[Command]:
+        """What the service asks of the gateway. A sink that takes none returns an iterator that ends at once."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of everything. Idempotent, legal before `connect`."""
+        ...

@@ -1,0 +1,74 @@
+"""What an edge model is. Pure: no I/O, no clock, no thread, no task; the same code scores the stream, a file and the lake.
+
+A model watches many tags at once and holds its state in numpy arrays, one slot per tag, so that a poll of all its tags is one
+vector update. A sample is scored against what the model knew before it, then learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pydantic import Field
+
+from schemas.tags import Severity, Tag
+from schemas.values import Duration, Rate, Strict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class AlarmConfig(Strict):
+    """When a score becomes an alarm, and what it says. Shared by all models."""
+
+    name: str | None = Field(None, description="Name of the alarm, the last level of its topic; by default the model's name.")
+    severity: Severity = Field("warning", description="`info`, `warning` or `critical`.")
+    action: str = Field("", description="What a person does about it.")
+    on_delay: Duration = Field(Duration("0s"), description="How long the score must stay above the limit before the alarm comes.")
+    off_delay: Duration = Field(Duration("0s"), description="How long the score must stay normal before the alarm clears.")
+    hysteresis: float = Field(
+        0.0, ge=0, lt=1, description="How far below the limit the score must fall before it is normal again."
+    )
+    budget_per_asset: Rate | None = Field(None, description="At most so many alarms per asset; never hides limits or `critical`.")
+
+
+class ModelConfig(Strict):
+    """One entry below `models:`. Each model adds its own parameters."""
+
+    kind: str = Field(description="The model.")
+    tags: Sequence[str] = Field((), description="Tag paths or patterns (`*`, `?`, `**`), with or without enterprise/site.")
+    active_when: str | None = Field(
+        None, description="Condition on tags of the same asset: `mode == run`. Otherwise nothing is learnt or raised."
+    )
+    warm_up: Duration = Field(Duration("0s"), description="Time from the first good reading of a tag until it may raise alarms.")
+    alarm: AlarmConfig = Field(AlarmConfig(), description="The alarm layer's settings for this model.")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelContext:
+    """What the gateway (or a job over a file) hands to a model: its name and the tags that its patterns match."""
+
+    name: str
+    tags: Sequence[Tag]
+
+
+class EdgeModel(Protocol):
+    """Scores readings. `now` (µs UTC) is its only clock and never decreases between calls; an empty batch is a tick."""
+
+    def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
+        """READING(n) with `seq` -> SCORE batches (and HEALTH): each SCORE row names the `seq` it was made from.
+
+        `batch` holds telemetry rows of any tags in `seq` order, several per tag allowed; rows of tags that are not the
+        model's, and bad rows, are passed over (only `stuck` looks at bad ones). Causal: rows 0..k give the same scores
+        whatever comes later and however they are cut into batches. `score` is null until warm.
+        """
+        ...
+
+    def snapshot(self) -> bytes:
+        """Versioned state; `restore(snapshot())` gives bit-equal later scores. Keyed by tag id. Never pickle."""
+        ...
+
+    def restore(self, state: bytes) -> None:
+        """Take over a state. Tags it does not hold start cold, tags it holds in vain are dropped. Raises StateMismatch."""
+        ...

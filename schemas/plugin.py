@@ -1,0 +1,46 @@
+"""The one value that a plug-in module exports, and what the gateway hands to it.
+
+An adapter, a model or a sink is a module with a configuration class, the class that does the work, and `PLUGIN` as its last
+line. The gateway finds modules by folder or file name (the name is the `kind:` in YAML) and by entry points
+(`genba.adapters`, `genba.models`, `genba.sinks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel
+
+C = TypeVar("C", bound=BaseModel)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a plug-in's own check says of a configuration: `loc` is the key path below the plug-in's entry."""
+
+    level: Literal["error", "warning"]
+    loc: tuple[str | int, ...]
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin(Generic[C, T]):
+    """A plug-in: its configuration class, and `build(config, context)` that makes the thing without any I/O.
+
+    `build` and the hooks import their heavy libraries when called, so that reading a configuration stays fast.
+    `check(config)` finds what needs several fields at once (overlapping addresses); it opens nothing.
+    `simulate(config, context)` makes a server of the protocol with the same address map; `probe`, `doctor` and `browse`
+    are what the generic commands of these names call. The context types are in the base module of each package.
+    """
+
+    config: type[C]
+    build: Callable[[C, Any], T]  # the context differs by package: AdapterContext, ModelContext, SinkContext
+    check: Callable[[C], Iterable[Finding]] | None = None
+    simulate: Callable[[C, Any], Any] | None = None
+    probe: Callable[..., Any] | None = None
+    doctor: Callable[..., Any] | None = None
+    browse: Callable[..., Any] | None = None
