@@ -1,0 +1,38 @@
+"""The newest reading of every tag, for the live table and the status page. Arrays by tag id; no history."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+class Latest:
+    """Last value, text, quality, time and lag by tag id; `count` is readings seen."""
+
+    def __init__(self, size: int) -> None:
+        self.value = np.full(size, np.nan)
+        self.quality = np.full(size, 0x8032_0000, dtype=np.uint32)  # BadWaitingForInitialData
+        self.time_us = np.zeros(size, dtype=np.int64)
+        self.lag_ms = np.zeros(size, dtype=np.int32)
+        self.text: dict[int, str] = {}
+        self.count = 0
+
+    def update(self, batch: pa.RecordBatch) -> None:
+        """Take over READING(n); the last row of a tag wins."""
+        ids: npt.NDArray[np.int32] = batch.column("tag").to_numpy()
+        value = batch.column("value")
+        self.value[ids] = pc.fill_null(value, float("nan")).to_numpy() if value.null_count else value.to_numpy()
+        integer = batch.column("value_int")
+        if integer.null_count < len(integer):
+            rows = np.flatnonzero(integer.is_valid().to_numpy(zero_copy_only=False))
+            self.value[ids[rows]] = integer.take(pa.array(rows)).to_numpy()
+        self.quality[ids] = batch.column("quality").to_numpy()
+        self.time_us[ids] = batch.column("time").cast(pa.int64()).to_numpy()
+        self.lag_ms[ids] = pc.fill_null(batch.column("lag"), 0).to_numpy()
+        text = batch.column("text")
+        if text.null_count < len(text):
+            for row in np.flatnonzero(text.is_valid().to_numpy(zero_copy_only=False)).tolist():
+                self.text[int(ids[row])] = text[row].as_py()
+        self.count += len(ids)

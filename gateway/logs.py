@@ -1,0 +1,36 @@
+"""Logging: a line for people on a terminal, JSON elsewhere. Events are constant sentences, data are fields."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+
+
+def configure(*, level: str = "info", stream: TextIO | None = None, as_json: bool | None = None) -> None:
+    """Set up structlog and quieten the libraries. Called once by the command line, never by a library module."""
+    out = stream or sys.stderr
+    json_lines = not out.isatty() if as_json is None else as_json
+    number = logging.getLevelNamesMapping()[level.upper()]
+    renderer: structlog.typing.Processor
+    if json_lines:
+        renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=out.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=json_lines),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+    # The protocol libraries log every lost connection several times over; the supervisor says it once.
+    for name in ("pymodbus", "asyncua", "snap7", "s7", "amqtt", "transitions", "paho"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,105 @@
+"""Which rows go to which sink. Pure: rules and tags in, masks out.
+
+Rules are a union: a row goes to every sink that any rule names. A kind named in any rule loses its default; `to: []` sends it
+nowhere on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.asset import matches_any
+from schemas.kinds import KINDS, Kind
+from schemas.tags import Tag
+
+DEFAULTS: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "telemetry": ("parquet",),
+    "event": ("parquet", "iot_core"),
+    "score": (),
+    "alert": ("mqtt", "iot_core", "parquet"),
+    "health": ("parquet", "iot_core"),
+    "image": ("parquet",),
+    "gap": ("parquet",),
+}
+"""The kinds of sink that each kind of data goes to when no rule names it."""
+
+
+class Rule(Protocol):
+    """What the router reads of one entry below `routes:`."""
+
+    @property
+    def data(self) -> Kind: ...
+    @property
+    def tags(self) -> Sequence[str]: ...
+    @property
+    def to(self) -> Sequence[str]: ...
+
+
+def destinations(rules: Iterable[Rule] | None, sinks: Mapping[str, str]) -> dict[Kind, tuple[str, ...]]:
+    """The sinks of each kind, in the order of `sinks` (name -> kind of sink)."""
+    found: dict[Kind, tuple[str, ...]] = {}
+    rules = list(rules or ())
+    for kind in KINDS:
+        mine = [rule for rule in rules if rule.data == kind]
+        if mine:
+            named = {name for rule in mine for name in rule.to}
+            found[kind] = tuple(name for name in sinks if name in named)
+        else:
+            found[kind] = tuple(name for name, sink_kind in sinks.items() if sink_kind in DEFAULTS[kind])
+    return found
+
+
+class Router:
+    """Selects the rows of a batch for one sink.
+
+    Telemetry inside its deadband (`thinned`) is passed over for every sink. A rule with tag patterns takes only rows of tags
+    that fit; rows without a tag (events of the gateway) fit only rules without patterns.
+    """
+
+    def __init__(self, rules: Iterable[Rule] | None, sinks: Mapping[str, str], tags: Iterable[Tag]) -> None:
+        rules = list(rules or ())
+        self.destinations = destinations(rules, sinks)
+        self._paths = {tag.id: tag.path for tag in tags}
+        self._masks: dict[tuple[Kind, str], npt.NDArray[np.bool_]] = {}
+        for kind, names in self.destinations.items():
+            for name in names:
+                mine = [rule for rule in rules if rule.data == kind and name in rule.to]
+                if mine and all(rule.tags for rule in mine):
+                    patterns = [pattern for rule in mine for pattern in rule.tags]
+                    mask = np.zeros(max(self._paths, default=-1) + 1, dtype=bool)
+                    for tag_id, path in self._paths.items():
+                        mask[tag_id] = matches_any(path, patterns)
+                    self._masks[kind, name] = mask
+
+    def select(self, kind: Kind, sink: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of `batch` that belong to `sink`, in order. The same batch when all do."""
+        keep: npt.NDArray[np.bool_] | None = None
+        if kind == "telemetry":
+            thinned = batch.column("thinned")
+            if thinned.null_count < len(thinned):
+                keep = ~thinned.fill_null(False).to_numpy(zero_copy_only=False)
+        mask = self._masks.get((kind, sink))
+        if mask is not None:
+            tag = batch.column("tag")
+            ids = tag.fill_null(-1).to_numpy() if tag.null_count else tag.to_numpy()
+            known = (ids >= 0) & (ids < len(mask))
+            fits = np.zeros(len(ids), dtype=bool)
+            fits[known] = mask[ids[known]]
+            keep = fits if keep is None else keep & fits
+        if keep is None or keep.all():
+            return batch
+        return batch.filter(pa.array(keep))
+
+    def selects_all(self, kind: Kind, sink: str) -> bool:
+        """True when no rule narrows this kind for this sink by tags."""
+        return (kind, sink) not in self._masks
+
+
+def total_rows(batches: Sequence[pa.RecordBatch]) -> int:
+    """Rows over several batches."""
+    return sum(batch.num_rows for batch in batches)
