@@ -37,7 +37,10 @@ class BatchPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SinkContext:
-    """What the gateway hands to a sink. `directory` is private to it and survives restarts."""
+    """What the gateway hands to a sink. `directory` is private to it and survives restarts.
+
+    `base` is the directory of the YAML file: relative paths in the sink's options are relative to it.
+    """
 
     name: str
     enterprise: str
@@ -46,6 +49,7 @@ class SinkContext:
     tags: TagDirectory
     clock: Clock
     directory: Path
+    base: Path
     log: structlog.stdlib.BoundLogger
     time_zone: str = "UTC"
 
