@@ -1,0 +1,5 @@
+"""`python -m gateway` is `genba`."""
+
+from .cli import main
+
+main()

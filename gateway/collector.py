@@ -1,0 +1,164 @@
+"""Drives one adapter: connects with back-off, hands its batches to the spool, and turns its absences into rows.
+
+Losing a device is data: one bad-quality row per tag when it goes, one gap row per tag for the time it was away, one log line
+and one event each way, however many attempts lie between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+import structlog
+
+from adapters.base import Adapter
+from schemas import quality as q
+from schemas.clock import Clock
+from schemas.errors import ConfigError, EndOfStream, NotConnected
+from schemas.kinds import Kind, kind_of, make_batch, telemetry
+from schemas.tags import Tag
+
+from .backoff import Backoff
+from .normalise import Normaliser
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+State = Literal["starting", "up", "down", "misconfigured", "finished"]
+Put = Callable[[Kind, pa.RecordBatch], Awaitable[int]]
+"""Hands a batch to the spool; waits when the spool is full. Returns the first row number."""
+
+
+class Collector:
+    """One adapter's life. `run()` ends only when the source ends or the task is cancelled."""
+
+    def __init__(
+        self,
+        name: str,
+        adapter: Adapter,
+        tags: Sequence[Tag],
+        *,
+        put: Put,
+        clock: Clock,
+        rng: random.Random,
+        log: structlog.stdlib.BoundLogger,
+        last_seen_us: int | None = None,
+        steady_s: float = 10.0,
+    ) -> None:
+        """`last_seen_us` is the time of the last durable row of the previous run: the time since is a gap.
+
+        A connection that lived for `steady_s` starts the back-off anew.
+        """
+        self.name, self.tags = name, tags
+        self.state: State = "starting"
+        self.since_us = clock.now_us()  # of the state
+        self.error = ""
+        self.rows = 0
+        self.connects = 0
+        self._adapter, self._put, self._clock, self._log = adapter, put, clock, log.bind(adapter=name)
+        self._ids = np.array([tag.id for tag in tags], dtype=np.int32)
+        self._normaliser = Normaliser(tags)
+        self._backoff = Backoff(rng, first_s=0.25, max_s=3.0)
+        self._steady_s = steady_s
+        self._gap_from_us = last_seen_us
+        self._gap_cause = "gateway_stopped"
+        self._last_batch_us = 0
+
+    async def run(self) -> None:
+        """Collect until cancelled. Raises only what is a bug (the supervisor restarts it)."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                began = loop.time()
+                try:
+                    await self._adapter.connect()
+                    self.connects += 1
+                    await self._collect()
+                except EndOfStream:
+                    await self._enter("finished", "")
+                    return
+                except ConfigError as error:
+                    # A person must act, and the other devices must not wait for it.
+                    await self._went_down("misconfigured", str(error), q.BAD_CONFIGURATION_ERROR)
+                    await asyncio.sleep(30.0)
+                except NotConnected as error:
+                    await self._went_down("down", str(error), error.quality or q.BAD_NO_COMMUNICATION)
+                    if loop.time() - began > self._steady_s:
+                        self._backoff.reset()
+                    await asyncio.sleep(self._backoff.next_s())
+        finally:
+            await self._adapter.aclose()
+
+    async def _collect(self) -> None:
+        stream = cast("AsyncGenerator[pa.RecordBatch, None]", self._adapter.batches())
+        async with aclosing(stream) as batches:
+            async for batch in batches:
+                kind = kind_of(batch)
+                if kind == "telemetry" and batch.num_rows:
+                    if self.state != "up":
+                        await self._came_up(batch)
+                    batch = self._normaliser.apply(batch)
+                    self._last_batch_us = self._clock.now_us()
+                await self._put(kind, batch)
+                self.rows += batch.num_rows
+
+    async def _came_up(self, batch: pa.RecordBatch) -> None:
+        start = self._gap_from_us
+        if start is not None:
+            end = _time_us(batch, 0)
+            if end > start:
+                await self._put(
+                    "gap",
+                    make_batch(
+                        "gap", len(self._ids), time=start, end=end, tag=self._ids, source=self.name, cause=self._gap_cause
+                    ),
+                )
+        self._gap_from_us = None
+        await self._enter("up", "")
+
+    async def _went_down(self, state: State, error: str, quality: int) -> None:
+        if self.state in ("down", "misconfigured"):
+            self.error = error
+            return
+        now = self._clock.now_us()
+        if self.state == "up":
+            self._gap_from_us, self._gap_cause = self._last_batch_us or now, "not_connected"
+        elif self._gap_from_us is None:
+            self._gap_from_us, self._gap_cause = now, "not_connected"
+        await self._put("telemetry", self._normaliser.apply(telemetry(time_us=now, tag=self._ids, quality=quality)))
+        self.rows += len(self._ids)
+        await self._enter(state, error)
+
+    async def _enter(self, state: State, error: str) -> None:
+        self.state, self.error, self.since_us = state, error, self._clock.now_us()
+        if state == "up":
+            self._log.info("device is connected", tags=len(self._ids))
+        elif state == "finished":
+            self._log.info("source has no more data")
+        else:
+            self._log.warning("device is not connected" if state == "down" else "device is misconfigured", error=error)
+        event = {"up": "adapter_up", "finished": "adapter_finished", "misconfigured": "adapter_misconfigured"}.get(
+            state, "adapter_down"
+        )
+        severity = "info" if state in ("up", "finished") else "warning"
+        await self._put(
+            "event",
+            make_batch(
+                "event",
+                1,
+                time=self.since_us,
+                source=self.name,
+                event=event,
+                severity=severity,
+                message=error or f"{self.name} is {state}",
+            ),
+        )
+
+
+def _time_us(batch: pa.RecordBatch, row: int) -> int:
+    return int(batch.column("time").cast(pa.int64())[row].as_py())

@@ -1,0 +1,62 @@
+"""Prometheus metrics, read from the rooms' own state when they are asked for: no counter can drift from the truth.
+
+Names are `genba_<what>_<unit>[_total]` in base units, never with a tag as label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from .pipeline import Pipeline
+
+
+class GatewayMetrics(Collector):
+    """Shows one running pipeline to Prometheus. `collect` may be called from another thread: it only reads."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front: what exists depends on the configuration."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics of this moment."""
+        p = self._pipeline
+        read = CounterMetricFamily("genba_read_rows", "Rows that an adapter handed over", labels=["adapter"])
+        up = GaugeMetricFamily("genba_adapter_up", "1 while the device is connected", labels=["adapter"])
+        for collector in p.collectors:
+            read.add_metric([collector.name], collector.rows)
+            up.add_metric([collector.name], float(collector.state == "up"))
+        yield from (read, up)
+        rows = CounterMetricFamily("genba_sink_rows", "Rows by what became of them", labels=["sink", "kind", "outcome"])
+        waiting = GaugeMetricFamily("genba_spool_rows", "Rows not yet delivered", labels=["sink", "kind"])
+        sink_up = GaugeMetricFamily("genba_sink_up", "1 while the sink is connected", labels=["sink"])
+        age = GaugeMetricFamily("genba_spool_oldest_row_age_seconds", "Age of the oldest undelivered row", labels=["sink"])
+        for delivery in p.deliveries:
+            sink_up.add_metric([delivery.name], float(delivery.state == "up"))
+            age.add_metric([delivery.name], p.oldest_age_s(delivery))
+            for kind in delivery.kinds:
+                account = p.spool.ledger.account(kind, delivery.name, p.spool.durable(kind))
+                waiting.add_metric([delivery.name, kind], account.spooled)
+                for outcome in ("delivered", "filtered", "dropped", "dead_lettered"):
+                    rows.add_metric([delivery.name, kind, outcome], getattr(account, outcome))
+        yield from (rows, waiting, sink_up, age)
+        yield GaugeMetricFamily("genba_spool_size_bytes", "Bytes the spool holds on disk", p.spool.bytes_used())
+        yield CounterMetricFamily("genba_spool_written_bytes", "Bytes written to the spool", p.spool.bytes_written)
+        if p.runner is not None:
+            yield GaugeMetricFamily("genba_model_behind_rows", "Rows that the models have not seen", p.runner.behind_rows)
+            yield CounterMetricFamily("genba_alert_rows", "Alert transitions", p.runner.alerts)
+
+
+def registry_for(pipeline: Pipeline) -> CollectorRegistry:
+    """A registry of its own, so that two gateways in one process (tests) do not share numbers."""
+    registry = CollectorRegistry()
+    registry.register(GatewayMetrics(pipeline))
+    return registry

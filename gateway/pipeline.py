@@ -1,0 +1,223 @@
+"""Wires the rooms of a gateway from a configuration. Opens the spool and the registry; runs nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import structlog
+
+from adapters.base import Adapter, AdapterContext, BoundTag, TagConfig
+from cloud_sinks.base import Sink, SinkContext
+from edge_models.alarms import AlarmLayer
+from edge_models.runtime import ModelSet
+from schemas.clock import Clock
+from schemas.kinds import KINDS, Kind, make_batch
+from schemas.tags import Tag
+from schemas.values import Strict
+
+from . import catalogue
+from .collector import Collector, Put
+from .config import Configuration
+from .delivery import Delivery
+from .latest import Latest
+from .registry import TagRegistry
+from .router import Router, destinations
+from .runner import ModelRunner
+from .spool import Spool
+
+C = TypeVar("C", bound=Strict)
+
+
+@dataclass
+class Pipeline:
+    """Everything that a running gateway consists of. The supervisor runs it."""
+
+    configuration: Configuration
+    clock: Clock
+    log: structlog.stdlib.BoundLogger
+    spool: Spool
+    registry: TagRegistry
+    tags: Sequence[Tag]
+    latest: Latest
+    models: ModelSet
+    asset: str  # of the gateway itself
+    spool_budget: int
+    runner: ModelRunner | None = None
+    collectors: list[Collector] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
+    sinks: dict[str, Sink] = field(default_factory=dict)
+
+    @property
+    def alarms(self) -> AlarmLayer:
+        """The one alarm layer of this gateway."""
+        return self.models.alarms
+
+    async def put(self, kind: Kind, batch: pa.RecordBatch) -> int:
+        """Into the spool, and telemetry also to the live values and, from memory, to the models."""
+        first = await self.spool.put(kind, batch)
+        if kind == "telemetry":
+            self.latest.update(batch)
+            if self.runner is not None:
+                self.runner.offer(first, batch)
+        return first
+
+    async def event(self, event: str, severity: str, message: str, *, source: str = "gateway") -> None:
+        """Put one event row about the gateway itself."""
+        now = self.clock.now_us()
+        row = make_batch("event", 1, time=now, asset=self.asset, source=source, event=event, severity=severity, message=message)
+        await self.put("event", row)
+
+    def oldest_age_s(self, delivery: Delivery) -> float:
+        """Age in seconds of the oldest row that a sink has not taken yet; 0.0 when it has all."""
+        now = self.clock.now_us()
+        times = [
+            self.spool.time_of(kind, self.spool.ledger.cursor(kind, delivery.name).acked)
+            for kind in delivery.kinds
+            if self.spool.ledger.cursor(kind, delivery.name).acked < self.spool.durable(kind)
+        ]
+        return max(0.0, (now - min(times)) / 1e6) if times else 0.0
+
+
+async def open_pipeline(
+    configuration: Configuration,
+    *,
+    clock: Clock,
+    log: structlog.stdlib.BoundLogger,
+    rng: random.Random,
+    endpoints: Mapping[str, str] | None = None,
+) -> Pipeline:
+    """Open the durable state and build every room on it. `endpoints` replaces endpoints by name of adapter or sink (a simulated plant).
+
+    Raises ConfigError for what a person must edit. Nothing is connected yet.
+    """
+    plant = configuration.plant
+    directory = configuration.directory / plant.spool.directory
+    spool = await Spool.open(
+        directory,
+        gateway=plant.gateway,
+        clock=clock,
+        commit_every_s=plant.spool.commit_every.s,
+        commit_bytes=int(plant.spool.commit_size),
+        segment_bytes=int(plant.spool.segment_size),
+        fsync=plant.spool.fsync,
+        max_bytes=int(plant.spool.max_size),
+        when_full=plant.spool.when_full,
+        log=log,
+    )
+    try:
+        registry = await TagRegistry.open(directory, log=log)
+        tags = await registry.resolve(configuration.tags, clock.now_us())
+        pipeline = Pipeline(
+            configuration=configuration,
+            clock=clock,
+            log=log,
+            spool=spool,
+            registry=registry,
+            tags=tags,
+            latest=Latest(len(registry)),
+            models=build_models(configuration, tags),
+            asset=f"{plant.enterprise}/{plant.site}/{plant.gateway}",
+            spool_budget=int(plant.spool.max_size),
+        )
+        _add_deliveries(pipeline, directory, rng, endpoints or {})
+        wanted = [kind for kind in KINDS if any(kind in delivery.kinds for delivery in pipeline.deliveries)]
+        pipeline.runner = ModelRunner(
+            pipeline.models, spool=spool, put=pipeline.put, keep=wanted, clock=clock, directory=directory / "models", log=log
+        )
+        last_seen = spool.last_durable_us("telemetry")
+        pipeline.collectors = build_collectors(
+            configuration, tags, put=pipeline.put, clock=clock, rng=rng, log=log, directory=directory / "adapters",
+            endpoints=endpoints or {}, last_seen_us=last_seen,
+        )  # fmt: skip
+    except BaseException:
+        await spool.close()
+        raise
+    return pipeline
+
+
+def build_models(configuration: Configuration, tags: Sequence[Tag]) -> ModelSet:
+    """The models of the file over the resolved tags, with the implicit limit watch."""
+    return ModelSet.build(configuration.plant.models, tags, lambda kind: catalogue.plugin("models", kind))
+
+
+def build_collectors(
+    configuration: Configuration,
+    tags: Sequence[Tag],
+    *,
+    put: Put,
+    clock: Clock,
+    rng: random.Random,
+    log: structlog.stdlib.BoundLogger,
+    directory: Path,
+    endpoints: Mapping[str, str],
+    last_seen_us: int | None = None,
+) -> list[Collector]:
+    """One collector per entry below `adapters:`, in the order of the file."""
+    collectors = []
+    for name, config in configuration.plant.adapters.items():
+        bound = bind(configuration, name, tags)
+        config = at_endpoint(config, endpoints.get(name))
+        context = AdapterContext(
+            name=name, tags=bound, clock=clock, directory=directory / name, log=log, time_zone=configuration.plant.time_zone
+        )
+        adapter: Adapter = catalogue.plugin("adapters", config.kind).build(config, context)
+        mine = [one.tag for one in bound]
+        collectors.append(Collector(name, adapter, mine, put=put, clock=clock, rng=rng, log=log, last_seen_us=last_seen_us))
+    return collectors
+
+
+def bind(configuration: Configuration, adapter: str, tags: Sequence[Tag]) -> list[BoundTag[TagConfig]]:
+    """The bound tags of one adapter, with the ids of `tags`."""
+    by_path = {tag.path: tag for tag in tags}
+    return [replace(bound, tag=by_path[bound.tag.path]) for bound in configuration.bound[adapter]]
+
+
+def at_endpoint(config: C, endpoint: str | None) -> C:
+    """The same adapter or sink at another endpoint."""
+    return config if endpoint is None else config.model_copy(update={"endpoint": endpoint})
+
+
+def _add_deliveries(pipeline: Pipeline, directory: Path, rng: random.Random, endpoints: Mapping[str, str]) -> None:
+    plant = pipeline.configuration.plant
+    kinds_of_sinks = {name: config.kind for name, config in plant.sinks.items()}
+    router = Router(plant.routes, kinds_of_sinks, pipeline.tags)
+    routed = destinations(plant.routes, kinds_of_sinks)
+    for name, config in plant.sinks.items():
+        context = SinkContext(
+            name=name,
+            enterprise=plant.enterprise,
+            site=plant.site,
+            gateway=plant.gateway,
+            tags=pipeline.registry,
+            clock=pipeline.clock,
+            directory=directory / "sinks" / name,
+            base=pipeline.configuration.directory,
+            log=pipeline.log,
+            time_zone=plant.time_zone,
+        )
+        config = at_endpoint(config, endpoints.get(name))
+        sink: Sink = catalogue.plugin("sinks", config.kind).build(config, context)
+        pipeline.sinks[name] = sink
+
+        async def report(event: str, severity: str, message: str, source: str = name) -> None:
+            await pipeline.event(event, severity, message, source=source)
+
+        pipeline.deliveries.append(
+            Delivery(
+                name,
+                sink,
+                [kind for kind in KINDS if name in routed[kind]],
+                spool=pipeline.spool,
+                router=router,
+                clock=pipeline.clock,
+                rng=rng,
+                dead_letters=directory / "dead-letters",
+                report=report,
+                log=pipeline.log,
+            )
+        )

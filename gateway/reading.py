@@ -1,0 +1,57 @@
+"""Devices without a spool or sinks: what `genba test` shows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import structlog
+
+from schemas.kinds import Kind
+
+from .clock import WallClock
+from .config import Configuration
+from .latest import Latest
+from .pipeline import build_collectors
+
+
+class Reading:
+    """The collectors of a configuration, feeding only the newest values. Nothing is stored, nothing leaves."""
+
+    def __init__(
+        self, configuration: Configuration, *, endpoints: Mapping[str, str], log: structlog.stdlib.BoundLogger, directory: Path
+    ) -> None:
+        self.clock = WallClock()
+        self.tags = [replace(tag, id=number) for number, tag in enumerate(configuration.tags)]
+        self.latest = Latest(len(self.tags))
+        self.collectors = build_collectors(
+            configuration,
+            self.tags,
+            put=self._put,
+            clock=self.clock,
+            rng=random.Random(),
+            log=log,
+            directory=directory,
+            endpoints=endpoints,
+        )
+
+    async def _put(self, kind: Kind, batch: pa.RecordBatch) -> int:
+        if kind == "telemetry":
+            self.latest.update(batch)
+        return 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Collect while the block runs."""
+        tasks = [asyncio.create_task(collector.run()) for collector in self.collectors]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,123 @@
+"""The gateway's own troubles are alerts too: an unreachable device or sink, a filling spool or disk, a clock that is not set.
+
+Looks at the running rooms once a second and tells the alarm layer which conditions hold; the alarm layer makes one message a
+transition, like for any other alarm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from schemas.tags import Severity
+
+from .clock import ClockWatch, looks_unset
+
+if TYPE_CHECKING:
+    from .pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One condition as it is now. `alarm` and `subject` identify it; the sentence is for the person who must act."""
+
+    alarm: str
+    subject: str
+    active: bool
+    severity: Severity
+    problem: str
+    action: str
+
+
+class Troubles:
+    """Watches one pipeline. `patience_s` is how long something may be away before anybody is told."""
+
+    def __init__(self, pipeline: Pipeline, *, patience_s: float = 3.0, low_disk_bytes: int = 200_000_000) -> None:
+        self._pipeline, self._patience_us, self._low_disk_bytes = pipeline, round(patience_s * 1e6), low_disk_bytes
+        self._clock_watch = ClockWatch(pipeline.clock)
+        self._stepped_until_s = 0.0
+        self._step_s = 0.0
+
+    async def run(self) -> None:
+        """Look every second until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(1.0)
+
+    async def look(self) -> None:
+        """Compare every condition with what it was and put the transitions into the spool."""
+        p = self._pipeline
+        now = p.clock.now_us()
+        step = self._clock_watch.check(asyncio.get_running_loop().time())
+        if step:
+            self._stepped_until_s = asyncio.get_running_loop().time() + 60
+            self._step_s = step
+            p.log.warning("the wall clock was set", step_s=round(step, 3))
+            await p.event("clock_stepped", "warning", f"the clock of the gateway was set by {step:+.1f} s")
+        free = await asyncio.to_thread(_free_bytes, p.spool.directory)
+        for trouble in self._conditions(now, free):
+            batch = p.alarms.condition(
+                trouble.alarm,
+                subject=trouble.subject,
+                asset=p.asset,
+                active=trouble.active,
+                now=now,
+                severity=trouble.severity,
+                problem=trouble.problem,
+                action=trouble.action,
+            )
+            if batch is not None:
+                await p.put("alert", batch)
+
+    def _conditions(self, now: int, free: int) -> Iterator[Trouble]:
+        p = self._pipeline
+        for collector in p.collectors:
+            away = collector.state in ("down", "misconfigured") and abs(now - collector.since_us) >= self._patience_us
+            known = collector.state not in ("down", "misconfigured")
+            if away or known:
+                yield Trouble(
+                    f"device_unreachable.{collector.name}", collector.name, away, "critical",
+                    f"{collector.name} cannot be read: {collector.error}", f"Check power, cable and address of {collector.name}",
+                )  # fmt: skip
+        for delivery in p.deliveries:
+            away = delivery.state in ("down", "misconfigured") and abs(now - delivery.since_us) >= self._patience_us
+            if away or delivery.state == "up":
+                yield Trouble(
+                    f"sink_unreachable.{delivery.name}", delivery.name, away, "warning",
+                    f"nothing can be delivered to {delivery.name}, its rows wait in the spool: {delivery.error}",
+                    f"Check the connection and settings of {delivery.name}",
+                )  # fmt: skip
+        used, budget = p.spool.bytes_used(), p.spool_budget
+        yield Trouble(
+            "spool_filling", "spool", used > 0.8 * budget, "critical",
+            f"the spool holds {used / 1e9:.2f} GB of {budget / 1e9:.2f} GB", "Restore the connection of the sinks or raise spool.max_size",
+        )  # fmt: skip
+        yield Trouble(
+            "disk_filling", "disk", free < self._low_disk_bytes, "critical",
+            f"only {free / 1e6:.0f} MB are free where the spool is", "Free disk space on the gateway",
+        )  # fmt: skip
+        failure = p.spool.failure
+        yield Trouble(
+            "spool_failing", "spool", bool(failure), "critical",
+            f"readings cannot be stored: {failure}", "Check the disk of the gateway",
+        )  # fmt: skip
+        stepped = asyncio.get_running_loop().time() < self._stepped_until_s
+        yield Trouble(
+            "clock_unsynchronised", "clock", looks_unset(now) or stepped, "warning",
+            f"the clock was set by {self._step_s:+.1f} s" if stepped else "the clock of the gateway has never been set",
+            "Check the time server of the gateway",
+        )  # fmt: skip
+        if p.runner is not None:
+            behind = p.runner.behind_rows
+            yield Trouble(
+                "models_behind", "models", behind > 1_000_000, "warning",
+                f"the models have {behind} readings still to see", "Give fewer tags to models or use a faster machine",
+            )  # fmt: skip
+
+
+def _free_bytes(directory: Path) -> int:
+    return shutil.disk_usage(directory).free

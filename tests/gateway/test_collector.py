@@ -1,0 +1,120 @@
+"""What becomes of a device that is absent, dies and returns: rows, one event each way, a gap."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+
+import pyarrow as pa
+import pytest
+import structlog
+
+from gateway.collector import Collector
+from schemas.errors import ConfigError, EndOfStream, NotConnected
+from schemas.quality import BAD_NO_COMMUNICATION, BAD_TIMEOUT
+from tests.gateway.samples import make_tag, rows
+
+
+class ScriptedAdapter:
+    """Plays a script: what `connect` does, then the batches of that connection and how it ends."""
+
+    def __init__(self, script):
+        self.script = deque(script)
+        self.closed = 0
+
+    async def connect(self):
+        outcome, self.rest = self.script.popleft()
+        if isinstance(outcome, Exception):
+            raise outcome
+
+    async def batches(self):
+        for item in self.rest:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+        await asyncio.sleep(3600)
+
+    async def aclose(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def play(manual_clock, monkeypatch):
+    """Run a script to its end (EndOfStream, or `still` seconds) with instant back-off; returns what was put, and the collector."""
+
+    async def run(script, *, last_seen_us=None, still=0.2):
+        put: list[tuple[str, pa.RecordBatch]] = []
+
+        async def record(kind, batch):
+            put.append((kind, batch))
+            manual_clock.step(1)
+            return len(put)
+
+        adapter = ScriptedAdapter(script)
+        collector = Collector(
+            "press", adapter, [make_tag(0), make_tag(1)], put=record, clock=manual_clock, rng=random.Random(1),
+            log=structlog.get_logger(), last_seen_us=last_seen_us,
+        )  # fmt: skip
+        collector._backoff._first_s = collector._backoff._max_s = 0.001
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(collector.run(), timeout=still)
+        return put, collector, adapter
+
+    return run
+
+
+def of(put, kind):
+    return [batch for found, batch in put if found == kind]
+
+
+def events(put):
+    return [name for batch in of(put, "event") for name in batch.column("event").to_pylist()]
+
+
+GOOD = rows([0, 1], [1.0, 2.0], time_us=1_767_225_700_000_000)
+
+
+async def test_an_absent_device_writes_one_bad_row_per_tag_and_one_event_however_often_it_is_tried(play):
+    put, _collector, adapter = await play([(NotConnected("refused"), ()) for _ in range(5)] + [(EndOfStream(), ())])
+    (bad,) = of(put, "telemetry")
+    assert bad.column("quality").to_pylist() == [BAD_NO_COMMUNICATION] * 2
+    assert bad.column("value").null_count == 2
+    assert events(put) == ["adapter_down", "adapter_finished"]
+    assert adapter.closed == 1
+
+
+async def test_a_device_that_dies_and_returns_leaves_bad_rows_and_a_gap_per_tag(play):
+    put, collector, _ = await play([(None, [GOOD, NotConnected("reset", quality=BAD_TIMEOUT)]), (None, [GOOD, EndOfStream()])])
+    assert events(put) == ["adapter_up", "adapter_down", "adapter_up", "adapter_finished"]
+    assert [batch.column("quality").to_pylist() for batch in of(put, "telemetry")] == [[0, 0], [BAD_TIMEOUT] * 2, [0, 0]]
+    (gap,) = of(put, "gap")
+    assert gap.column("tag").to_pylist() == [0, 1]
+    assert set(gap.column("cause").to_pylist()) == {"not_connected"}
+    assert collector.rows == 6
+
+
+async def test_the_time_since_the_previous_run_is_a_gap_named_for_its_cause(play):
+    put, _, _ = await play([(None, [GOOD, EndOfStream()])], last_seen_us=1_767_225_600_000_000)
+    (gap,) = of(put, "gap")
+    assert set(gap.column("cause").to_pylist()) == {"gateway_stopped"}
+    assert gap.column("time").cast(pa.int64()).to_pylist() == [1_767_225_600_000_000] * 2
+    assert gap.column("end").cast(pa.int64()).to_pylist() == [1_767_225_700_000_000] * 2
+
+
+async def test_a_first_start_has_no_gap(play):
+    put, _, _ = await play([(None, [GOOD, EndOfStream()])])
+    assert of(put, "gap") == []
+
+
+async def test_a_misconfigured_device_says_so_once_and_does_not_end_the_task(play):
+    put, collector, _ = await play([(ConfigError("unit id 300 does not exist"), ())])
+    assert collector.state == "misconfigured"
+    assert "unit id 300" in collector.error
+    assert events(put) == ["adapter_misconfigured"]
+
+
+async def test_a_bug_in_an_adapter_reaches_the_supervisor_and_the_connection_is_closed(play):
+    with pytest.raises(ZeroDivisionError):
+        await play([(None, [GOOD, ZeroDivisionError()])])
