@@ -11,13 +11,14 @@ import structlog
 from pydantic import Field
 
 from schemas.clock import Clock
-from schemas.kinds import Kind
 from schemas.span import Command, SpoolSpan
 from schemas.tags import TagDirectory
 from schemas.values import Strict
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from schemas.kinds import Kind
 
 
 class SinkConfig(Strict):
@@ -80,6 +81,13 @@ class Sink(Protocol):
 
     def commands(self) -> AsyncIterator[Command]:
         """What the service asks of the gateway. A sink that takes none returns an iterator that ends at once."""
+        ...
+
+    async def lost(self) -> None:
+        """Return when the connection that `connect` made is gone, so that an idle sink is connected again at once.
+
+        A sink that holds no connection between writes waits for ever.
+        """
         ...
 
     async def aclose(self) -> None:

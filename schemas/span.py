@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from .kinds import Kind
+if TYPE_CHECKING:  # kinds imports pyarrow, and notebooks read file names of the lake without it
+    from .kinds import Kind
 
 
 @dataclass(frozen=True, slots=True, order=True)

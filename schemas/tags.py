@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 ValueType = Literal["number", "integer", "text", "samples"]
 """Which column of a reading holds the value: value, value_int, text or samples."""
@@ -67,3 +67,21 @@ class TagDirectory(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TagVersion:
+    """A tag as it was described from `valid_from_us` (included) to `valid_to_us` (not included; None: still so), µs UTC."""
+
+    tag: Tag
+    valid_from_us: int
+    valid_to_us: int | None = None
+
+
+@runtime_checkable
+class TagHistory(Protocol):
+    """A tag directory that also remembers earlier descriptions."""
+
+    def history(self) -> Iterator[TagVersion]:
+        """Every version of every tag ever registered, in order of id, oldest version first."""
+        ...
