@@ -1,8 +1,28 @@
-"""Fixtures for every test: a settable wall clock."""
+"""Fixtures for every test: a settable wall clock, and a watch over the event loop."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+
+import pyarrow.parquet  # noqa: F401 (its writer is watched)
 import pytest
+from blockbuster import BlockBuster
+from blockbuster.blockbuster import BlockBusterFunction
+
+PACKAGES = ["gateway", "adapters", "schemas", "edge_models", "cloud_sinks"]
+DISK = (
+    "os.pwrite",
+    "os.pwritev",
+    "os.fsync",
+    "os.fdatasync",
+    "os.posix_fallocate",
+    "os.preadv",
+    "os.pread",
+    "os.truncate",
+    "os.ftruncate",
+)
+PARQUET = ("pyarrow.parquet.ParquetWriter.write_table", "pyarrow.parquet.ParquetWriter.close", "pyarrow.parquet.read_table")
 
 
 class ManualClock:
@@ -21,3 +41,36 @@ class ManualClock:
 @pytest.fixture
 def manual_clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture(scope="session")
+def loop_watch() -> BlockBuster:
+    """Raises BlockingError where code of ours, or a library called by it, blocks a running event loop; built once, not yet active.
+
+    What a test itself does (starting a server, reading a file) may block.
+    """
+    watch = BlockBuster(PACKAGES)
+    for name in (*DISK, *PARQUET):
+        watch.functions[name] = BlockBusterFunction(None, name, scanned_modules=PACKAGES)
+    for name in [name for name in watch.functions if name.startswith("threading.")]:
+        del watch.functions[name]  # whether a short lock is taken by a thread just now is chance; a test must not be
+    for function in watch.functions.values():
+        function.can_block_in("<frozen importlib._bootstrap>", {"_find_and_load"})  # a lazy import, once a process
+        function.can_block_in("threading.py", {"start"})
+    return watch
+
+
+@pytest.fixture(autouse=True)
+def _loop_is_free(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every async test fails where production code blocks the loop, unless marked `allow_blocking(reason=...)`."""
+    function = getattr(request.node, "obj", None)
+    marker = request.node.get_closest_marker("allow_blocking")
+    if marker is not None and not marker.kwargs.get("reason"):
+        pytest.fail("allow_blocking needs its reason: @pytest.mark.allow_blocking(reason='...')")
+    if marker is not None or not inspect.iscoroutinefunction(inspect.unwrap(function) if function else None):
+        yield
+        return
+    watch: BlockBuster = request.getfixturevalue("loop_watch")
+    watch.activate()
+    yield
+    watch.deactivate()
