@@ -46,16 +46,20 @@ class Readings:
         texts: Mapping[int, str] | None = None,
         samples: Mapping[int, npt.NDArray[np.float32]] | None = None,
         rows: npt.NDArray[np.intp] | None = None,
+        numeric: npt.NDArray[np.bool_] | None = None,
+        integral: npt.NDArray[np.bool_] | None = None,
         origin: int = Origin.LIVE,
     ) -> pa.RecordBatch:
         """READING(m) for the positions `rows` (default: all, in order).
 
         `values` float64[m] raw numbers, `quality` uint32[m], `integers` int64[m], `texts` and `samples` by index into m. A bad
-        row carries no value. A number that is NaN or infinite becomes a null with quality BadSensorFailure.
+        row carries no value. A number that is NaN or infinite becomes a null with quality BadSensorFailure. Where the device
+        and not the configuration says what a value is, `numeric` and `integral` bool[m] name the rows of `value` and `value_int`.
         """
         at = slice(None) if rows is None else rows
         m = len(quality)
-        number = self._is_number[at]
+        number = self._is_number[at] if numeric is None else numeric
+        integer = self._is_integer[at] if integral is None else integral
         good = ~q.is_bad(quality)
         if self._scaled:
             values = values * self._scale[at] + self._offset[at]
@@ -66,12 +70,12 @@ class Readings:
             good = good & ~broken
         columns: dict[str, object] = {"value": pa.array(values, mask=~(number & good))}
         if integers is not None:
-            columns["value_int"] = pa.array(integers, mask=~(self._is_integer[at] & good))
+            columns["value_int"] = pa.array(integers, mask=~(integer & good))
         names = dict(texts) if texts else {}
         if self._enums:
             positions = range(self.size) if rows is None else rows.tolist()
             for k, position in enumerate(positions):
-                if position in self._enums and good[k]:
+                if position in self._enums and good[k] and number[k]:
                     name = self._enums[position].get(int(values[k]))
                     if name is not None:
                         names[k] = name

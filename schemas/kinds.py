@@ -156,7 +156,7 @@ def kind_of(batch: pa.RecordBatch) -> Kind:
     return cast(Kind, found)
 
 
-def make_batch(kind: Kind, rows: int, **columns: object) -> pa.RecordBatch:
+def make_batch(kind: Kind, rows: int, /, **columns: object) -> pa.RecordBatch:
     """A batch of `kind` with `rows` rows from the given columns; columns not given are null.
 
     A column is an Arrow array, a numpy array, a list, or a scalar (repeated). Raises ValueError for an unknown column and
