@@ -22,7 +22,6 @@ def as_if_in(package: str, source: str, **names: object) -> Callable[[], None]:
     code: CodeType = compile(f"def call():\n    {source}\n", str(ROOT / package / "made_up.py"), "exec")
     scope: dict[str, Callable[[], None]] = {}
     exec(code, names, scope)  # noqa: S102 (a frame that names a file of ours is the point)
-    scope["call"].__globals__.update(names)
     return scope["call"]
 
 
@@ -40,15 +39,9 @@ BLOCKING = {
 @pytest.mark.parametrize("name", BLOCKING)
 async def test_blocking_production_code_fails(name: str, tmp_path: Path) -> None:
     source, called = BLOCKING[name]
-    with (tmp_path / "file").open("wb") as file:
-        names = {
-            "os": os,
-            "time": time,
-            "pq": pq,
-            "fd": file.fileno(),
-            "table": pa.table({"a": [1]}),
-            "path": tmp_path / "a.parquet",
-        }
+    table = pa.table({"a": [1]})
+    with (tmp_path / "file").open("wb") as file, pq.ParquetWriter(tmp_path / "a.parquet", table.schema) as writer:
+        names = {"os": os, "time": time, "fd": file.fileno(), "table": table, "writer": writer}
         call = as_if_in("gateway", source, **names)
         with pytest.raises(BlockingError, match=called):
             call()
