@@ -49,7 +49,9 @@ def publish(figures: Sequence[Figure], options: argparse.Namespace) -> None:
         print(f"{figure.name:<{width}}  {figure.value:>12.4g} {figure.unit:<14}{target}{against}")
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps([asdict(figure) for figure in figures], ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps([asdict(figure) for figure in figures], ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def interleaved(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:

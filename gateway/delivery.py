@@ -85,25 +85,30 @@ class Delivery:
             await self._sink.aclose()
 
     async def _deliver(self) -> None:
-        while True:
-            seen = self._spool.progress
-            kind, due_in_s = self._next()
-            if kind is not None:
-                await self._cut_and_write(kind)
-            elif self._finishing.is_set():
-                return
-            else:
-                await self._wait(seen, due_in_s)
+        lost = asyncio.ensure_future(self._sink.lost())
+        try:
+            while True:
+                seen = self._spool.progress
+                kind, due_in_s = self._next()
+                if kind is not None:
+                    await self._cut_and_write(kind)
+                elif self._finishing.is_set():
+                    return
+                else:
+                    await self._wait(seen, due_in_s, lost)
+                if lost.done():
+                    raise NotConnected("the connection was lost")
+        finally:
+            await _cancel(lost)
 
-    async def _wait(self, seen: int, due_in_s: float | None) -> None:
+    async def _wait(self, seen: int, due_in_s: float | None, lost: asyncio.Future[None]) -> None:
+        """Until rows have come, the next cut falls due, the connection is lost, or `finish()`."""
         grown = asyncio.ensure_future(self._spool.wait(seen))
         finishing = asyncio.ensure_future(self._finishing.wait())
         try:
-            await asyncio.wait({grown, finishing}, timeout=due_in_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({grown, finishing, lost}, timeout=due_in_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for future in (grown, finishing):
-                future.cancel()
-            await asyncio.gather(grown, finishing, return_exceptions=True)
+            await _cancel(grown, finishing)
 
     def _next(self) -> tuple[Kind | None, float | None]:
         """The kind to deliver now, or none and the seconds until one falls due."""
@@ -185,6 +190,12 @@ class Delivery:
         else:
             self._log.warning("sink is not connected" if state == "down" else "sink is misconfigured", error=error)
             await self._report("sink_down" if state == "down" else "sink_misconfigured", "warning", error)
+
+
+async def _cancel(*futures: asyncio.Future[object] | asyncio.Future[None]) -> None:
+    for future in futures:
+        future.cancel()
+    await asyncio.gather(*futures, return_exceptions=True)
 
 
 def bury(directory: Path, batches: Sequence[pa.RecordBatch], span: SpoolSpan, rejected: Rejected) -> int:

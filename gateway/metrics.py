@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from schemas.kinds import KINDS
+
 if TYPE_CHECKING:
     from .pipeline import Pipeline
 
@@ -35,6 +37,12 @@ class GatewayMetrics(Collector):
             read.add_metric([collector.name], collector.rows)
             up.add_metric([collector.name], float(collector.state == "up"))
         yield from (read, up)
+        durable = CounterMetricFamily(
+            "genba_durable_rows", "Rows acknowledged: written, checksummed and flushed", labels=["kind"]
+        )
+        for kind in KINDS:
+            durable.add_metric([kind], p.spool.durable(kind))
+        yield durable
         rows = CounterMetricFamily("genba_sink_rows", "Rows by what became of them", labels=["sink", "kind", "outcome"])
         waiting = GaugeMetricFamily("genba_spool_rows", "Rows not yet delivered", labels=["sink", "kind"])
         sink_up = GaugeMetricFamily("genba_sink_up", "1 while the sink is connected", labels=["sink"])
@@ -43,7 +51,7 @@ class GatewayMetrics(Collector):
             sink_up.add_metric([delivery.name], float(delivery.state == "up"))
             age.add_metric([delivery.name], p.oldest_age_s(delivery))
             for kind in delivery.kinds:
-                account = p.spool.ledger.account(kind, delivery.name, p.spool.durable(kind))
+                account = p.spool.account(kind, delivery.name)
                 waiting.add_metric([delivery.name, kind], account.spooled)
                 for outcome in ("delivered", "filtered", "dropped", "dead_lettered"):
                     rows.add_metric([delivery.name, kind, outcome], getattr(account, outcome))
