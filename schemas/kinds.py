@@ -67,7 +67,8 @@ SCORE = _schema(
     "score",
     ("time", TIME),
     ("seq", pa.int64()),  # row number of the reading that was scored
-    ("tag", pa.int32()),
+    ("tag", pa.int32()),  # null: about an asset
+    ("asset", pa.string()),  # of a score over several tags; null where `tag` says it
     ("value", pa.float64()),
     ("score", pa.float64()),  # 0..1, 1 is worst, null until warm or while the reading is bad
     ("limit", pa.float64()),  # score >= limit is abnormal
@@ -75,6 +76,7 @@ SCORE = _schema(
     ("high", pa.float64()),
     ("model", pa.string()),
     ("alarm", pa.string()),  # the name that an alarm raised from this score bears
+    ("since", TIME),  # since when it has been so, where the model knows: flat since, silent since
     ("contributions", pa.string()),  # JSON {tag: share}, multi-tag models only
 )
 ALERT = _schema(
