@@ -1,7 +1,7 @@
 """Asset paths: ISA-95, `enterprise/site/…/asset/tag`, any depth between.
 
 The same path is the tag's identity, the MQTT topic and the asset column of an alert. `topic_level` and
-`from_topic_level` are inverse, so every path has exactly one topic and every topic names exactly one path.
+`from_topic_level` are inverse, so every path has exactly one topic, and a topic names one path or is refused.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Final
 from urllib.parse import quote, unquote
 
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]")
-_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters, lone surrogates
+SLUG_PATTERN: Final = "^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$"
+_SLUG = re.compile(SLUG_PATTERN)
 _TOPIC_SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in "#+/%$") + " "
 
 
@@ -28,7 +30,7 @@ def segments(path: str) -> tuple[str, ...]:
 
 
 def join(*parts: str) -> str:
-    """Parts and paths joined to one checked path."""
+    """Parts and paths joined to one checked path; empty ones are left out. Raises ValueError as `segments` does."""
     path = "/".join(part for part in parts if part)
     segments(path)
     return path
@@ -40,13 +42,16 @@ def is_slug(text: str) -> bool:
 
 
 def topic_level(part: str) -> str:
-    """One part of a path as one MQTT topic level: `#`, `+`, `%`, a leading `$` and what is not ASCII are percent-encoded UTF-8."""
+    """One part of a path as one MQTT topic level: `/`, `#`, `+`, `%`, `$` and what is not ASCII are percent-encoded UTF-8."""
     return quote(part, safe=_TOPIC_SAFE)
 
 
 def from_topic_level(level: str) -> str:
-    """The inverse of `topic_level`."""
-    return unquote(level, errors="strict")
+    """The inverse of `topic_level`. Raises ValueError for a level that `topic_level` never makes (`a%2fb`, `+`, raw UTF-8)."""
+    part = unquote(level, errors="strict")
+    if topic_level(part) != level:
+        raise ValueError(f"{level!r} is not a topic level of ours; it would be {topic_level(part)!r}")
+    return part
 
 
 def to_topic(path: str) -> str:
@@ -55,8 +60,11 @@ def to_topic(path: str) -> str:
 
 
 def from_topic(topic: str) -> str:
-    """The inverse of `to_topic`."""
-    return join(*(from_topic_level(level) for level in topic.split("/")))
+    """The inverse of `to_topic`. Raises ValueError for a topic that `to_topic` never makes."""
+    path = "/".join(from_topic_level(level) for level in topic.split("/"))
+    if to_topic(path) != topic:
+        raise ValueError(f"{topic!r} is not a topic of ours")
+    return path
 
 
 @lru_cache(maxsize=4096)
@@ -82,5 +90,6 @@ def matches_any(path: str, patterns: Iterable[str]) -> bool:
 
     So integrators may write `stamping/**/motor_temp` and need not repeat where the plant is.
     """
-    below = path.split("/", 2)[-1]
-    return any(matches(path, pattern) or matches(below, pattern) for pattern in patterns)
+    parts = path.split("/", 2)
+    below = parts[2] if len(parts) == 3 else ""
+    return any(matches(path, pattern) or (below != "" and matches(below, pattern)) for pattern in patterns)

@@ -161,8 +161,8 @@ def kind_of(batch: pa.RecordBatch) -> Kind:
 def make_batch(kind: Kind, rows: int, /, **columns: object) -> pa.RecordBatch:
     """A batch of `kind` with `rows` rows from the given columns; columns not given are null.
 
-    A column is an Arrow array, a numpy array, a list, or a scalar (repeated). Raises ValueError for an unknown column and
-    pa.ArrowInvalid where a value does not fit its type.
+    A column is an Arrow array, a numpy array, a list, or a scalar (repeated); times are µs as integers, or datetime64. Raises
+    ValueError for an unknown column or one of another length, and pa.ArrowInvalid where a value does not fit its type.
     """
     schema = SCHEMAS[kind]
     unknown = columns.keys() - set(schema.names)
@@ -181,12 +181,18 @@ def make_batch(kind: Kind, rows: int, /, **columns: object) -> pa.RecordBatch:
             arrays.append(pa.array(given, field.type))
         else:
             arrays.append(pa.repeat(pa.scalar(given, field.type), rows))
+    for field, array in zip(schema, arrays, strict=True):
+        if len(array) != rows:
+            raise ValueError(f"{kind}: column {field.name!r} has {len(array)} rows, the batch {rows}")
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _from_numpy(given: npt.NDArray[np.generic], wanted: pa.DataType) -> pa.Array:
     if pa.types.is_timestamp(wanted):
-        return pa.array(given.astype("int64", copy=False)).view(wanted)
+        if given.dtype.kind not in "iuM":
+            raise ValueError(f"times are µs as integers, or datetime64, not {given.dtype}")
+        exact = given.astype("datetime64[us]") if given.dtype.kind == "M" else given
+        return pa.array(exact.astype("int64", copy=False)).view(wanted)
     made = pa.array(given)
     return made if made.type == wanted else made.cast(wanted)
 

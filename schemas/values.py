@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from .asset import SLUG_PATTERN, is_slug
 
 _DURATION: Final = {
     "us": 1,
@@ -47,7 +50,16 @@ def _parse(text: object, units: dict[str, int], what: str, example: str) -> int:
         raise PydanticCustomError(
             f"genba_{what}", f"unknown unit {unit!r} of a {what}; known are {', '.join(units)}", {"unit": unit}
         )
-    return round(float(number) * units[unit])
+    value = Decimal(number) * units[unit]  # exact, where a float would lose digits
+    if value and value < 1:
+        raise PydanticCustomError(f"genba_{what}", f"a {what} this small is not kept; the smallest is 1{next(iter(units))}")
+    return round(value)
+
+
+def _json_schema(units: dict[str, int], *examples: str) -> JsonSchemaValue:
+    """JSON Schema of what `_parse` takes; a bare 0 may be a number in YAML."""
+    text = rf"^\s*[0-9]+(\.[0-9]+)?\s*({'|'.join(units)})\s*$"
+    return {"anyOf": [{"type": "string", "pattern": text}, {"enum": [0, "0"]}], "examples": list(examples)}
 
 
 class Duration(int):
@@ -79,11 +91,7 @@ class Duration(int):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {
-            "type": "string",
-            "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(us|µs|ms|s|m|min|h|d)\s*$|^0$",
-            "examples": ["500ms", "2s", "15m"],
-        }
+        return _json_schema(_DURATION, "500ms", "2s", "15m")
 
 
 class Size(int):
@@ -105,11 +113,7 @@ class Size(int):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {
-            "type": "string",
-            "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([kKMGT]i?B|B)\s*$",
-            "examples": ["20 GB", "16 MiB"],
-        }
+        return _json_schema(_SIZE, "20 GB", "16 MiB")
 
 
 class Rate(float):
@@ -123,11 +127,12 @@ class Rate(float):
             number, slash, unit = text.replace(" ", "").partition("/")
             if not slash or unit not in cls._PER_DAY or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
                 raise PydanticCustomError("genba_rate", "not a rate; write it like 4/day or 1/h")
-            return super().__new__(cls, float(number) * cls._PER_DAY[unit])
+            return super().__new__(cls, Decimal(number) * cls._PER_DAY[unit])
         return super().__new__(cls, text)
 
     def __str__(self) -> str:
-        return f"{float(self):g}/day"
+        number = format(Decimal(repr(float(self))), "f")
+        return f"{number.removesuffix('.0')}/day"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -142,8 +147,8 @@ class Rate(float):
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {
             "type": "string",
-            "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*/\s*(s|min|m|h|hour|d|day)\s*$",
-            "examples": ["4/day"],
+            "pattern": rf"^\s*[0-9]+(\.[0-9]+)?\s*/\s*({'|'.join(cls._PER_DAY)})\s*$",
+            "examples": ["4/day", "1/h"],
         }
 
 
@@ -154,4 +159,13 @@ def _text_schema(cls: type, parse: Any) -> CoreSchema:
     )
 
 
-Slug = Annotated[str, "lower-case letters, digits and hyphens"]
+def _slug(text: str) -> str:
+    if not is_slug(text):
+        raise PydanticCustomError("genba_slug", "not a slug; lower-case letters, digits and inner hyphens, such as press-07")
+    return text
+
+
+Slug = Annotated[
+    str, AfterValidator(_slug), WithJsonSchema({"type": "string", "pattern": SLUG_PATTERN, "examples": ["press-07"]})
+]
+"""A name that is also a folder, a topic level and a host name: enterprise, site, gateway."""
