@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -82,6 +83,9 @@ class OpcuaSimulator:
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen and return `opc.tcp://host:port/path`. Raises OSError when the port is taken."""
         quiet_library()
+        if port:
+            with socket.create_server((host, port)):
+                pass  # a taken port shows now, not after the second that the address space takes
         server = Server()
         await server.init()
         server.set_server_name(f"genba simulated {self._context.name}")
@@ -108,8 +112,7 @@ class OpcuaSimulator:
             await asyncio.wait(writers)
         server, self._server = self._server, None
         if server is not None:
-            await server.stop()
-            await asyncio.sleep(0)  # the transports close on the loop's next turn
+            await stop(server)
 
     async def _populate(self, server: Server) -> None:
         spaces = await _register_namespaces(server, self._plan.addresses)
@@ -128,6 +131,16 @@ class OpcuaSimulator:
             for variable in variables:
                 value = ua.DataValue(variable.value(self._context.signals), SourceTimestamp=now, ServerTimestamp=now)
                 await server.write_attribute_value(variable.node, value)
+
+
+async def stop(server: Server) -> None:
+    """Stop an asyncua server without waiting for its clock, which ticks once a second."""
+    ticker, server.iserver.time_task = server.iserver.time_task, None
+    if ticker is not None:
+        ticker.cancel()
+        await asyncio.wait([ticker])
+    await server.stop()
+    await asyncio.sleep(0)  # the transports close on the loop's next turn
 
 
 async def _register_namespaces(server: Server, addresses: Sequence[Address]) -> Mapping[str, int]:

@@ -28,7 +28,9 @@ class SystemClock:
         return time.time_ns() // 1000
 
 
-def configure(tags: Mapping[str, Mapping[str, Any] | str], endpoint: str = "opc.tcp://127.0.0.1:4840/plant", **more: Any) -> OpcuaConfig:
+def configure(
+    tags: Mapping[str, Mapping[str, Any] | str], endpoint: str = "opc.tcp://127.0.0.1:4840/plant", **more: Any
+) -> OpcuaConfig:
     """A configuration with the default scan of 50 ms; a tag is its options, or its address alone."""
     spelled = {name: {"address": tag} if isinstance(tag, str) else tag for name, tag in tags.items()}
     return OpcuaConfig.model_validate({"kind": "opcua", "endpoint": endpoint, "scan": "50ms", "tags": spelled} | more)
@@ -78,7 +80,9 @@ class Recorder:
         self.rows: dict[str, list[Row]] = {name: [] for name in self._names.values()}
         self.batches: list[pa.RecordBatch] = []
 
-    async def until(self, stream: AsyncGenerator[pa.RecordBatch, None], enough: Callable[[Recorder], object], timeout_s: float = 15) -> None:
+    async def until(
+        self, stream: AsyncGenerator[pa.RecordBatch, None], enough: Callable[[Recorder], object], timeout_s: float = 15
+    ) -> None:
         """Take batches until `enough`; the stream stays open."""
         async with asyncio.timeout(timeout_s):
             while not enough(self):
