@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -61,7 +61,8 @@ class EdgeModel(Protocol):
 
         `batch` holds telemetry rows of any tags in `seq` order, several per tag allowed; rows of tags that are not the
         model's, and bad rows, are passed over (only `stuck` looks at bad ones). Causal: rows 0..k give the same scores
-        whatever comes later and however they are cut into batches. `score` is null until warm.
+        whatever comes later and however they are cut into batches. `score` is null until warm. Where the model's entry has
+        `active_when`, a boolean column `active` follows `seq`: rows in which it is false are scored null and not learnt.
         """
         ...
 
@@ -71,4 +72,40 @@ class EdgeModel(Protocol):
 
     def restore(self, state: bytes) -> None:
         """Take over a state. Tags it does not hold start cold, tags it holds in vain are dropped. Raises StateMismatch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One row of a SCORE batch, as the alarm layer shows it to a model that explains itself. NaN where the row has null."""
+
+    alarm: str
+    time_us: int
+    since_us: int | None
+    value: float
+    score: float
+    limit: float
+    low: float
+    high: float
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A model that puts its findings into words. Without this an alarm says how unusual the value is, and no more."""
+
+    def problem(self, tag: Tag, row: ScoreRow) -> str:
+        """One plain sentence without a full stop, from the row alone: `Zone 1 temperature is 96.2 °C, above its limit of 90 °C`."""
+        ...
+
+
+@runtime_checkable
+class Grades(Protocol):
+    """A model whose alarms differ in severity and action; others take both from their alarm settings."""
+
+    def severity(self, tag: Tag, alarm: str) -> Severity:
+        """How serious this alarm of this tag is."""
+        ...
+
+    def action(self, tag: Tag, alarm: str) -> str:
+        """What a person does about it."""
         ...

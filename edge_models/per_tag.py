@@ -1,0 +1,184 @@
+"""What models share that score each tag by itself: slots, warm-up, late rows, gated rows, snapshots.
+
+A concrete model gives its arrays and one kernel; everything about batches, rounds and bad rows is here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.errors import StateMismatch
+
+from .base import ModelConfig, ModelContext
+from .scores import ScoreRows
+from .slots import NEVER, At, Bools, Floats, Index, Readings, Round, Slots, Times, decode
+from .state import pack, unpack
+
+LATE_ROWS_UNTIL_ACCEPTED: Final = 10
+"""So many live rows in a row that are older than what was seen: the source's clock has been set back, not the rows late."""
+
+
+class PerTagModel(ABC):
+    """Scores each reading of each tag by that tag's own history.
+
+    READING(n) -> one SCORE batch with a row per reading of the model's tags, in row order. A reading that is bad, gated, not a
+    number, or not newer than the last one of its tag is scored null and not learnt; so is everything until the tag is warm
+    (`warm_up` since its first good reading and `min_samples` readings). After ten late live rows in a row the tag's clock is
+    taken to have been set back, and scoring goes on from there.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int]
+    initial: ClassVar[Mapping[str, float]]
+    """The float64 state arrays and what a cold slot holds. `count` (readings learnt) is there for every model."""
+    learnt_with: ClassVar[tuple[str, ...]] = ()
+    """Parameters that shape the state; a state learnt under others is refused."""
+
+    def __init__(self, config: ModelConfig, context: ModelContext, *, limit: float, min_samples: int) -> None:
+        self.slots = Slots([tag.id for tag in context.tags])
+        n = len(self.slots)
+        self.state: dict[str, Floats] = {name: np.full(n, value) for name, value in self.initial.items()}
+        self.count = np.zeros(n)
+        self._first: Times = np.full(n, NEVER)
+        self._last: Times = np.full(n, NEVER)
+        self._late = np.zeros(n, dtype=np.int64)
+        self._any_late = False
+        self._settled = False  # every slot is warm: nothing to look up any more
+        self._warm_up_us, self._min_samples = config.warm_up.us, min_samples
+        self._parameters = config.model_dump_json(include=set(self.learnt_with))
+        self._rows = ScoreRows(context.name, config.alarm.name or context.name, limit)
+
+    @abstractmethod
+    def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
+        """Score m readings of m different slots `at`, then learn them. Returns score, low and high, each float64[m].
+
+        `count` says which reading of its slot each is (1 is the first). `ready` is False while a slot is not warm (its score
+        is thrown away), None when all are. The arrays given are not to be changed.
+        """
+
+    def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
+        """See EdgeModel."""
+        del now  # time runs by the rows
+        readings = decode(batch)
+        plan = self.slots.plan(readings.tag)
+        if plan.count == 0:
+            return []
+        usable = readings.usable()
+        with np.errstate(all="ignore"):  # the cold and the masked slots compute nonsense that nobody reads
+            if len(plan.rounds) == 1:
+                whole = self._whole_round(readings, plan.rounds[0], usable)
+                if whole is not None:
+                    score, low, high, complete = whole
+                    return [self._rows.of(readings, plan.rows, score, low, high, complete=complete)]
+            score, low, high = (np.full(plan.count, np.nan) for _ in range(3))
+            for part in plan.rounds:
+                self._part_round(readings, part, usable, score, low, high)
+        return [self._rows.of(readings, plan.rows, score, low, high)]
+
+    def _whole_round(self, readings: Readings, part: Round, usable: Bools | None) -> tuple[Floats, Floats, Floats, bool] | None:
+        """The usual case, a poll without a bad or late row: no masks. None when it is not that case."""
+        if usable is not None:
+            return None
+        time = readings.time[part.rows]
+        if not (time > self._last[part.at]).all():
+            return None
+        score, low, high, ready = self._take(part.at, time, readings.value[part.rows])
+        if ready is None:
+            return score, low, high, True
+        return self._blank(score, ready), self._blank(low, ready), self._blank(high, ready), False
+
+    def _part_round(
+        self, readings: Readings, part: Round, usable: Bools | None, score: Floats, low: Floats, high: Floats
+    ) -> None:
+        time = readings.time[part.rows]
+        good = self._in_order(readings, part, time, usable)
+        keep = np.flatnonzero(good)
+        if len(keep) == 0:
+            return
+        everything = len(keep) == len(good)
+        at = part.at if everything else part.slots[keep]
+        value = readings.value[part.rows]
+        found = self._take(at, time if everything else time[keep], value if everything else value[keep])
+        out = part.out if everything else keep if isinstance(part.out, slice) else part.out[keep]
+        for target, given in zip((score, low, high), found[:3], strict=True):
+            target[out] = given if found[3] is None else self._blank(given, found[3])
+
+    def _in_order(self, readings: Readings, part: Round, time: Times, usable: Bools | None) -> Bools:
+        """True where the row is usable and newer than the last one of its slot, or the slot's clock has been set back."""
+        good = np.ones(len(time), dtype=bool) if usable is None else usable[part.rows].copy()
+        fresh = time > self._last[part.at]
+        late = good & ~fresh
+        if late.any() or self._any_late:
+            counted = late & ~readings.backfilled()[part.rows]
+            runs = self._late[part.at] + counted
+            runs[good & fresh] = 0
+            back = counted & (runs >= LATE_ROWS_UNTIL_ACCEPTED)
+            if back.any():
+                slots = part.slots[back]
+                self._first[slots] += time[back] - self._last[slots]
+                runs[back] = 0
+                fresh = fresh | back
+            self._late[part.at] = runs
+            self._any_late = bool(self._late.any())
+        good &= fresh
+        return good
+
+    def _take(self, at: At, time: Times, value: Floats) -> tuple[Floats, Floats, Floats, Bools | None]:
+        count = self.count[at] + 1.0
+        ready: Bools | None = None
+        if not self._settled:
+            first = self._first[at]
+            first = np.where(first == NEVER, time, first)
+            self._first[at] = first
+            ready = (time - first >= self._warm_up_us) & (count > self._min_samples)
+        self._last[at] = time
+        self.count[at] = count
+        score, low, high = self._score(at, time, value, count, ready)
+        if ready is not None:
+            warm = (self._last - self._first >= self._warm_up_us) & (self.count >= self._min_samples)
+            self._settled = bool((warm & (self._first != NEVER)).all())
+        return score, low, high, ready
+
+    @staticmethod
+    def _blank(values: Floats, ready: Bools) -> Floats:
+        return np.where(ready, values, np.nan)
+
+    def _relearn(self, slots: Index) -> None:
+        """Forget what these slots have learnt; they score null until `min_samples` readings have come."""
+        for name, value in self.initial.items():
+            self.state[name][slots] = value
+        self.count[slots] = 0.0
+        self._settled = False
+
+    def _times(self) -> dict[str, Times]:
+        """Further int64 arrays that belong to the state, by name."""
+        return {}
+
+    def snapshot(self) -> bytes:
+        """See EdgeModel."""
+        return pack(self.kind, self.version, self._parameters, {"ids": self.slots.ids, **self._arrays()})
+
+    def _arrays(self) -> dict[str, npt.NDArray[np.float64] | npt.NDArray[np.int64]]:
+        return {
+            "count": self.count, "first": self._first, "last": self._last, "late": self._late, **self._times(), **self.state
+        }  # fmt: skip
+
+    def restore(self, state: bytes) -> None:
+        """See EdgeModel."""
+        stored = unpack(state, self.kind, self.version, self._parameters)
+        mine = self._arrays()
+        if stored.keys() != {"ids", *mine} or any(array.shape != stored["ids"].shape for array in stored.values()):
+            raise StateMismatch("the stored state holds other arrays than this version writes")
+        ids = stored["ids"].astype(np.int64)
+        slots = self.slots.of(np.clip(ids, -1, 2**31 - 1).astype(np.int32))
+        known = slots >= 0
+        for name, array in mine.items():
+            array[slots[known]] = stored[name][known]
+        self._any_late = bool(self._late.any())
+        self._settled = False

@@ -1,0 +1,104 @@
+"""Makes SCORE batches from a model's arrays. Columns that never change are made once per batch length and shared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.kinds import SCORE, TIME
+
+from .slots import NEVER, Floats, Index, Readings, Times
+
+_KEPT = 8
+
+
+class ScoreRows:
+    """Builds the SCORE batches of one model and alarm."""
+
+    def __init__(self, model: str, alarm: str, limit: float) -> None:
+        self.model, self.alarm, self.limit = model, alarm, limit
+        self._constant: dict[int, dict[str, pa.Array]] = {}
+
+    def of(
+        self, readings: Readings, rows: Index | None, score: Floats, low: Floats, high: Floats, *, complete: bool = False
+    ) -> pa.RecordBatch:
+        """One SCORE row per reading of `rows` (None: all); NaN is null. `complete` promises that there is no NaN."""
+        batch = readings.batch
+        if rows is None:
+            time, seq, tag = batch.column("time"), batch.column("seq"), batch.column("tag")
+            value = batch.column("value")
+            if value.null_count:
+                value = pa.array(readings.value, from_pandas=True)
+        else:
+            time, seq, tag = _times(readings.time[rows]), pa.array(readings.seq[rows]), pa.array(readings.tag[rows])
+            value = pa.array(readings.value[rows], from_pandas=True)
+        return self._batch(time, seq, tag, value, score, low, high, None, complete)
+
+    def at(
+        self,
+        time: Times,
+        seq: Times,
+        tag: Index,
+        value: Floats,
+        score: Floats,
+        low: Floats,
+        high: Floats,
+        since: Times | None = None,
+    ) -> pa.RecordBatch:
+        """SCORE rows from arrays of the same length; NaN is null, and so is NEVER in `since`."""
+        return self._batch(
+            _times(time),
+            pa.array(seq),
+            pa.array(tag.astype(np.int32)),
+            pa.array(value, from_pandas=True),
+            score,
+            low,
+            high,
+            since,
+            False,
+        )
+
+    def _batch(
+        self, time: pa.Array, seq: pa.Array, tag: pa.Array, value: pa.Array, score: Floats, low: Floats, high: Floats,
+        since: Times | None, complete: bool,
+    ) -> pa.RecordBatch:  # fmt: skip
+        nan_is_null = not complete
+        constant = self._constants(len(score))
+        return pa.RecordBatch.from_arrays(
+            [
+                time,
+                seq,
+                tag,
+                constant["asset"],
+                value,
+                pa.array(score, from_pandas=nan_is_null),
+                constant["limit"],
+                pa.array(low, from_pandas=nan_is_null),
+                pa.array(high, from_pandas=nan_is_null),
+                constant["model"],
+                constant["alarm"],
+                constant["since"] if since is None else pa.array(since, mask=since == NEVER).view(TIME),
+                constant["contributions"],
+            ],
+            schema=SCORE,
+        )
+
+    def _constants(self, n: int) -> dict[str, pa.Array]:
+        known = self._constant.get(n)
+        if known is None:
+            known = {
+                "asset": pa.nulls(n, pa.string()),
+                "limit": pa.array(np.full(n, self.limit)),
+                "model": pa.repeat(self.model, n),
+                "alarm": pa.repeat(self.alarm, n),
+                "since": pa.nulls(n, TIME),
+                "contributions": pa.nulls(n, pa.string()),
+            }
+            if len(self._constant) >= _KEPT:
+                self._constant.pop(next(iter(self._constant)))
+            self._constant[n] = known
+        return known
+
+
+def _times(time: Times) -> pa.Array:
+    return pa.array(time).view(TIME)

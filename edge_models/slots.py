@@ -1,0 +1,181 @@
+"""From a telemetry batch to state arrays: decoding, tag id -> slot, and rounds for batches with several rows of one tag.
+
+A model holds one array per quantity with a slot per tag. A batch is cut into rounds in which every slot occurs at most once,
+in row order, so that one vector update per round equals row-by-row processing, however rows are cut into batches or
+interleaved. A poll of all tags is one round over a contiguous range of slots: views, no copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas import quality as q
+
+Floats = npt.NDArray[np.float64]
+Times = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.intp]
+At = slice | Index
+
+NEVER: Final = np.iinfo(np.int64).min
+"""Time of what has not happened yet."""
+HUGE: Final = 1e100
+"""A number beyond this is no measurement; it is treated like NaN, so that squares stay finite."""
+_ALL: Final = slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """A telemetry batch as arrays of n rows; `value` is NaN where a row has no number. Views where Arrow allows."""
+
+    batch: pa.RecordBatch
+    seq: Times
+    time: Times  # µs, the source's
+    tag: npt.NDArray[np.int32]
+    value: Floats
+    quality: npt.NDArray[np.uint32]
+    active: Bools | None  # None: no row is gated
+
+    def __len__(self) -> int:
+        return len(self.tag)
+
+    def usable(self) -> Bools | None:
+        """True where a model may score and learn: not bad, a finite number, active. None when all rows are."""
+        plain = len(self.quality) == 0 or bool(self.quality.max() < q.BAD)
+        sane = len(self.value) == 0 or bool(np.abs(self.value).max() <= HUGE)  # a NaN makes this false
+        if plain and sane and self.active is None:
+            return None
+        usable = ~q.is_bad(self.quality) & (np.abs(self.value) <= HUGE)
+        return usable if self.active is None else usable & self.active
+
+    def gateway_time(self) -> Times:
+        """When the gateway saw the row, µs: source time plus lag."""
+        lag = self.batch.column("lag")
+        filled = lag.fill_null(0) if lag.null_count else lag
+        seen: Times = self.time + filled.to_numpy().astype(np.int64) * 1000
+        return seen
+
+    def backfilled(self) -> Bools:
+        """True where the row is not live: backfilled, replayed or downsampled."""
+        origin = self.batch.column("origin")
+        filled = origin.fill_null(0) if origin.null_count else origin
+        live: Bools = filled.to_numpy() != 0
+        return live
+
+
+def decode(batch: pa.RecordBatch) -> Readings:
+    """TELEMETRY(n) with `seq`, and `active` where a gate added it, as arrays. Raises KeyError for a batch without `seq`."""
+    names = batch.schema.names
+    value = batch.column("value")
+    numbers: Floats = value.to_numpy(zero_copy_only=False)
+    whole = batch.column("value_int")
+    if whole.null_count < len(whole):
+        valid = whole.is_valid().to_numpy(zero_copy_only=False)
+        numbers = np.where(valid, whole.fill_null(0).to_numpy().astype(np.float64), numbers)
+    active = batch.column("active").to_numpy(zero_copy_only=False) if "active" in names else None
+    return Readings(
+        batch=batch,
+        seq=batch.column("seq").to_numpy(),
+        time=_int64(batch.column("time")),
+        tag=batch.column("tag").to_numpy(),
+        value=numbers,
+        quality=batch.column("quality").to_numpy(),
+        active=active,
+    )
+
+
+def _int64(column: pa.Array) -> Times:
+    plain = column.view(pa.int64())
+    found: Times = (plain.fill_null(0) if plain.null_count else plain).to_numpy()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Rows of which no two are of the same tag. `rows` index the batch, `out` the model's own rows, `at` the slots."""
+
+    rows: At
+    out: At
+    at: At
+    slots: Index  # the slots once more as an index, for rounds of which only some rows are usable
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the rows of one batch meet the slots. `rows` are the model's own rows in row order; None when all are."""
+
+    count: int
+    rows: Index | None
+    rounds: Sequence[Round]
+
+
+class Slots:
+    """The tags of one model, by id, in a fixed order. Plans of recently seen tag columns are kept: polls repeat themselves."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = np.array(ids, dtype=np.int64)
+        if len(np.unique(self.ids)) != len(self.ids) or (len(self.ids) and self.ids.min() < 0):
+            raise ValueError("a model needs each tag once, with an id from the registry")
+        self._lookup = np.full(int(self.ids.max(initial=-1)) + 2, -1, dtype=np.intp)
+        self._lookup[self.ids] = np.arange(len(self.ids))
+        self._plans: dict[tuple[int, int, int], tuple[npt.NDArray[np.int32], Plan]] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def of(self, tag: npt.NDArray[np.int32]) -> Index:
+        """Slot of each tag id, -1 for a tag that is not the model's. int32[n] -> intp[n]."""
+        found: Index = self._lookup[np.clip(tag, -1, len(self._lookup) - 1)]
+        return found
+
+    def plan(self, tag: npt.NDArray[np.int32]) -> Plan:
+        """The plan for a batch with this tag column."""
+        n = len(tag)
+        if n == 0:
+            return Plan(0, None, ())
+        key = (n, int(tag[0]), int(tag[-1]))
+        known = self._plans.get(key)
+        if known is not None and bool((known[0] == tag).all()):
+            return known[1]
+        made = self._make(tag)
+        if len(made.rounds) == 1:
+            if len(self._plans) >= 16:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[key] = (tag.copy(), made)
+        return made
+
+    def _make(self, tag: npt.NDArray[np.int32]) -> Plan:
+        slots = self.of(tag)
+        rows = np.flatnonzero(slots >= 0)
+        own = None if len(rows) == len(tag) else rows
+        if own is not None:
+            slots = slots[rows]
+        if len(slots) == 0:
+            return Plan(0, own, ())
+        order = np.argsort(slots, kind="stable")
+        sorted_slots = slots[order]
+        starts = np.flatnonzero(np.diff(sorted_slots, prepend=-1))
+        lengths = np.diff(starts, append=len(slots))
+        if lengths.max() == 1:
+            return Plan(len(slots), own, (self._round(own, None, slots),))
+        nth = np.empty(len(slots), dtype=np.intp)  # how often the tag has occurred before in this batch
+        nth[order] = np.arange(len(slots)) - np.repeat(starts, lengths)
+        by_round = np.argsort(nth, kind="stable")
+        cuts = np.cumsum(np.bincount(nth))[:-1]
+        return Plan(len(slots), own, [self._round(own, out, slots[out]) for out in np.split(by_round, cuts)])
+
+    @staticmethod
+    def _round(own: Index | None, out: Index | None, slots: Index) -> Round:
+        if out is None:
+            rows: At = _ALL if own is None else own
+        else:
+            rows = out if own is None else own[out]
+        contiguous = len(slots) == 1 or bool((np.diff(slots) == 1).all())
+        at: At = slice(int(slots[0]), int(slots[-1]) + 1) if contiguous else slots
+        return Round(rows, _ALL if out is None else out, at, slots)
