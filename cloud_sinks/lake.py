@@ -1,0 +1,182 @@
+"""Reads the lake: `scan` gives one kind's rows as a polars LazyFrame, `tags` the data dictionary.
+
+Needs polars only, and imports it when called; the gateway's own libraries are not needed.
+
+    from cloud_sinks import lake
+    frame = lake.scan("./lake", tags="**/motor_temp", start=datetime(2026, 3, 1, tzinfo=UTC)).collect()
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from schemas.asset import matches_any
+from schemas.lake import COLUMNS, TAGS_COLUMNS, Column, LakeFile, current
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from schemas.kinds import Kind
+
+Moment = datetime | str
+"""A point in time: an aware datetime, or ISO 8601 text with an offset (`2026-03-01T00:00:00+09:00`)."""
+_EXPLICIT: Final = 10_000
+"""Up to this many tags are looked for by name, which lets the reader pass over row groups; beyond it every row is looked at."""
+
+
+def scan(
+    location: str | Path,
+    *,
+    tags: str | Sequence[str] | None = None,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    sites: str | Sequence[str] | None = None,
+    kind: Kind = "telemetry",
+) -> pl.LazyFrame:
+    """The rows of one kind with start <= time < end, plus the columns `site` and `date` of their folder.
+
+    `tags` are paths or patterns (`**/motor_*`; enterprise and site may be left out); rows about no tag are then passed over.
+    Only folders of the wanted sites and dates are looked into, and only row groups that can hold a wanted tag are read. A row
+    is never seen twice, also while files are being merged. An empty lake gives an empty frame with the same columns.
+    Rows whose device clock was impossible keep their time and lie in the folder of the day they arrived: a bounded scan looks
+    for them in the folders of the dates it was asked for.
+    Raises ValueError for an unknown kind, a bad pattern or a moment without an offset.
+    """
+    import polars as pl
+
+    if kind not in COLUMNS:
+        raise ValueError(f"unknown kind {kind!r}; known are {', '.join(COLUMNS)}")
+    root = _directory(location)
+    since, until = _moment(start, "start"), _moment(end, "end")
+    wanted_sites = {sites} if isinstance(sites, str) else None if sites is None else set(sites)
+    schema = _schema(COLUMNS[kind])
+    files = current(_files(root, kind, wanted_sites, since, until))
+    partitions = {"site": pl.String(), "date": pl.Date()}
+    if not files:
+        return pl.LazyFrame(schema={**schema, **partitions})
+    frame = pl.scan_parquet(
+        [root / file.path() for file in files],
+        schema=schema,
+        hive_schema=partitions,
+        hive_partitioning=True,
+        missing_columns="insert",
+        extra_columns="ignore",
+        glob=False,
+    )
+    if since is not None:
+        frame = frame.filter(pl.col("time") >= since)
+    if until is not None:
+        frame = frame.filter(pl.col("time") < until)
+    if tags is not None:
+        frame = frame.filter(_fits(root, [tags] if isinstance(tags, str) else list(tags), files))
+    return frame.select(*schema, *partitions)
+
+
+def tags(location: str | Path, *, sites: str | Sequence[str] | None = None) -> pl.DataFrame:
+    """The data dictionary: a row per tag and description, ordered by tag and valid_from, with the column `site`."""
+    import polars as pl
+
+    wanted = {sites} if isinstance(sites, str) else None if sites is None else set(sites)
+    schema = _schema(TAGS_COLUMNS)
+    root = _directory(location)
+    frames = [
+        pl.read_parquet(path, schema=schema, missing_columns="insert", hive_partitioning=False).with_columns(
+            site=pl.lit(path.parent.name.removeprefix("site="))
+        )
+        for path in sorted(root.glob("tags/site=*/*.parquet"))
+        if wanted is None or path.parent.name.removeprefix("site=") in wanted
+    ]
+    if not frames:
+        return pl.DataFrame(schema={**schema, "site": pl.String()})
+    return pl.concat(frames).sort("tag", "valid_from", nulls_last=False)
+
+
+def _schema(columns: Iterable[Column]) -> dict[str, pl.DataType]:
+    import polars as pl
+
+    types: dict[str, pl.DataType] = {
+        "time": pl.Datetime("us", "UTC"),
+        "text": pl.String(),
+        "float64": pl.Float64(),
+        "int64": pl.Int64(),
+        "int32": pl.Int32(),
+        "float32 list": pl.List(pl.Float32()),
+    }
+    return {column.name: types[column.type] for column in columns}
+
+
+def _directory(location: str | Path) -> Path:
+    if "://" in str(location):
+        raise ValueError(f"{location}: only directories can be scanned by this version")
+    return Path(location)
+
+
+def _moment(moment: Moment | None, what: str) -> datetime | None:
+    """As aware UTC datetime. A time without an offset is refused: on the night clocks are set back it would name two moments."""
+    if moment is None:
+        return None
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment)
+        except ValueError:
+            raise ValueError(f"{what}={moment!r} is no ISO 8601 time; write it like 2026-03-01T00:00:00+09:00") from None
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise ValueError(
+            f"{what}={moment} has no time zone, so it is not one moment; "
+            "write datetime(2026, 3, 1, tzinfo=ZoneInfo('Asia/Tokyo')) or '2026-03-01T00:00:00+09:00'"
+        )
+    return moment.astimezone(UTC)
+
+
+def _files(root: Path, kind: Kind, sites: set[str] | None, since: datetime | None, until: datetime | None) -> Iterator[LakeFile]:
+    """The lake's files in the folders that can hold wanted rows; anything else that lies there is passed over."""
+    first = since.date() if since else date.min
+    last = (until - timedelta(microseconds=1)).date() if until and until > datetime.min.replace(tzinfo=UTC) else date.max
+    for site in _folders(root / kind, "site"):
+        if sites is not None and site not in sites:
+            continue
+        for day in _folders(root / kind / f"site={site}", "date"):
+            try:
+                if not first <= date.fromisoformat(day) <= last:
+                    continue
+            except ValueError:
+                continue
+            folder = f"{kind}/site={site}/date={day}"
+            for name in os.listdir(root / folder):
+                try:
+                    yield LakeFile.parse(f"{folder}/{name}")
+                except ValueError:
+                    continue
+
+
+def _folders(parent: Path, key: str) -> list[str]:
+    try:
+        return [name.removeprefix(f"{key}=") for name in os.listdir(parent) if name.startswith(f"{key}=")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _fits(root: Path, patterns: list[str], files: Sequence[LakeFile]) -> pl.Expr:
+    """The rows whose tag fits: by name where the data dictionary knows every tag that the files can hold, else by trying each."""
+    import polars as pl
+
+    described = {(path.parent.name.removeprefix("site="), path.stem) for path in root.glob("tags/site=*/*.parquet")}
+    if all((file.site, file.span.gateway) in described for file in files):
+        names = [name for name in tags(root)["tag"].unique().sort().to_list() if matches_any(name, patterns)]
+        if not names:
+            return pl.lit(False)
+        if len(names) <= _EXPLICIT:
+            column = pl.col("tag")
+            return column == names[0] if len(names) == 1 else column.is_in(names) & column.is_between(names[0], names[-1])
+    return pl.col("tag").map_batches(lambda column: _matching(column, patterns), return_dtype=pl.Boolean(), is_elementwise=True)
+
+
+def _matching(column: pl.Series, patterns: list[str]) -> pl.Series:
+    import polars as pl
+
+    fitting = [name for name in column.unique().drop_nulls().to_list() if matches_any(name, patterns)]
+    return column.is_in(pl.Series(fitting, dtype=pl.String()))

@@ -1,0 +1,212 @@
+"""From spooled batches to the tables of a lake: tag ids become paths, rows are sorted by (tag, time), one table a date.
+
+Pure and deterministic: the same rows give the same tables in whatever batches they come. A pass over a million rows is a
+handful of vector operations; nothing here is done per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.span import SpoolSpan
+from schemas.tags import TagDirectory
+
+from .columns import ORIGINS, lake_schema
+
+_DAY_US: Final = 86_400_000_000
+_EARLIEST_US: Final = 946_684_800_000_000
+"""2000-01-01: an older time is a device clock that was never set, not a measurement."""
+_SATURATED_MS: Final = 2**31 - 1
+"""A lag this large stands for every larger one."""
+_FIRST_DAY: Final = (date(1, 1, 1) - date(1970, 1, 1)).days
+_LAST_DAY: Final = (date(9999, 12, 31) - date(1970, 1, 1)).days
+
+
+class Names:
+    """The tags of a directory as arrays by id: alphabetical rank, path and unit. A snapshot; `stale` says when to make a new one."""
+
+    def __init__(self, tags: TagDirectory) -> None:
+        self._tags = tags
+        known = list(tags)
+        self.paths = pa.array([tag.path for tag in known], pa.string())
+        self.rank = np.empty(len(known), dtype=np.int64)
+        self.rank[np.argsort(np.array([tag.path for tag in known], dtype=object), kind="stable")] = np.arange(len(known))
+        units = sorted({tag.unit for tag in known})
+        code = {unit: i for i, unit in enumerate(units)}
+        self.units = pa.array(units, pa.string())
+        self.unit_code = np.array([code[tag.unit] for tag in known], dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.rank)
+
+    @property
+    def stale(self) -> bool:
+        """True when the directory has learnt of new tags."""
+        return len(self._tags) != len(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of one span that belong to one date, as the lake's table, sorted by (tag, time, row number).
+
+    `ids`, `first_us` and `last_us` give the oldest and newest time of each tag in it.
+    """
+
+    date: date
+    table: pa.Table
+    ids: npt.NDArray[np.int64]
+    first_us: npt.NDArray[np.int64]
+    last_us: npt.NDArray[np.int64]
+
+
+def parts(batches: Sequence[pa.RecordBatch], span: SpoolSpan, names: Names) -> Iterator[Part]:
+    """One Part per date, in order of date; nothing when there are no rows. Raises ValueError for a tag id that `names` lacks.
+
+    `batches` are of the span's kind, each with its row number as last column.
+    """
+    batches = [batch for batch in batches if batch.num_rows]
+    if not batches:
+        return
+    columns = {name: _column(batches, name) for name in batches[0].schema.names}
+    time_us = columns["time"].cast(pa.int64()).to_numpy()
+    tag = columns["tag"]
+    ids = tag.fill_null(-1).to_numpy() if tag.null_count else tag.to_numpy()
+    if len(ids) and int(ids.max()) >= len(names):
+        raise ValueError(f"tag id {int(ids.max())} is not in the registry")
+    lag_ms = columns["lag"].fill_null(0).to_numpy() if "lag" in columns else None
+    one_day = _one_day(time_us, lag_ms)
+    if one_day is not None:
+        yield _part(one_day, None, columns, ids, time_us, span, names)
+        return
+    days = partition_days(time_us, lag_ms)
+    for day in np.unique(days).tolist():
+        yield _part(day, np.flatnonzero(days == day), columns, ids, time_us, span, names)
+
+
+def _part(
+    day: int,
+    rows: npt.NDArray[np.intp] | None,
+    columns: dict[str, pa.Array],
+    ids: npt.NDArray[np.int32],
+    time_us: npt.NDArray[np.int64],
+    span: SpoolSpan,
+    names: Names,
+) -> Part:
+    mine = ids if rows is None else ids[rows]
+    codes, present = _codes(mine, names)
+    order = _order(codes, time_us if rows is None else time_us[rows])
+    codes = codes[order]
+    if rows is not None:
+        order = rows[order]
+    taken = pa.array(order)
+    n = len(order)
+    made: dict[str, pa.Array] = {}
+    for name, column in columns.items():
+        if name == "tag":
+            null = codes == len(present)
+            mask = null if null.any() else None
+            made[name] = pa.DictionaryArray.from_arrays(pa.array(codes, mask=mask), names.paths.take(pa.array(present)))
+        elif column.null_count == len(column):
+            made[name] = pa.nulls(n, column.type)
+        elif name in ("quality", "origin") and _constant(column):
+            made[name] = column[:n]
+        else:
+            made[name] = column.take(taken)
+    if span.kind == "telemetry":
+        unit = np.append(names.unit_code[present], 0)[codes]
+        made["unit"] = pa.DictionaryArray.from_arrays(pa.array(unit, mask=codes == len(present)), names.units)
+        made["origin"] = pa.DictionaryArray.from_arrays(made["origin"].cast(pa.int8()), ORIGINS)
+    made["gateway"] = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, dtype=np.int32)), pa.array([span.gateway]))
+    made["epoch"] = pa.array(np.full(n, span.epoch, dtype=np.int64))
+    schema = lake_schema(span.kind)
+    arrays = [_fitted(made[field.name], field.type) for field in schema]
+    times = time_us[order]
+    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+    ends = np.r_[starts[1:], n] - 1
+    seen = codes[starts]
+    real = seen < len(present)
+    return Part(
+        date(1970, 1, 1) + timedelta(days=day),
+        pa.Table.from_arrays(arrays, names=schema.names),
+        present[seen[real]],
+        times[starts][real],
+        times[ends][real],
+    )
+
+
+def _one_day(time_us: npt.NDArray[np.int64], lag_ms: npt.NDArray[np.int32] | None) -> int | None:
+    """The usual case without a pass per row: every clock is possible and all rows are of one date."""
+    oldest, newest = int(time_us.min()), int(time_us.max())
+    day = oldest // _DAY_US
+    sane = oldest >= _EARLIEST_US and day <= _LAST_DAY and (lag_ms is None or int(lag_ms.min()) * 1000 >= -_DAY_US)
+    return day if sane and newest // _DAY_US == day else None
+
+
+def partition_days(time_us: npt.NDArray[np.int64], lag_ms: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int64]:
+    """The date (days since 1970) in whose folder each row belongs: the UTC date of its time.
+
+    A clock is impossible when it shows a time before 2000, or more than a day after the gateway's clock (time + lag). Such a
+    row goes to the date that the gateway's clock showed; where that is not known either (the lag is saturated, or the
+    gateway's own clock was never set) to the latest such date in the span, so that one unset clock does not open a folder of
+    its own. Only the rows' own numbers count: a retry decides the same.
+    """
+    day = np.clip(time_us // _DAY_US, _FIRST_DAY, _LAST_DAY)
+    impossible = time_us < _EARLIEST_US
+    if lag_ms is None:
+        arrival, known = day, ~impossible
+    else:
+        lag_ms = lag_ms.astype(np.int64)
+        impossible = impossible | (lag_ms * 1000 < -_DAY_US)
+        arrival = np.clip(time_us // _DAY_US + (time_us % _DAY_US + lag_ms * 1000) // _DAY_US, _FIRST_DAY, _LAST_DAY)
+        known = (np.abs(lag_ms) < _SATURATED_MS) & (arrival * _DAY_US >= _EARLIEST_US)
+    if not impossible.any():
+        return day
+    latest = int(arrival[known].max()) if known.any() else None
+    found = np.where(impossible & known, arrival, day)
+    return found if latest is None else np.where(impossible & ~known, latest, found)
+
+
+def _codes(ids: npt.NDArray[np.int32], names: Names) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """(codes, present): `present` are the ids in alphabetical order of their paths, `codes` index it; len(present) is no tag."""
+    seen = np.flatnonzero(np.bincount(ids + 1, minlength=1)) - 1
+    present = seen[seen >= 0]
+    present = present[np.argsort(names.rank[present])]
+    code_of = np.full(len(names) + 1, len(present), dtype=np.int32)
+    code_of[present + 1] = np.arange(len(present), dtype=np.int32)
+    return code_of[ids + 1], present
+
+
+def _order(codes: npt.NDArray[np.int32], time_us: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+    """Positions in order of (code, time), ties in the order they came."""
+    narrow = codes.astype(np.uint16) if int(codes.max()) < 1 << 16 else codes  # numpy sorts 16 bits by radix
+    order: npt.NDArray[np.intp] = np.argsort(narrow, kind="stable")
+    times, sorted_codes = time_us[order], codes[order]
+    if ((times[1:] < times[:-1]) & (sorted_codes[1:] == sorted_codes[:-1])).any():  # late, replayed or unset clocks
+        order = np.lexsort((time_us, codes))
+    return order
+
+
+def _constant(column: pa.Array) -> bool:
+    """True when every row holds the same number, as quality does while all is well."""
+    plain = column.to_numpy(zero_copy_only=False)
+    return not column.null_count and bool((plain == plain[0]).all())
+
+
+def _column(batches: Sequence[pa.RecordBatch], name: str) -> pa.Array:
+    chunks = [batch.column(name) for batch in batches]
+    if len(chunks) == 1:
+        return chunks[0]
+    if all(chunk.null_count == len(chunk) for chunk in chunks):
+        return pa.nulls(sum(len(chunk) for chunk in chunks), chunks[0].type)
+    return pa.concat_arrays(chunks)
+
+
+def _fitted(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    return array if pa.types.is_dictionary(array.type) or array.type == wanted else array.cast(wanted)

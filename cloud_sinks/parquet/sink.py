@@ -1,0 +1,159 @@
+"""The sink: one file per span and date, written in one thread of its own, published exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import pyarrow as pa
+
+from cloud_sinks.base import BatchPolicy, SinkContext
+from schemas.errors import ConfigError, NotConnected
+from schemas.lake import LakeFile
+from schemas.span import Command, SpoolSpan
+
+from .config import ParquetConfig, unsupported
+from .dictionary import TagTable
+from .file import data_metadata, read_metadata, same_rows, write_file
+from .rows import Names, Part, parts
+from .store import LocalStore, Store
+
+if TYPE_CHECKING:
+    from schemas.kinds import Kind
+
+T = TypeVar("T")
+_SEEN_EVERY_US: Final = 3600 * 10**6
+_WORDS: Final = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "the directory has vanished",
+    errno.EEXIST: "a link that leads nowhere is in the place of the directory",
+    errno.ENOTDIR: "a file is in the place of a directory",
+    errno.EACCES: "no permission",
+    errno.EIO: "the disk reports an input/output error",
+}
+
+
+class ParquetSink:
+    """A lake in a directory. A repeated span finds its file there, compares what the file says of its rows, and is done."""
+
+    def __init__(self, config: ParquetConfig, context: SinkContext) -> None:
+        """Raises ConfigError for a location that this version cannot write to. Touches nothing."""
+        problem = unsupported(config.location)
+        if problem:
+            raise ConfigError(problem, where=f"sinks.{context.name}.location", hint="name a directory, for instance ./lake")
+        self._root = context.base / config.location
+        self._context = context
+        self._policy = BatchPolicy(config.roll.max_rows, int(config.roll.max_size), config.roll.max_age.s)
+        self._store: Store = LocalStore(self._root, context.gateway)
+        self._dictionary = TagTable(context.tags, enterprise=context.enterprise, site=context.site, gateway=context.gateway)
+        self._names: Names | None = None
+        self._described_us = 0
+        self._thread: ThreadPoolExecutor | None = None
+        self._closed = asyncio.Event()
+
+    def policy(self, kind: Kind) -> BatchPolicy:
+        """The same for every kind: `roll`."""
+        return self._policy
+
+    async def connect(self) -> None:
+        """Make the directory usable, remove what a crash left, bring the data dictionary up to date."""
+        await self._run(self._open)
+
+    async def write(self, batches: Sequence[pa.RecordBatch], span: SpoolSpan) -> None:
+        """Write one file per date. Raises ConfigError when a file of this span holds other rows."""
+        await self._run(lambda: self._write(batches, span))
+
+    async def commands(self) -> AsyncIterator[Command]:
+        """A lake asks nothing."""
+        nothing: tuple[Command, ...] = ()
+        for command in nothing:
+            yield command
+
+    async def lost(self) -> None:
+        """A directory shows that it is away only when it is written to."""
+        await self._closed.wait()
+
+    async def aclose(self) -> None:
+        """Let a write under way finish, renew the data dictionary, end the thread."""
+        self._closed.set()
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(thread, self._close)
+        finally:
+            thread.shutdown(wait=False)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"genba-lake-{self._context.name}")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
+
+    # What follows runs in the sink's thread.
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except OSError as error:
+            if self._root.exists() and not self._root.is_dir():
+                where = f"sinks.{self._context.name}.location"
+                raise ConfigError(f"{self._root} is not a directory", where=where, hint="name a directory") from error
+            raise NotConnected(f"cannot write to the lake at {self._root}: {_in_words(error)}") from error
+
+    def _open(self) -> None:
+        self._store.open()
+        self._names = Names(self._context.tags)
+        self._dictionary.load(self._store)
+        self._described_us = self._context.clock.now_us()
+
+    def _write(self, batches: Sequence[pa.RecordBatch], span: SpoolSpan) -> None:
+        if self._names is None:
+            raise NotConnected("the lake is not connected")
+        if self._names.stale:
+            self._names = Names(self._context.tags)
+            self._dictionary.write(self._store)  # before the data, so that every tag in the lake is described there
+        for part in parts(batches, span, self._names):
+            self._publish(part, span)
+            if span.kind == "telemetry":
+                self._dictionary.note(part)
+        now = self._context.clock.now_us()
+        if self._dictionary.dirty and abs(now - self._described_us) >= _SEEN_EVERY_US:
+            self._dictionary.write(self._store)
+            self._described_us = now
+
+    def _publish(self, part: Part, span: SpoolSpan) -> None:
+        path = LakeFile(self._context.site, part.date, span).path()
+        about = data_metadata(part.table, span, enterprise=self._context.enterprise, site=self._context.site)
+        scratch = self._store.scratch(os.path.basename(path))
+        write_file(scratch, part.table, about)
+        if self._store.publish(scratch, path):
+            return
+        try:
+            there = read_metadata(self._store.local(path))
+        except pa.ArrowException as error:
+            raise ConfigError(f"{path} in the lake is not readable: {error}", hint="move it away; it is written again") from error
+        if not same_rows(about, there):
+            raise ConfigError(
+                f"{path} in the lake holds other rows ({there.get('genba.rows')}, checksum {there.get('genba.checksum')}) than "
+                f"this gateway is about to write ({about['genba.rows']}, checksum {about['genba.checksum']})",
+                hint="two gateways share a name, or a spool was replaced: give this gateway a name of its own, or move the file away",
+            )
+
+    def _close(self) -> None:
+        if self._dictionary.dirty:
+            try:
+                self._dictionary.write(self._store)
+            except OSError as error:
+                self._context.log.warning("first and last seen of the tags are not renewed", error=_in_words(error))
+
+
+def _in_words(error: OSError) -> str:
+    """What the operating system means, and its own words."""
+    return f"{_WORDS.get(error.errno or 0, 'the file system refuses')} ({errno.errorcode.get(error.errno or 0, '?')}: {error.strerror or error})"

@@ -1,0 +1,123 @@
+"""Where a lake's files lie. A store publishes a finished file under its final name, once; it knows nothing of rows.
+
+Every method blocks: the sink calls them in its own thread. `LocalStore` is a directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Final, Protocol
+
+from schemas.lake import TEMPORARY
+
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class Store(Protocol):
+    """The few operations that exactly-once needs of a place. All raise OSError."""
+
+    def open(self) -> None:
+        """Make the place usable and remove what a crash left behind."""
+        ...
+
+    def scratch(self, name: str) -> Path:
+        """A local path for a file in the making."""
+        ...
+
+    def publish(self, scratch: Path, path: str) -> bool:
+        """Make the scratch file durable as `path` (relative, `/`); False and nothing changed when there is one already."""
+        ...
+
+    def replace(self, scratch: Path, path: str) -> None:
+        """Make the scratch file durable as `path` in place of what is there; readers see the old or the new one."""
+        ...
+
+    def local(self, path: str) -> Path:
+        """A local path from which the published file can be read."""
+        ...
+
+
+class LocalStore:
+    """A directory. Files in the making lie in `.tmp-<owner>` inside it: the same file system, one place to clean."""
+
+    def __init__(self, root: Path, owner: str) -> None:
+        self._root, self._temporary = root, root / f"{TEMPORARY}{owner}"
+
+    def open(self) -> None:
+        """Make the directory and an empty place for files in the making."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir(exist_ok=True)
+
+    def scratch(self, name: str) -> Path:
+        """A path in the temporary folder; it ends so that no `**/*.parquet` takes it for data."""
+        return self._temporary / f"{name}.part"
+
+    def publish(self, scratch: Path, path: str) -> bool:
+        """fsync, link (which refuses an existing name, unlike rename), unlink, fsync of the folder."""
+        final = self._root / path
+        try:
+            _fsync(scratch)
+            self._make_folder(final.parent)
+            if not _link(scratch, final):
+                return False
+        finally:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+        _fsync(final.parent)
+        return True
+
+    def replace(self, scratch: Path, path: str) -> None:
+        """fsync, rename, fsync of the folder."""
+        final = self._root / path
+        _fsync(scratch)
+        self._make_folder(final.parent)
+        os.replace(scratch, final)
+        _fsync(final.parent)
+
+    def local(self, path: str) -> Path:
+        """The file itself."""
+        return self._root / path
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make what is missing below the root, each name durable in its parent. A vanished root is not made anew here."""
+        missing = []
+        while not folder.is_dir():
+            if folder == self._root:
+                raise FileNotFoundError(2, "the directory has vanished", str(folder))
+            missing.append(folder)
+            folder = folder.parent
+        for made in reversed(missing):
+            made.mkdir(exist_ok=True)
+            _fsync(made.parent)
+
+
+def _link(scratch: Path, final: Path) -> bool:
+    """Give the file its final name; False when the name is taken."""
+    try:
+        os.link(scratch, final)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # exFAT and some network shares. No other process uses names of this gateway, so looking first is safe enough there.
+        if final.exists():
+            return False
+        os.rename(scratch, final)
+    return True
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a folder of a network share that cannot be flushed by itself
+            raise
+    finally:
+        os.close(descriptor)
