@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
-import structlog
 from pydantic import Field, SerializeAsAny
 
 from schemas.clock import Clock
 from schemas.tags import Severity, Tag, ValueType
 from schemas.values import Duration, Strict
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Arrow, and the log with its console, are not needed to read a configuration
     import pyarrow as pa
+    import structlog
 
     from .simulation import Signals
 

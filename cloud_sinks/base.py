@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import structlog
 from pydantic import Field
 
 from schemas.clock import Clock
@@ -15,8 +14,9 @@ from schemas.span import Command, SpoolSpan
 from schemas.tags import TagDirectory
 from schemas.values import Strict
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Arrow, and the log with its console, are not needed to read a configuration
     import pyarrow as pa
+    import structlog
 
     from schemas.kinds import Kind
 

@@ -7,51 +7,18 @@ nowhere on purpose.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.asset import matches_any
-from schemas.kinds import KINDS, Kind
+from schemas.data import Kind
 from schemas.tags import Tag
 
-DEFAULTS: Final[Mapping[Kind, tuple[str, ...]]] = {
-    "telemetry": ("parquet",),
-    "event": ("parquet", "iot_core"),
-    "score": (),
-    "alert": ("mqtt", "iot_core", "parquet"),
-    "health": ("parquet", "iot_core"),
-    "image": ("parquet",),
-    "gap": ("parquet",),
-}
-"""The kinds of sink that each kind of data goes to when no rule names it."""
-
-
-class Rule(Protocol):
-    """What the router reads of one entry below `routes:`."""
-
-    @property
-    def data(self) -> Kind: ...
-    @property
-    def tags(self) -> Sequence[str]: ...
-    @property
-    def to(self) -> Sequence[str]: ...
-
-
-def destinations(rules: Iterable[Rule] | None, sinks: Mapping[str, str]) -> dict[Kind, tuple[str, ...]]:
-    """The sinks of each kind, in the order of `sinks` (name -> kind of sink)."""
-    found: dict[Kind, tuple[str, ...]] = {}
-    rules = list(rules or ())
-    for kind in KINDS:
-        mine = [rule for rule in rules if rule.data == kind]
-        if mine:
-            named = {name for rule in mine for name in rule.to}
-            found[kind] = tuple(name for name in sinks if name in named)
-        else:
-            found[kind] = tuple(name for name, sink_kind in sinks.items() if sink_kind in DEFAULTS[kind])
-    return found
+from .destinations import DEFAULTS as DEFAULTS
+from .destinations import Rule
+from .destinations import destinations as destinations
 
 
 class Router:

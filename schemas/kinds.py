@@ -7,16 +7,15 @@ sequence number while they are on their way in: the spool numbers them, and `wit
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, Literal, cast, get_args
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-Kind = Literal["telemetry", "event", "score", "alert", "health", "image", "gap"]
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-PRIORITY: Final[tuple[Kind, ...]] = ("alert", "event", "health", "gap", "image", "telemetry", "score")
-"""The order in which kinds are delivered: alerts drain before bulk."""
+from .data import KINDS as KINDS
+from .data import PRIORITY as PRIORITY
+from .data import Kind as Kind
 
 TIME = pa.timestamp("us", tz="UTC")
 
