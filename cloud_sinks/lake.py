@@ -61,7 +61,7 @@ def scan(
     frame = pl.scan_parquet(
         [root / file.path() for file in files],
         schema=schema,
-        hive_schema=partitions,
+        hive_schema={**_keys_above(root), **partitions},
         hive_partitioning=True,
         missing_columns="insert",
         extra_columns="ignore",
@@ -113,6 +113,14 @@ def _directory(location: str | Path) -> Path:
     if "://" in str(location):
         raise ValueError(f"{location}: only directories can be scanned by this version")
     return Path(location)
+
+
+def _keys_above(root: Path) -> dict[str, pl.DataType]:
+    """Folders above the lake that look like partitions (`env=prod`): polars insists on knowing them; they are not selected."""
+    import polars as pl
+
+    keys = [part.partition("=")[0] for part in root.parts if "=" in part.strip("=")]
+    return dict.fromkeys(keys, pl.String())
 
 
 def _moment(moment: Moment | None, what: str) -> datetime | None:
@@ -171,7 +179,11 @@ def _fits(root: Path, patterns: list[str], files: Sequence[LakeFile]) -> pl.Expr
             return pl.lit(False)
         if len(names) <= _EXPLICIT:
             column = pl.col("tag")
-            return column == names[0] if len(names) == 1 else column.is_in(names) & column.is_between(names[0], names[-1])
+            return (
+                column == names[0]
+                if len(names) == 1
+                else column.is_in(names) & column.is_between(pl.lit(names[0]), pl.lit(names[-1]))
+            )
     return pl.col("tag").map_batches(lambda column: _matching(column, patterns), return_dtype=pl.Boolean(), is_elementwise=True)
 
 
