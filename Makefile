@@ -36,7 +36,11 @@ style: $(STAMP)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python docs/reference.py --check
 	@$(BIN)/lint-imports --no-logo > $(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
+
+docs: $(STAMP)  ## write docs/reference anew from the configuration classes
+	@$(BIN)/python docs/reference.py
 
 bench: $(STAMP)  ## every benchmark, quick; FULL=1 for the published figures; JSON in build/bench
 	@mkdir -p build/bench
