@@ -99,11 +99,13 @@ class Subscriber:
     async def _publish(self) -> None:
         while True:
             request = ua.PublishRequest()
-            request.Parameters.SubscriptionAcknowledgements, self._acks = self._acks, []
+            acks, self._acks = self._acks, []
+            request.Parameters.SubscriptionAcknowledgements = acks
             try:
                 answer = decode_publish(await self._connection.request(request, patient=True))
             except ua.UaStatusCodeError as error:
                 status = ua.StatusCode(error.code).name
+                self._acks = [*acks, *self._acks]
                 if status == "BadTooManyPublishRequests" and self._publishes > 1:
                     self._publishes -= 1
                     return
