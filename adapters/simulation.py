@@ -1,205 +1,222 @@
 """What simulated devices show: a signal per tag, scripted faults, and recorded data replayed value by value.
 
-Pure apart from reading the replay files once. A simulator of any protocol asks `Signals.value(path)` when its tag is read;
-nothing here knows a protocol.
+A simulator of any protocol asks `Signals.value(tag)` when its tag is read; nothing here knows a protocol. Pure apart from
+reading the replayed files once, when `Signals` is made.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-import random
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
-from typing import Literal
+from hashlib import blake2b
+from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from schemas.asset import matches_any
 from schemas.errors import ConfigError
 from schemas.tags import Tag
 from schemas.values import Duration, Strict
 
+from .recording import Recording, Replay, parse_replay, read_recording
+
+__all__ = ["Fault", "Replay", "Scenario", "SignalConfig", "Signals", "parse_replay"]
+
+_WEAR_LIMIT: Final = 5.0  # exp(5) is 148 times the healthy value; nothing measurable lies beyond
+
 
 class Fault(Strict):
     """A fault that comes at a known time, so that a demo or a test can tell a true alarm from a false one."""
 
-    kind: Literal["wear", "drift", "stuck", "spike"] = Field(description="What goes wrong.")
+    kind: Literal["wear", "drift", "stuck", "spike"] = Field(
+        description="wear: grows exponentially; drift: leaves at a constant rate; stuck: repeats its last value exactly; spike: jumps."
+    )
     at: Duration = Field(description="When it begins, after the start of the simulation.")
-    rate: float = Field(0.0, description="wear: exponential growth per second; drift: units per second; spike: units.")
+    rate: float = Field(0.0, description="wear: growth per second (0.06 doubles in 12 s); drift: units per second; spike: units.")
     alarm: str = Field("", description="Name of the alarm that must follow.")
 
 
 class SignalConfig(Strict):
     """How one simulated tag behaves while nothing is wrong: mean + amplitude*sin(2*pi*t/period) + noise."""
 
-    mean: float | None = None
-    amplitude: float = 0.0
-    period: Duration = Duration("60s")
-    noise: float = 0.0
-    constant: float | str | bool | None = None
-    counter: float | None = Field(None, description="Counts up by this much per second.")
-    fault: Fault | None = None
+    mean: float | None = Field(None, description="Middle of the signal; by default well inside the tag's limits, else 20.")
+    amplitude: float = Field(0.0, description="Half the height of the sine, in the unit of the tag.")
+    period: Duration = Field(Duration("60s"), description="Period of the sine; of a boolean nobody described, on and off.")
+    noise: float = Field(0.0, ge=0, description="Standard deviation of the noise, drawn anew for each read.")
+    constant: bool | float | str | None = Field(None, description="Always this value; of an enum tag its number or its name.")
+    counter: float | None = Field(None, description="Counts up from 0 by this much per second, in whole numbers.")
+    fault: Fault | None = Field(None, description="What goes wrong, and when.")
+
+    @field_validator("period", mode="after")
+    @classmethod
+    def _positive(cls, period: Duration) -> Duration:
+        if period <= 0:
+            raise ValueError("a period is longer than 0s")
+        return period
 
 
 class Scenario(Strict):
-    """The file behind `genba simulate --scenario`: signals by tag path (below enterprise/site) or pattern."""
+    """The file behind `genba simulate --scenario`. A tag takes the signal of its own path, else the first pattern that fits."""
 
-    seed: int = 1
-    signals: Mapping[str, SignalConfig] = Field(default_factory=dict)
-
-
-class Replay(Strict):
-    """`--replay TAG=FILE.csv[:COLUMN] --speed N`: the recorded column is the tag's value, one row per read.
-
-    A float64 tag that is polled steps by one row on each read, so that the series comes out value for value; behind its last
-    row the tag keeps the last value. Subscribed and other tags step by the file's own time times `speed`.
-    """
-
-    tag: str
-    file: Path
-    column: str | None = None
-    speed: float = 1.0
+    seed: int = Field(1, description="Another seed gives other noise; the same one always the same.")
+    signals: Mapping[str, SignalConfig] = Field(
+        default_factory=dict, description="Signals by tag path (with or without enterprise/site) or pattern."
+    )
 
 
 class Signals:
-    """The values of a simulated plant. One instance serves all simulators of a process; `now_s` counts from its start.
+    """The values of a simulated plant. One instance serves all simulators of a process.
 
-    `clock` gives seconds that only grow (the event loop's `time`); values are reproducible for a seed and a sequence of reads.
+    `clock` gives seconds that only grow (the event loop's `time`). What a tag shows depends on the seed, its path, the time and
+    how often it was read; never on which other tags are read. Raises ConfigError for a recording that cannot be read.
     """
 
     def __init__(self, scenario: Scenario, clock: Callable[[], float], replays: Sequence[Replay] = ()) -> None:
         self._scenario, self._clock = scenario, clock
         self._t0 = clock()
-        self._random = random.Random(scenario.seed)
-        self._found: dict[str, SignalConfig] = {}
-        self._held: dict[str, float] = {}
-        self._replays = {replay.tag: _Recording(replay) for replay in replays}
+        self._recordings = [(replay, read_recording(replay.file, replay.column)) for replay in replays]
+        self._sources: dict[str, _Replayed | _Simulated] = {}
 
     def restart(self) -> None:
-        """Time 0 of the scenario is now."""
+        """Time 0 of the scenario is now, and recordings begin with their first row."""
         self._t0 = self._clock()
+        self._sources.clear()
 
-    def value(self, tag: Tag, *, step: bool = True) -> float | str:
-        """What `tag` (any value type; a boolean is 0.0 or 1.0) shows when it is read now.
+    def value(self, tag: Tag, *, step: bool = True, boolean: bool = False) -> float | str:
+        """What `tag` shows when it is read now, in its unit: the simulator undoes scale and offset for the wire.
 
-        `step` says that this is one read of the tag's scan class, so that a replayed float64 series moves on by one row. The
-        result is in the unit of the tag; the simulator undoes scale and offset for the wire.
+        `boolean` says that the wire holds one bit: 0.0 or 1.0. An integer tag shows whole numbers, an enum tag the numbers of its
+        enum. `step` says that this read moves a replayed series on by one row, so that it comes out value for value; without it
+        the series follows its own time. A missing value of a recording is NaN; a tag that has no NaN keeps the value before.
         """
-        recording = self._replay_of(tag)
-        if recording is not None:
-            return recording.next() if step else recording.at(self._clock() - self._t0)
-        signal = self._signal_of(tag)
+        source = self._sources.get(tag.path)
+        if source is None:
+            source = self._sources[tag.path] = self._source_of(tag)
         t = self._clock() - self._t0
-        if tag.value_type == "text":
-            return str(signal.constant) if signal.constant is not None else f"{tag.name}-{int(t) // 10}"
-        if signal.constant is not None:
-            plain = float(signal.constant) if not isinstance(signal.constant, str) else 0.0
-        elif signal.counter is not None:
-            plain = math.floor(t * signal.counter)
+        if tag.value_type == "text" and not isinstance(source, _Replayed):
+            return source.text(t)
+        whole = tag.value_type == "integer"
+        if isinstance(source, _Replayed):
+            value = source.value(t, step=step, real=whole or boolean or bool(tag.enum))
         else:
-            mean = signal.mean if signal.mean is not None else _middle(tag)
-            plain = (
-                mean + signal.amplitude * math.sin(2 * math.pi * t / signal.period.s) + self._random.gauss(0, 1) * signal.noise
-            )
-        return self._faulty(tag, signal.fault, plain, t)
+            value = source.value(t, boolean=boolean)
+        if boolean:
+            return 1.0 if value >= 0.5 else 0.0
+        if tag.enum and not source.literal:
+            return min(tag.enum, key=lambda number: abs(number - value))
+        return round(value) if whole else value
 
-    def _faulty(self, tag: Tag, fault: Fault | None, plain: float, t: float) -> float:
-        if fault is None or t < fault.at.s:
-            self._held[tag.path] = plain
-            return plain
-        since = t - fault.at.s
-        if fault.kind == "wear":
-            return plain * math.exp(min(fault.rate * since, 5.0))
-        if fault.kind == "drift":
-            return plain + fault.rate * since
-        if fault.kind == "spike":
-            return plain + fault.rate
-        return self._held.setdefault(tag.path, plain)
-
-    def _replay_of(self, tag: Tag) -> _Recording | None:
-        if not self._replays:
-            return None
-        return (
-            self._replays.get(tag.path)
-            or self._replays.get(tag.path.split("/", 2)[-1])
-            or self._replays.get(f"{tag.adapter}/{tag.name}")
-        )
-
-    def _signal_of(self, tag: Tag) -> SignalConfig:
-        found = self._found.get(tag.path)
+    def _source_of(self, tag: Tag) -> _Replayed | _Simulated:
+        names = (f"{tag.adapter}/{tag.name}", f"{tag.device}/{tag.name}")
+        for replay, recording in self._recordings:
+            if replay.tag in names or matches_any(tag.path, [replay.tag]):
+                return _Replayed(recording, replay.speed)
+        signals = self._scenario.signals
+        found = signals.get(tag.path) or signals.get(tag.path.split("/", 2)[-1])
         if found is None:
-            fits = (signal for pattern, signal in self._scenario.signals.items() if matches_any(tag.path, [pattern]))
-            found = self._found[tag.path] = next(
-                fits, SignalConfig(amplitude=1.0, noise=0.1) if not tag.enum else SignalConfig(constant=1)
-            )
-        return found
+            found = next((signal for pattern, signal in signals.items() if matches_any(tag.path, [pattern])), None)
+        return _Simulated(tag, found, self._scenario.seed)
+
+
+class _Replayed:
+    """A recording and how far one tag has come in it."""
+
+    literal = True  # a recorded state is shown as it was recorded
+
+    def __init__(self, recording: Recording, speed: float) -> None:
+        self._recording, self._speed = recording, speed
+        self._next = 0
+
+    def value(self, t: float, *, step: bool, real: bool) -> float:
+        if step:
+            row = min(self._next, len(self._recording.values) - 1)
+            self._next += 1
+        else:
+            row = self._recording.row_at(t * self._speed)
+        return self._recording.real(row) if real else self._recording.values[row]
+
+
+class _Simulated:
+    """One tag's signal, its own stream of noise, and what it showed last before a fault."""
+
+    def __init__(self, tag: Tag, signal: SignalConfig | None, seed: int) -> None:
+        self._tag, self._described = tag, signal is not None
+        self._signal = signal or SignalConfig(amplitude=0.0 if tag.enum else 1.0, noise=0.0 if tag.enum else 0.1)
+        self._stream = blake2b(f"{seed}:{tag.path}".encode(), digest_size=16)
+        self._reads = 0
+        self._held: float | None = None
+        self._constant = self._number_of(self._signal.constant) if tag.value_type != "text" else None
+        self.literal = self._constant is not None  # a state outside of the enum may be wanted
+
+    def text(self, t: float) -> str:
+        constant = self._signal.constant
+        return f"{self._tag.name}-{int(t) // 10}" if constant is None else str(constant)
+
+    def value(self, t: float, *, boolean: bool) -> float:
+        fault = self._signal.fault
+        if fault is None or t < fault.at.s:
+            self._held = self._healthy(t, boolean)
+            return self._held
+        since = t - fault.at.s
+        match fault.kind:
+            case "stuck":
+                if self._held is None:
+                    self._held = self._healthy(t, boolean)
+                return self._held
+            case "wear":
+                return self._healthy(t, boolean) * math.exp(min(fault.rate * since, _WEAR_LIMIT))
+            case "drift":
+                return self._healthy(t, boolean) + fault.rate * since
+            case "spike":
+                return self._healthy(t, boolean) + fault.rate
+
+    def _healthy(self, t: float, boolean: bool) -> float:
+        signal = self._signal
+        if self._constant is not None:
+            return self._constant
+        if signal.counter is not None:
+            return math.floor(t * signal.counter)
+        if not self._described and boolean:
+            return 1.0 if t % signal.period.s < signal.period.s / 2 else 0.0
+        if not self._described and self._tag.enum:
+            return 1 if 1 in self._tag.enum else min(self._tag.enum)
+        mean = signal.mean if signal.mean is not None else _middle(self._tag)
+        wave = signal.amplitude * math.sin(2 * math.pi * t / signal.period.s) if signal.amplitude else 0.0
+        return mean + wave + (signal.noise * self._gauss() if signal.noise else 0.0)
+
+    def _gauss(self) -> float:
+        """The next number of this tag's stream, normally distributed (Box and Muller 1958)."""
+        stream = self._stream.copy()
+        stream.update(self._reads.to_bytes(8))
+        self._reads += 1
+        drawn = stream.digest()
+        u, v = (int.from_bytes(part) / 2**64 for part in (drawn[:8], drawn[8:]))
+        return math.sqrt(-2 * math.log(1 - u if u < 1 else 2**-64)) * math.cos(2 * math.pi * v)
+
+    def _number_of(self, constant: bool | float | str | None) -> float | None:
+        if not isinstance(constant, str):
+            return None if constant is None else float(constant)
+        for number, name in self._tag.enum.items():
+            if name == constant:
+                return number
+        try:
+            return float(constant)
+        except ValueError as error:
+            known = f"its states are {', '.join(self._tag.enum.values())}" if self._tag.enum else "the tag shows numbers"
+            raise ConfigError(f"signal of {self._tag.path}: {constant!r} is no value of it", hint=known) from error
 
 
 def _middle(tag: Tag) -> float:
     """A plausible mean for a tag nobody described: well inside its limits, else 20."""
     limits = tag.limits
-    if limits is not None:
-        low = limits.low if limits.low is not None else limits.low_low
-        high = limits.high if limits.high is not None else limits.high_high
-        if low is not None and high is not None:
-            return (low + high) / 2
-        if high is not None:
-            return high * 0.6
-        if low is not None:
-            return low * 1.6
+    if limits is None:
+        return 20.0
+    low = limits.low if limits.low is not None else limits.low_low
+    high = limits.high if limits.high is not None else limits.high_high
+    if low is not None and high is not None:
+        return (low + high) / 2
+    if high is not None:
+        return high - 0.4 * abs(high)
+    if low is not None:
+        return low + 0.6 * abs(low)
     return 20.0
-
-
-class _Recording:
-    """One column of a CSV file, as floats; the cursor moves by one row per read and stays on the last."""
-
-    def __init__(self, replay: Replay) -> None:
-        self._values, self._step_s = read_column(replay.file, replay.column)
-        self._speed = replay.speed
-        self._next = 0
-
-    def next(self) -> float:
-        value = self._values[min(self._next, len(self._values) - 1)]
-        self._next += 1
-        return value
-
-    def at(self, t: float) -> float:
-        return self._values[min(int(t * self._speed / self._step_s), len(self._values) - 1)]
-
-
-def read_column(file: Path, column: str | None) -> tuple[list[float], float]:
-    """The numbers of one column and the seconds between its rows (1.0 when the file has no time column).
-
-    Takes the last column when none is named; the separator is found out. Raises ConfigError naming file, line and the columns there are.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}", hint="--replay TAG=FILE.csv[:COLUMN]") from error
-    delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
-    rows = list(csv.reader(text.splitlines(), delimiter=delimiter))
-    if len(rows) < 2:
-        raise ConfigError(f"{file} has no rows below its header")
-    header = [name.strip() for name in rows[0]]
-    if column is not None and column not in header:
-        raise ConfigError(f"{file} has no column {column!r}", hint=f"it has {', '.join(header)}")
-    at = header.index(column) if column is not None else len(header) - 1
-    values = []
-    for number, row in enumerate(rows[1:], start=2):
-        try:
-            values.append(float(row[at]))
-        except (ValueError, IndexError) as error:
-            raise ConfigError(
-                f"{file}:{number}: {header[at]} is not a number", hint="choose a numeric column with FILE.csv:COLUMN"
-            ) from error
-    return values, _step_s(rows)
-
-
-def _step_s(rows: list[list[str]]) -> float:
-    try:
-        first, last = datetime.fromisoformat(rows[1][0]), datetime.fromisoformat(rows[-1][0])
-    except (ValueError, IndexError):
-        return 1.0
-    return max((last - first).total_seconds() / max(len(rows) - 2, 1), 1e-3)

@@ -1,0 +1,95 @@
+"""The S7 adapter: one connection to a PLC, polled on the schedule of its scan classes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+
+from adapters.base import AdapterContext, BoundTag, TagConfig
+from adapters.polling import Schedule
+from schemas.errors import NotConnected
+
+from .config import S7Config
+from .connection import Connection, open_connection
+from .scanning import ScanClass
+
+
+class S7Adapter:
+    """Reads one PLC. Nothing is ever written: there is no code for it."""
+
+    def __init__(self, config: S7Config, context: AdapterContext) -> None:
+        self._config = config
+        by_period: dict[int, list[BoundTag[TagConfig]]] = defaultdict(list)
+        for bound in context.tags:
+            by_period[bound.tag.period_us].append(bound)
+        self._periods = sorted(by_period)
+        self._classes = [
+            ScanClass(
+                by_period[period],
+                zone=ZoneInfo(context.time_zone),
+                clock=context.clock,
+                log=context.log,
+                timeout_s=config.timeout.s,
+            )
+            for period in self._periods
+        ]
+        self._connection: Connection | None = None
+        self.overruns = 0  # polls skipped because an earlier one was still under way
+
+    async def connect(self) -> None:
+        """Open a new connection within the timeout; a former one is closed first."""
+        await self.aclose()
+        config = self._config
+        connection = await open_connection(config.host, config.port, config.tsaps, timeout_s=config.timeout.s)
+        self._connection = connection
+        for scan in self._classes:
+            scan.prepare(connection.pdu)
+
+    async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
+        """One batch per poll and scan class."""
+        connection = self._connection
+        if connection is None:
+            raise NotConnected(f"{self._config.endpoint} is not connected")
+        if not self._classes:
+            await self._lost(connection)
+        schedule = Schedule(self._periods)
+        before = self.overruns
+        loop = asyncio.get_running_loop()
+        while True:
+            scan = self._classes[await self._due(schedule, connection)]
+            self.overruns = before + sum(schedule.overruns)
+            yield await scan.poll(connection, loop.time())
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.aclose()
+
+    @staticmethod
+    async def _due(schedule: Schedule, connection: Connection) -> int:
+        """The next scan class, or NotConnected as soon as the connection ends, however long the wait would have been."""
+        loop = asyncio.get_running_loop()
+        if connection.error is not None:
+            raise connection.error
+        try:
+            async with asyncio.timeout(None) as waiting:
+                connection.on_lost = lambda: waiting.reschedule(loop.time())
+                return await schedule.next()
+        except TimeoutError:
+            raise connection.error or NotConnected("the connection ended") from None
+        finally:
+            connection.on_lost = None
+
+    @staticmethod
+    async def _lost(connection: Connection) -> None:
+        """A connection without tags has nothing to do but to notice its end."""
+        lost = asyncio.Event()
+        connection.on_lost = lost.set
+        if connection.error is None:
+            await lost.wait()
+        raise connection.error or NotConnected("the connection ended")

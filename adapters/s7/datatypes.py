@@ -1,0 +1,169 @@
+"""S7 data types: how many bytes each has, where its value goes, and the bytes of texts and times.
+
+Layouts follow the STEP 7 and TIA Portal manuals: big endian throughout, STRING with two length bytes, WSTRING with two length
+words, DATE_AND_TIME in BCD, DTL in binary. Numbers are decoded with numpy by the plan; here is what needs Python per value.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import lru_cache
+from typing import Final, Literal
+
+Kind = Literal["bool", "number", "integer", "s5time", "text", "date", "clock"]
+"""How a type is decoded: a bit; a number that float64 holds exactly; a 64-bit integer; S5TIME; text; a date; DT or DTL."""
+
+_EPOCH: Final = date(1990, 1, 1)
+_S5_STEPS: Final = (10, 100, 1000, 10_000)  # ms
+
+
+@dataclass(frozen=True, slots=True)
+class DataType:
+    """One S7 type. `size` in bytes on the wire, `code` the numpy dtype of a numeric one, `length` the characters of a string."""
+
+    name: str
+    kind: Kind
+    size: int
+    code: str = ""
+    length: int = 0
+
+    def __str__(self) -> str:
+        """The canonical spelling: `real`, `string[32]`."""
+        return f"{self.name}[{self.length}]" if self.length else self.name
+
+
+_PLAIN: Final = {
+    kind.name: kind
+    for kind in (
+        DataType("bool", "bool", 1),
+        DataType("byte", "number", 1, ">u1"),
+        DataType("word", "number", 2, ">u2"),
+        DataType("dword", "number", 4, ">u4"),
+        DataType("lword", "integer", 8, ">u8"),
+        DataType("sint", "number", 1, ">i1"),
+        DataType("usint", "number", 1, ">u1"),
+        DataType("int", "number", 2, ">i2"),
+        DataType("uint", "number", 2, ">u2"),
+        DataType("dint", "number", 4, ">i4"),
+        DataType("udint", "number", 4, ">u4"),
+        DataType("lint", "integer", 8, ">i8"),
+        DataType("ulint", "integer", 8, ">u8"),
+        DataType("real", "number", 4, ">f4"),
+        DataType("lreal", "number", 8, ">f8"),
+        DataType("time", "number", 4, ">i4"),  # ms
+        DataType("tod", "number", 4, ">u4"),  # ms since midnight
+        DataType("s5time", "s5time", 2, ">u2"),
+        DataType("date", "date", 2, ">u2"),
+        DataType("dt", "clock", 8),
+        DataType("dtl", "clock", 12),
+        DataType("char", "text", 1),
+        DataType("wchar", "text", 2),
+    )
+}
+_SYNONYMS: Final = {"date_and_time": "dt", "time_of_day": "tod", "float": "real", "double": "lreal"}
+_STRING: Final = re.compile(r"(w?string)(?:\[(\d{1,5})\])?")
+_LONGEST: Final = {"string": 254, "wstring": 16382}
+NAMES: Final = (*_PLAIN, "string[n]", "wstring[n]")
+
+
+@lru_cache(maxsize=1024)
+def parse_type(text: str) -> DataType:
+    """A type in any case to its description. `string` alone is `string[254]`. Raises ValueError that names the types there are."""
+    plain = "".join(text.split()).lower()
+    plain = _SYNONYMS.get(plain, plain)
+    if plain in _PLAIN:
+        return _PLAIN[plain]
+    if found := _STRING.fullmatch(plain):
+        name = found[1]
+        length = int(found[2]) if found[2] else 254
+        if not 1 <= length <= _LONGEST[name]:
+            raise ValueError(f"{text}: a {name} has 1 to {_LONGEST[name]} characters")
+        return DataType(name, "text", 2 + length if name == "string" else 4 + 2 * length, length=length)
+    if re.fullmatch(r"array.*|.*\[[\d.]+\]", plain):
+        raise ValueError(f"{text}: arrays are not read as one tag yet; write a tag for each element you need")
+    if plain in ("ltime", "ltod", "ldt", "counter", "timer", "struct", "udt"):
+        raise ValueError(f"{text}: this type cannot be read yet; types are {', '.join(NAMES)}")
+    raise ValueError(f"{text}: not an S7 type; types are {', '.join(NAMES)}")
+
+
+def decode_text(kind: DataType, raw: bytes, encoding: str) -> str:
+    """CHAR, WCHAR, STRING and WSTRING. Raises ValueError where the length or the characters cannot be right."""
+    if kind.name == "char":
+        return raw.decode(encoding)
+    if kind.name == "wchar":
+        return raw.decode("utf-16-be")
+    wide = kind.name == "wstring"
+    used = int.from_bytes(raw[2:4]) if wide else raw[1]
+    if used > kind.length:
+        raise ValueError(f"{kind} says that it is {used} characters long")
+    return raw[4 : 4 + 2 * used].decode("utf-16-be") if wide else raw[2 : 2 + used].decode(encoding)
+
+
+def encode_text(kind: DataType, text: str, encoding: str) -> bytes:
+    """The inverse of `decode_text`; what does not fit is cut off at a character, what the encoding lacks becomes `?`."""
+    if kind.name == "char":
+        return (text[:1] or " ").encode(encoding, "replace")[:1]
+    if kind.name == "wchar":
+        return (text[:1] or " ").encode("utf-16-be", "replace")[:2]
+    codec, unit = ("utf-16-be", 2) if kind.name == "wstring" else (encoding, 1)
+    raw = text.encode(codec, "replace")
+    if len(raw) > kind.length * unit:
+        raw = raw[: kind.length * unit].decode(codec, "ignore").encode(codec)
+    used = len(raw) // unit
+    head = kind.length.to_bytes(unit) + used.to_bytes(unit)
+    return head + raw.ljust(kind.length * unit, b"\0")
+
+
+def decode_date(raw: bytes) -> str:
+    """DATE (days since 1990-01-01) as `2026-01-02`."""
+    return (_EPOCH + timedelta(days=int.from_bytes(raw))).isoformat()
+
+
+def encode_date(day: date) -> bytes:
+    """The inverse of `decode_date`, within the type's range."""
+    return min(max((day - _EPOCH).days, 0), 65535).to_bytes(2)
+
+
+def decode_clock(kind: DataType, raw: bytes, zone: tzinfo) -> str:
+    """DT or DTL, plant time in `zone`, as ISO 8601 in UTC. Raises ValueError where it is no date (a block never written is zeros)."""
+    if kind.name == "dtl":
+        year, month, day = int.from_bytes(raw[0:2]), raw[2], raw[3]
+        hour, minute, second, us = raw[5], raw[6], raw[7], int.from_bytes(raw[8:12]) // 1000
+    else:
+        year, month, day, hour, minute, second, high = (_from_bcd(byte) for byte in raw[:7])
+        year += 1900 if year >= 90 else 2000
+        us = (high * 10 + _digit(raw[7] >> 4)) * 1000
+    moment = datetime(year, month, day, hour, minute, second, us, tzinfo=zone)
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def encode_clock(kind: DataType, moment: datetime) -> bytes:
+    """The inverse of `decode_clock` for a moment in plant time. DT keeps ms and the years 1990 to 2089."""
+    weekday = moment.isoweekday() % 7 + 1  # Sunday is 1
+    if kind.name == "dtl":
+        head = moment.year.to_bytes(2) + bytes((moment.month, moment.day, weekday, moment.hour, moment.minute, moment.second))
+        return head + (moment.microsecond * 1000).to_bytes(4)
+    if not 1990 <= moment.year <= 2089:
+        raise ValueError(f"DT holds the years 1990 to 2089, not {moment.year}")
+    ms = moment.microsecond // 1000
+    parts = (moment.year % 100, moment.month, moment.day, moment.hour, moment.minute, moment.second, ms // 10)
+    return bytes(part // 10 << 4 | part % 10 for part in parts) + bytes((ms % 10 << 4 | weekday,))
+
+
+def encode_s5time(ms: float) -> bytes:
+    """S5TIME in the finest base that holds `ms`; 2 h 46 min 30 s is the longest."""
+    base = next((base for base, step in enumerate(_S5_STEPS) if round(ms / step) <= 999), 3)
+    digits = min(max(round(ms / _S5_STEPS[base]), 0), 999)
+    return (base << 12 | digits // 100 << 8 | digits // 10 % 10 << 4 | digits % 10).to_bytes(2)
+
+
+def _from_bcd(byte: int) -> int:
+    return _digit(byte >> 4) * 10 + _digit(byte & 15)
+
+
+def _digit(nibble: int) -> int:
+    if nibble > 9:
+        raise ValueError(f"{nibble:x} is not a decimal digit")
+    return nibble

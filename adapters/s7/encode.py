@@ -1,0 +1,54 @@
+"""Values to bytes: what the simulator and round-trip tests need. The gateway itself never writes to a PLC."""
+
+from __future__ import annotations
+
+import math
+import struct
+from datetime import datetime, tzinfo
+from typing import Final
+
+from .datatypes import DataType, encode_clock, encode_date, encode_s5time, encode_text
+
+_FLOATS: Final = {"real": ">f", "lreal": ">d"}
+
+
+def encode(kind: DataType, value: float | str, *, encoding: str, zone: tzinfo) -> bytes | None:
+    """The bytes of a raw value; None for one that the type has no bytes for (NaN as an integer): the old ones stay.
+
+    A number beyond the type's range becomes the nearest that it holds. For a date or time the text is ISO 8601 in plant time;
+    any other text is the present moment.
+    """
+    if kind.kind == "text":
+        return encode_text(kind, value if isinstance(value, str) else f"{value:g}", encoding)
+    if kind.kind in ("date", "clock"):
+        moment = _moment(value, zone)
+        return encode_date(moment.date()) if kind.kind == "date" else encode_clock(kind, moment)
+    number = float(value) if not isinstance(value, int) else value
+    if kind.name in _FLOATS:
+        return _encode_float(_FLOATS[kind.name], float(number))
+    if math.isnan(number):
+        return None
+    if kind.kind == "s5time":
+        return encode_s5time(min(max(number, 0), 9_990_000))
+    signed = kind.code.startswith(">i")
+    bits = kind.size * 8
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    whole = low if number == -math.inf else high if number == math.inf else min(max(round(number), low), high)
+    return whole.to_bytes(kind.size, signed=signed)
+
+
+def _encode_float(code: str, number: float) -> bytes:
+    try:
+        return struct.pack(code, number)
+    except OverflowError:  # beyond REAL
+        return struct.pack(code, math.copysign(math.inf, number))
+
+
+def _moment(value: float | str, zone: tzinfo) -> datetime:
+    if isinstance(value, str):
+        try:
+            given = datetime.fromisoformat(value)
+        except ValueError:
+            return datetime.now(zone)
+        return given.astimezone(zone) if given.tzinfo is not None else given.replace(tzinfo=zone)
+    return datetime.now(zone)

@@ -1,0 +1,180 @@
+"""One scan class of a PLC: its polls, and finding out which tags are to blame when the PLC refuses an item."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import tzinfo
+from typing import Final
+
+import pyarrow as pa
+import structlog
+
+from adapters.base import BoundTag, TagConfig
+from adapters.readings import Readings
+from schemas.clock import Clock
+from schemas.errors import NotConnected
+
+from .connection import Connection
+from .plan import Block, Layout, cut, pack, places_of
+from .wire import OK, WHOLE_BLOCK, Answer, Malformed, Span, parse_read, read_request, refusal
+
+RETRY_S: Final = 600.0
+"""After this time tags that were refused are asked for again: the block may have been loaded meanwhile."""
+_NAMED: Final = 20  # tags in a log line
+
+
+class ScanClass:
+    """The tags of one period. `prepare` for each connection, then `poll` as often as is due.
+
+    A tag whose address the PLC refuses is left out of the requests and gives bad rows; the others are read as before.
+    """
+
+    def __init__(
+        self,
+        tags: Sequence[BoundTag[TagConfig]],
+        *,
+        zone: tzinfo,
+        clock: Clock,
+        log: structlog.stdlib.BoundLogger,
+        timeout_s: float,
+    ) -> None:
+        self._tags, self._zone, self._clock, self._log, self._timeout_s = tags, zone, clock, log, timeout_s
+        self._readings = Readings(tags)
+        self._places = places_of(tags)
+        self._apart: set[Block] = set()
+        self._refused: dict[int, int] = {}  # position -> return code
+        self._told: dict[int, int] = {}
+        self._retry_at = float("inf")
+        self._layout: Layout | None = None
+        self._frames: list[tuple[bytes, bytes]] = []
+
+    def prepare(self, pdu: int) -> None:
+        """Plan for a new connection; tags refused on the last one are tried again."""
+        retry = bool(self._refused)
+        self._refused = {}
+        if self._layout is None or self._layout.pdu != pdu or retry:
+            self._compile(pdu)
+
+    async def poll(self, connection: Connection, now_s: float) -> pa.RecordBatch:
+        """Read all tags once: READING(n). `now_s` is the loop's time. Raises NotConnected."""
+        layout = self._layout
+        assert layout is not None, "prepare comes first"
+        retried = bool(self._refused) and now_s >= self._retry_at
+        if retried:
+            self._refused = {}
+            layout = self._compile(layout.pdu)
+        answers = await self._read(connection, layout.items, layout.requests, self._frames)
+        refused: dict[int, Answer] = {}
+        for item, answer in answers.items():
+            layout.store(item, answer)
+            if answer.code != OK:
+                refused[item] = answer
+        instead = await self._blame(connection, layout, refused, now_s) if refused else {}
+        if retried or refused:
+            self._tell()
+        values = layout.decode(instead)
+        return self._readings.batch(
+            values=values.numbers,
+            quality=values.quality,
+            time_us=self._clock.now_us(),
+            integers=values.integers,
+            texts=values.texts or None,
+        )
+
+    def _compile(self, pdu: int) -> Layout:
+        without = {position: refusal(code).quality for position, code in self._refused.items()}
+        layout = self._layout = Layout(self._places, pdu, zone=self._zone, apart=self._apart, without=without)
+        self._frames = _frames(layout.items, layout.requests)
+        return layout
+
+    async def _read(
+        self,
+        connection: Connection,
+        items: Sequence[Span],
+        requests: Sequence[Sequence[int]],
+        frames: Sequence[tuple[bytes, bytes]],
+    ) -> dict[int, Answer]:
+        """Answers by item number. An answer that is no answer ends the connection."""
+        received = await connection.exchange(frames, timeout_s=self._timeout_s)
+        answers: dict[int, Answer] = {}
+        try:
+            for numbers, pdu in zip(requests, received, strict=True):
+                answers.update(zip(numbers, parse_read(pdu, [items[number].size for number in numbers]), strict=True))
+        except Malformed as error:
+            connection.end(str(error))
+            raise connection.error or NotConnected(str(error)) from error
+        return answers
+
+    async def _blame(self, connection: Connection, layout: Layout, refused: Mapping[int, Answer], now_s: float) -> dict[int, int]:
+        """Read the tags of refused items one by one; the bytes of those that can be read go into the buffer.
+
+        Returns the quality of each of these tags in this poll, and plans the next polls without what stays refused.
+        """
+        suspects: dict[int, int] = {}  # position -> code, OK once its bytes are there
+        to_read: list[int] = []
+        for item, answer in refused.items():
+            positions = [position for position in layout.positions_of(item) if position not in suspects]
+            if not positions:
+                continue
+            if len(positions) > 1 and answer.code in WHOLE_BLOCK:
+                sample = positions[0]
+                await self._read_alone(connection, layout, [sample], suspects)
+                if suspects[sample] == answer.code:
+                    suspects.update(dict.fromkeys(positions, answer.code))
+                positions = [position for position in positions if position not in suspects]
+            if len(positions) == 1:
+                suspects[positions[0]] = answer.code
+            else:
+                to_read += positions
+                suspects.update(dict.fromkeys(positions, answer.code))
+        await self._read_alone(connection, layout, to_read, suspects)
+        lasting = {position: code for position, code in suspects.items() if code != OK and refusal(code).lasting}
+        blocks = {layout.items[item][:2] for item in refused}
+        blamed = {self._places[position].span[:2] for position in lasting}
+        self._apart |= {block for block in blocks if block not in blamed}  # the PLC dislikes the merged item, not a tag in it
+        if lasting or blocks - blamed:
+            self._refused |= lasting
+            self._retry_at = now_s + RETRY_S
+            self._compile(layout.pdu)
+        return {position: 0 if code == OK else refusal(code).quality for position, code in suspects.items()}
+
+    async def _read_alone(self, connection: Connection, layout: Layout, positions: Sequence[int], codes: dict[int, int]) -> None:
+        spans = {position: self._places[position].span for position in positions}
+        items = [piece for span in sorted(set(spans.values())) for piece in cut([span], layout.pdu)]
+        requests = pack(items, layout.pdu)
+        answers = await self._read(connection, items, requests, _frames(items, requests))
+        of_span: dict[Span, list[tuple[Span, Answer]]] = defaultdict(list)
+        number = 0
+        for span in sorted(set(spans.values())):
+            for _ in cut([span], layout.pdu):
+                of_span[span].append((items[number], answers[number]))
+                number += 1
+        for position, span in spans.items():
+            codes[position] = OK
+            for piece, answer in of_span[span]:
+                if answer.code != OK:
+                    codes[position] = answer.code
+                else:
+                    layout.store_at(position, piece.start - span.start, answer.data)
+
+    def _tell(self) -> None:
+        """One log line for all tags that are newly refused for one reason, one for those that can be read again."""
+        fresh: dict[str, list[int]] = defaultdict(list)
+        for position, code in self._refused.items():
+            if self._told.get(position) != code:
+                fresh[refusal(code).reason].append(position)
+        for reason, positions in fresh.items():
+            self._log.warning("tags cannot be read", reason=reason, tags=self._names(positions), count=len(positions))
+        again = self._told.keys() - self._refused.keys()
+        if again:
+            self._log.info("tags can be read again", tags=self._names(sorted(again)), count=len(again))
+        self._told = dict(self._refused)
+
+    def _names(self, positions: Iterable[int]) -> list[str]:
+        names = [f"{self._tags[position].tag.name} ({self._tags[position].tag.address})" for position in positions]
+        return names if len(names) <= _NAMED else [*names[:_NAMED], "…"]
+
+
+def _frames(items: Sequence[Span], requests: Sequence[Sequence[int]]) -> list[tuple[bytes, bytes]]:
+    return [read_request([items[number] for number in numbers]) for numbers in requests]
