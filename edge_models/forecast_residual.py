@@ -18,11 +18,12 @@ from .sentences import interval, quantity
 from .slots import NEVER, At, Bools, Floats, Index, Times
 
 _TAIL: Final = 2.5  # from so many standard deviations the tail is learnt instead of assumed
-_TAIL_SHARE: Final = 0.03  # of normal readings lie beyond it (Gaussian, the larger of two statistics)
+_TAIL_SHARE: Final = 0.02  # of normal readings lie beyond it (Gaussian, the larger of two statistics)
 _TAIL_MEAN: Final = 0.5  # what the mean excess is taken to be before any was seen; a Gaussian has 0.35
 _TAIL_WEIGHT: Final = 20.0  # how many excursions that assumption counts for
 _TAIL_MEMORY: Final = 200.0
 _CLIP: Final = 3.0  # standard deviations that one reading may count for
+_CLIP_COLD: Final = 10.0  # the same before the first score: a spread that began too small must grow
 _ABNORMAL_GAIN: Final = 0.05  # how much slower an abnormal reading is learnt
 _ABNORMAL_SLOPE: Final = 0.9  # what is left of the trend after an abnormal reading, lest it runs on while nothing corrects it
 _MEAN_OF_ABSOLUTE: Final = 1.2533  # standard deviation over mean absolute deviation of a Gaussian
@@ -33,7 +34,10 @@ class ForecastResidualConfig(ModelConfig):
 
     warm_up: Duration = Field(Duration("10m"), description="Time from the first good reading of a tag until it may raise alarms.")
     limit: float = Field(
-        0.999999, gt=0, lt=1, description="A score at or above it is abnormal: 1 − probability that a normal reading looks like this."
+        0.999999,
+        gt=0,
+        lt=1,
+        description="A score at or above it is abnormal: 1 − probability that a normal reading looks like this.",
     )
     memory: int = Field(2000, ge=50, description="Readings over which level and spread are learnt.", examples=[2000])
     window: int = Field(10, ge=1, description="Readings that are averaged to notice a small shift of the level.")
@@ -71,6 +75,7 @@ class ForecastResidual(PerTagModel):
     def __init__(self, config: ForecastResidualConfig, context: ModelContext) -> None:
         super().__init__(config, context, limit=config.limit, min_samples=config.min_samples)
         self._limit, self._slowest = config.limit, 1.0 / config.memory
+        self._slope_gain = self._slowest**2 / 4.0  # critically damped together with the level
         self._window_gain = 2.0 / (config.window + 1.0)
         self._least_mean_spread = float(np.sqrt(self._window_gain / (2.0 - self._window_gain)))  # of white noise
         self._accept_after_us = config.accept_after.us
@@ -107,16 +112,20 @@ class ForecastResidual(PerTagModel):
             excess = s["excess"][at][beyond]
             score[beyond] = 1.0 - _TAIL_SHARE * np.exp((_TAIL - statistic[beyond]) / excess)
             abnormal = beyond[score[beyond] >= self._limit]
+            if ready is not None:
+                abnormal = abnormal[ready[abnormal]]
             if len(abnormal):
                 gain[abnormal] *= _ABNORMAL_GAIN
                 slope[abnormal] *= _ABNORMAL_SLOPE
 
         reach = _CLIP * scale
-        learnt = np.minimum(np.maximum(residual, -reach), reach)
+        most = _CLIP if ready is None else np.where(ready, _CLIP, _CLIP_COLD)
+        clip = most * scale
+        learnt = np.minimum(np.maximum(residual, -clip), clip)
         s["level"][at] = forecast + gain * learnt
-        s["slope"][at] = slope + np.minimum(gain, 0.05) ** 2 * 0.25 * learnt  # critically damped with the level
+        s["slope"][at] = slope + self._slope_gain * learnt
         s["spread"][at] = spread + gain * (_MEAN_OF_ABSOLUTE * np.abs(learnt) - spread)
-        shift = np.minimum(shift, _CLIP * mean_scale)
+        shift = np.minimum(shift, most * mean_scale)
         s["mean_spread"][at] = mean_spread + gain * (_MEAN_OF_ABSOLUTE * shift - mean_spread)
         s["mean"][at], s["step"][at], s["previous"][at] = mean, step, value
         self._learn_tail(at, time, statistic, beyond, score)

@@ -1,0 +1,331 @@
+"""`stuck`: has a sensor stopped telling the truth: frozen value, no readings, only bad readings, an impossible jump?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+from typing import ClassVar, Final
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from schemas import quality as q
+from schemas.errors import StateMismatch
+from schemas.plugin import Plugin
+from schemas.tags import Tag
+from schemas.values import Duration
+
+from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
+from .scores import ScoreRows
+from .sentences import quantity, span
+from .slots import NEVER, Bools, Floats, Index, Readings, Round, Slots, Times, decode
+from .state import pack, unpack
+
+_LIMIT: Final = 0.999999  # the score of a silence as long as is allowed
+_DECAY: Final = log(1.0 - _LIMIT)
+_FORGET: Final = 0.999  # of the longest hold or gap, per change or reading
+_FOREVER: Final = np.iinfo(np.int64).max // 4
+_PERIODS: Final = 10
+_AWAY: Final = np.array(
+    [
+        q.BAD_NOT_CONNECTED, q.BAD_NO_COMMUNICATION, q.BAD_COMMUNICATION_ERROR, q.BAD_TIMEOUT, q.BAD_WAITING_FOR_INITIAL_DATA,
+        q.BAD_OUT_OF_SERVICE,
+    ],
+    dtype=np.uint32,
+)  # fmt: skip
+"""The device is away, which the gateway itself raises once; an alarm per tag would only bury it."""
+
+
+class StuckConfig(ModelConfig):
+    """Watches the sensors themselves. Learns how long each tag normally holds a value and how often it reports."""
+
+    warm_up: Duration = Field(Duration("10m"), description="Time from the first good reading of a tag until it may raise alarms.")
+    factor: float = Field(
+        10.0, ge=2, description="A value may hold, or a tag be silent, this many times longer than it normally is."
+    )
+    at_least: Duration = Field(Duration("5s"), description="Nothing shorter than this is ever taken for stuck.")
+    min_changes: int = Field(
+        10, ge=2, description="Changes, or readings, of a tag before it is scored; a tag that never changes is never stuck."
+    )
+    missing: bool = Field(True, description="Also raise when no reading comes any more while others still do.")
+    max_rate: float | None = Field(
+        None, gt=0, description="Fastest possible change, in units of the tag per second.", examples=[5.0]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Overdue:
+    """Rows for readings that did not come: `before` is the batch row that they precede."""
+
+    before: Index
+    slots: Index
+    due: Times
+    score: Floats
+
+
+class Stuck:
+    """Flatline, silence, lasting bad quality and impossible jumps, scored per tag.
+
+    The score of a state that has lasted t where T is allowed is 1 − 10^(−6 t/T); T is `factor` times the longest that the tag
+    has normally held a value (or been silent), slowly forgotten, and at least `at_least`. READING(n) -> one SCORE batch with a
+    row per reading of the model's tags, plus, while a tag is silent, one row each time T has passed again (its `seq` is that of
+    the tag's last reading, its value null). Silence is measured on the gateway's clock as it shows in the rows, and time in
+    which no tag at all was seen does not count; empty batches move it to `now`. A device that is away, or a gated tag, pauses
+    the watch. 128 bytes of state per tag.
+    """
+
+    kind: ClassVar[str] = "stuck"
+    version: ClassVar[int] = 1
+
+    def __init__(self, config: StuckConfig, context: ModelContext) -> None:
+        self._config = config
+        self.slots = Slots([tag.id for tag in context.tags])
+        n = len(self.slots)
+        least = np.maximum(float(config.at_least), np.array([tag.period_us for tag in context.tags], dtype=np.float64) * _PERIODS)
+        self._least = least
+        self._rows = ScoreRows(context.name, config.alarm.name or context.name, _LIMIT)
+        self._value = np.full(n, np.nan)  # last good one
+        self._hold = np.zeros(n)  # µs, longest normal time between changes
+        self._changes = np.zeros(n)
+        self._gap = np.zeros(n)  # µs, longest normal time between readings
+        self._arrivals = np.zeros(n)
+        self._first = np.full(n, NEVER)  # time of the first good reading
+        self._last = np.full(n, NEVER)  # time of the newest reading
+        self._changed = np.full(n, NEVER)  # time since when the value is what it is; NEVER: begins with the next good reading
+        self._bad = np.full(n, NEVER)  # time since when there have been only bad readings
+        self._arrived = np.full(n, NEVER)  # gateway time of the newest reading
+        self._due = np.full(n, _FOREVER)  # gateway time from which the next reading is overdue
+        self._seq = np.full(n, -1, dtype=np.int64)  # of the newest reading
+        self._clock = np.full(1, NEVER)  # gateway time as seen in the rows, never decreasing
+
+    def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
+        """See EdgeModel."""
+        with np.errstate(all="ignore"):
+            if batch.num_rows == 0:
+                return self._tick(now)
+            readings = decode(batch)
+            gateway = readings.gateway_time()
+            start = int(self._clock[0])
+            if start != NEVER and int(gateway.max()) - start <= self._config.at_least.us // 2:
+                return self._segment(readings, gateway)
+            running = np.maximum.accumulate(np.append(start, gateway))
+            steps = np.diff(running) if start != NEVER else np.append(0, np.diff(running[1:]))
+            cuts = np.flatnonzero(steps > self._config.at_least.us // 2)
+            found = []
+            for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(readings)], strict=True):
+                if first < len(steps) and steps[first] > self._config.at_least.us // 2:
+                    self._skip(int(steps[first]))
+                if last > first:
+                    found += self._segment(decode(batch.slice(first, last - first)), gateway[first:last])
+            return found
+
+    def _tick(self, now: int) -> list[pa.RecordBatch]:
+        step = now - int(self._clock[0])
+        if self._clock[0] == NEVER or step <= 0:
+            return []
+        if step > self._config.at_least.us // 2:
+            self._skip(step)
+        self._clock[0] = now
+        slots = np.flatnonzero(self._due <= now)
+        if len(slots) == 0:
+            return []
+        overdue = self._overdue(np.zeros(len(slots), dtype=np.intp), slots, np.full(len(slots), now))
+        return [self._overdue_rows(overdue)]
+
+    def _skip(self, step: int) -> None:
+        """Nothing at all was seen for `step` µs: whoever may be silent for less than twice that long is not to blame."""
+        self._due[(self._allowed_gap() < 2 * step) & (self._due < _FOREVER)] += step
+
+    def _segment(self, readings: Readings, gateway: Times) -> list[pa.RecordBatch]:
+        """Rows among which the gateway's clock never jumps."""
+        plan = self.slots.plan(readings.tag)
+        end = max(int(self._clock[0]), int(gateway.max()))
+        n = plan.count
+        score, low, high = (np.full(n, np.nan) for _ in range(3))
+        since = np.full(n, NEVER)
+        overdue: list[_Overdue] = []
+        quiet = not (self._due <= end).any()
+        seen = None if quiet else np.maximum.accumulate(np.append(self._clock[0], gateway))[:-1]  # the clock before each row
+        usable = readings.usable()
+        for part in plan.rounds:
+            if seen is not None:
+                late = np.flatnonzero(self._due[part.at] <= seen[part.rows])
+                if len(late):
+                    rows = np.arange(len(readings))[part.rows][late]
+                    overdue.append(self._overdue(rows, part.slots[late], seen[rows]))
+            self._round(readings, gateway, part, usable, score, low, high, since)
+        self._clock[0] = end
+        silent = np.flatnonzero(self._due <= end)
+        if len(silent):
+            overdue.append(self._overdue(np.full(len(silent), len(readings)), silent, np.full(len(silent), end)))
+        own = [] if n == 0 else [self._reading_rows(readings, plan.rows, score, low, high, since)]
+        if not overdue:
+            return own
+        extra = [self._overdue_rows(one) for one in overdue]
+        rows = np.arange(n) if plan.rows is None else plan.rows
+        # An overdue row stands before the batch row that it precedes: -0.5 sorts it there.
+        order = np.argsort(np.concatenate([rows.astype(np.float64), *(one.before - 0.5 for one in overdue)]), kind="stable")
+        return [pa.Table.from_batches([*own, *extra]).combine_chunks().to_batches()[0].take(pa.array(order))]
+
+    def _round(
+        self, readings: Readings, gateway: Times, part: Round, usable: Bools | None, score: Floats, low: Floats, high: Floats, since: Times
+    ) -> None:  # fmt: skip
+        at, rows = part.at, part.rows
+        time, arrived = readings.time[rows], gateway[rows]
+        fresh = time > self._last[at]
+        if usable is None and bool(fresh.all()):
+            self._take(part.slots, time, readings.value[rows], part.out, score, low, high, since, at)
+            self._arrive(part.slots, at, arrived, time, readings.seq[rows])
+            return
+        good = fresh if usable is None else fresh & usable[rows]
+        quality = readings.quality[rows]
+        bad = q.is_bad(quality)
+        paused = bad & np.isin(quality & np.uint32(0xFFFF_0000), _AWAY)
+        if readings.active is not None:
+            paused |= ~readings.active[rows]
+        bad &= ~paused
+        out = np.arange(len(score))[part.out]
+        taken = np.flatnonzero(good)
+        if len(taken):
+            slots = part.slots[taken]
+            self._take(slots, time[taken], readings.value[rows][taken], out[taken], score, low, high, since, slots)
+        worse = np.flatnonzero(bad)
+        if len(worse):
+            self._take_bad(part.slots[worse], time[worse], out[worse], score, since)
+        self._changed[part.slots[bad | paused]] = NEVER
+        self._bad[part.slots[paused]] = NEVER
+        self._arrive(part.slots, at, arrived, np.maximum(time, self._last[at]), readings.seq[rows])
+        self._due[part.slots[paused]] = _FOREVER
+
+    def _take(
+        self, slots: Index, time: Times, value: Floats, out: slice | Index, score: Floats, low: Floats, high: Floats, since: Times, at: slice | Index
+    ) -> None:  # fmt: skip
+        """Good readings in order, one per slot."""
+        config = self._config
+        first, changed_at = self._first[at], self._changed[at]
+        first = np.where(first == NEVER, time, first)
+        before = self._value[at]
+        unknown = changed_at == NEVER  # first reading, or the first one behind a pause: nothing to compare with
+        same = (value == before) & ~unknown
+        held = (time - changed_at).astype(np.float64)
+        hold, changes = self._hold[at], self._changes[at]
+        allowed = np.maximum(self._least[at], config.factor * hold)
+        scored = (changes >= config.min_changes) & (time - first >= config.warm_up.us)
+        found = np.where(scored, 0.0, np.nan)
+        flat = np.flatnonzero(same & scored)
+        if len(flat):
+            found[flat] = 1.0 - np.exp(_DECAY * held[flat] / allowed[flat])
+        if config.max_rate is not None:
+            reach = config.max_rate * (time - self._last[at]) / 1e6
+            jumped = ~unknown & (np.abs(value - before) > reach) & (time - first >= config.warm_up.us)
+            found[jumped] = 1.0
+            low[out], high[out] = np.where(jumped, before - reach, np.nan), np.where(jumped, before + reach, np.nan)
+        score[out] = found
+        since[out] = np.where((found >= _LIMIT) & same, changed_at, NEVER)
+
+        moved = ~same & ~unknown
+        longest = np.where(changes >= config.min_changes, np.minimum(held, 2.0 * hold), held)  # one long fault must not blind it
+        self._hold[at] = np.where(moved, np.maximum(hold * _FORGET, longest), hold)
+        self._changes[at] = changes + moved
+        self._changed[at] = np.where(same, changed_at, time)
+        self._value[at], self._first[at] = value, first
+        self._bad[slots] = NEVER
+
+    def _take_bad(self, slots: Index, time: Times, out: Index, score: Floats, since: Times) -> None:
+        """Bad readings of a device that is there."""
+        began = self._bad[slots]
+        began = np.where(began == NEVER, time, began)
+        self._bad[slots] = began
+        first = self._first[slots]
+        warm = (first != NEVER) & (time - first >= self._config.warm_up.us)
+        found = 1.0 - np.exp(_DECAY * (time - began) / self._least[slots])
+        score[out] = np.where(warm, found, np.nan)
+        since[out] = np.where(warm & (found >= _LIMIT), began, NEVER)
+
+    def _arrive(self, slots: Index, at: slice | Index, arrived: Times, time: Times, seq: Times) -> None:
+        config = self._config
+        before, arrivals, gap = self._arrived[at], self._arrivals[at], self._gap[at]
+        running = self._due[at] < _FOREVER
+        seen = np.where(running, np.maximum(arrived - before, 0), 0).astype(np.float64)
+        usual = np.where(arrivals >= config.min_changes, np.minimum(seen, 2.0 * gap), seen)
+        gap = np.maximum(gap * _FORGET, usual)
+        arrivals = arrivals + 1.0
+        self._arrived[at] = np.maximum(arrived, before)
+        self._gap[at], self._arrivals[at] = gap, arrivals
+        self._last[at], self._seq[at] = time, seq
+        allowed = np.maximum(self._least[at], config.factor * gap).astype(np.int64)
+        self._due[at] = np.maximum(arrived, before) + allowed if config.missing else _FOREVER
+
+    def _allowed_gap(self) -> Floats:
+        return np.maximum(self._least, self._config.factor * self._gap)
+
+    def _overdue(self, before: Index, slots: Index, clock: Times) -> _Overdue:
+        """One row per allowed time that has passed since the last reading and was not told yet."""
+        allowed = self._allowed_gap()[slots].astype(np.int64)
+        first_due = self._due[slots]
+        number = (clock - first_due) // allowed + 1
+        self._due[slots] = first_due + number * allowed
+        nth = np.arange(int(number.sum())) - np.repeat(np.cumsum(number) - number, number)
+        due = np.repeat(first_due, number) + nth * np.repeat(allowed, number)
+        slots, before = np.repeat(slots, number), np.repeat(before, number)
+        lasted = (due - self._arrived[slots]) / self._allowed_gap()[slots]
+        score = np.maximum(1.0 - np.exp(_DECAY * lasted), _LIMIT)
+        first = self._first[slots]
+        warm = (first != NEVER) & (self._last[slots] - first >= self._config.warm_up.us)
+        known = warm & (self._arrivals[slots] >= self._config.min_changes)
+        return _Overdue(before[known], slots[known], due[known], score[known])
+
+    def _overdue_rows(self, overdue: _Overdue) -> pa.RecordBatch:
+        slots = overdue.slots
+        nothing = np.full(len(slots), np.nan)
+        source_time = self._last[slots] + (overdue.due - self._arrived[slots])
+        return self._rows.at(
+            source_time, self._seq[slots], self.slots.ids[slots], nothing, overdue.score, nothing, nothing, self._last[slots]
+        )
+
+    def _reading_rows(
+        self, readings: Readings, rows: Index | None, score: Floats, low: Floats, high: Floats, since: Times
+    ) -> pa.RecordBatch:
+        if not (since != NEVER).any():
+            return self._rows.of(readings, rows, score, low, high)
+        at = slice(None) if rows is None else rows
+        return self._rows.at(
+            readings.time[at], readings.seq[at], readings.tag[at], readings.value[at], score, low, high, since
+        )  # fmt: skip
+
+    def problem(self, tag: Tag, row: ScoreRow) -> str:
+        """See Explains."""
+        lasted = span(row.time_us - row.since_us) if row.since_us is not None else ""
+        if np.isfinite(row.low):
+            return f"{tag.display} jumped to {quantity(row.value, tag)}, faster than it can change"
+        if np.isfinite(row.value):
+            return f"{tag.display} has not changed for {lasted}, it stays at {quantity(row.value, tag)}"
+        return f"{tag.display} has given no good reading for {lasted}"
+
+    def _arrays(self) -> dict[str, Floats | Times]:
+        return {
+            "value": self._value, "hold": self._hold, "changes": self._changes, "gap": self._gap, "arrivals": self._arrivals,
+            "first": self._first, "last": self._last, "changed": self._changed, "bad": self._bad, "arrived": self._arrived,
+            "due": self._due, "seq": self._seq,
+        }  # fmt: skip
+
+    def snapshot(self) -> bytes:
+        """See EdgeModel."""
+        return pack(self.kind, self.version, "", {"ids": self.slots.ids, "clock": self._clock, **self._arrays()})
+
+    def restore(self, state: bytes) -> None:
+        """See EdgeModel."""
+        stored = unpack(state, self.kind, self.version, "")
+        clock, ids = stored.pop("clock", None), stored.get("ids")
+        mine = self._arrays()
+        if clock is None or ids is None or stored.keys() != {"ids", *mine} or any(a.shape != ids.shape for a in stored.values()):
+            raise StateMismatch("the stored state holds other arrays than this version writes")
+        slots = self.slots.of(np.clip(ids, -1, 2**31 - 1).astype(np.int32))
+        known = slots >= 0
+        for name, array in mine.items():
+            array[slots[known]] = stored[name][known]
+        self._clock[:] = clock
+
+
+PLUGIN: Plugin[StuckConfig, EdgeModel] = Plugin(StuckConfig, Stuck)
