@@ -107,7 +107,10 @@ class BoundTag(Generic[TagT]):
 
 @dataclass(frozen=True, slots=True)
 class AdapterContext:
-    """What the gateway hands to an adapter or a simulator. `directory` is private to it and survives restarts."""
+    """What the gateway hands to an adapter. `directory` is private to it and survives restarts.
+
+    `base` is the directory of the YAML file: relative paths in the adapter's options are relative to it.
+    """
 
     name: str
     tags: Sequence[BoundTag[TagConfig]]
@@ -115,6 +118,7 @@ class AdapterContext:
     directory: Path
     log: structlog.stdlib.BoundLogger
     time_zone: str = "UTC"
+    base: Path = Path()
 
 
 class Adapter(Protocol):

@@ -163,7 +163,13 @@ def build_collectors(
         bound = bind(configuration, name, tags)
         config = at_endpoint(config, endpoints.get(name))
         context = AdapterContext(
-            name=name, tags=bound, clock=clock, directory=directory / name, log=log, time_zone=configuration.plant.time_zone
+            name=name,
+            tags=bound,
+            clock=clock,
+            directory=directory / name,
+            log=log,
+            time_zone=configuration.plant.time_zone,
+            base=configuration.directory,
         )
         adapter: Adapter = catalogue.plugin("adapters", config.kind).build(config, context)
         mine = [one.tag for one in bound]

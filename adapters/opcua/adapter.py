@@ -38,7 +38,8 @@ class OpcuaAdapter:
         """Open a new session; a former one is closed first."""
         quiet_library()
         await self._drop()
-        self._connection = await open_connection(self._config, self._context.name, self._context.directory)
+        context = self._context
+        self._connection = await open_connection(self._config, context.name, context.directory, context.base)
         try:
             async with failures(self._config.endpoint):
                 self._facts = await read_facts(self._connection)

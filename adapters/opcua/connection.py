@@ -154,8 +154,11 @@ class Connection:
         await _hang_up(self._client)
 
 
-async def open_connection(config: OpcuaConfig, name: str, directory: Path) -> Connection:
-    """Connect, secure as configured, create and activate a session. Raises NotConnected or ConfigError."""
+async def open_connection(config: OpcuaConfig, name: str, directory: Path, base: Path) -> Connection:
+    """Connect, secure as configured, create and activate a session. Raises NotConnected or ConfigError.
+
+    Certificates are below `directory`/pki, or where `security.trust` says, which is relative to `base`.
+    """
     client = _Client(config.endpoint, config.timeout.s)
     client.application_uri = f"urn:genba:{name}"
     client.name = client.description = f"genba {name}"
@@ -164,7 +167,8 @@ async def open_connection(config: OpcuaConfig, name: str, directory: Path) -> Co
         async with failures(config.endpoint):
             if config.security is not None and config.secured:
                 identity = await asyncio.to_thread(Identity.load_or_make, directory / "pki", f"genba {name}")
-                trust = await asyncio.to_thread(Trust.load, config.security.trust or directory / "pki")
+                trusted = base / config.security.trust if config.security.trust else directory / "pki"
+                trust = await asyncio.to_thread(Trust.load, trusted)
                 client.application_uri = identity.uri
                 client.certificate_validator = trust.validate
                 await _secure(client, config, identity)

@@ -140,7 +140,7 @@ async def test_a_frozen_server_is_noticed_within_5_s(server: Started, tmp_path: 
 async def test_encrypted_with_a_user_once_the_server_is_trusted(server: Started, tmp_path: Path, policy: str) -> None:
     pki = tmp_path / "trust"
     secured = {
-        "security": {"policy": policy, "mode": "sign_and_encrypt", "trust": str(pki)},
+        "security": {"policy": policy, "mode": "sign_and_encrypt", "trust": "trust"},
         "auth": {"username": "genba", "password": "secret"},
     }
     config = configure(PRESS, endpoint(server), **secured)

@@ -58,7 +58,7 @@ def bind(config: OpcuaConfig, name: str = "robot") -> list[BoundTag[TagConfig]]:
 
 
 def make_adapter(config: OpcuaConfig, directory: Path, log: structlog.stdlib.BoundLogger | None = None) -> OpcuaAdapter:
-    context = AdapterContext("robot", bind(config), SystemClock(), directory, log or structlog.get_logger())
+    context = AdapterContext("robot", bind(config), SystemClock(), directory, log or structlog.get_logger(), base=directory)
     built = PLUGIN.build(config, context)
     assert isinstance(built, OpcuaAdapter)
     return built

@@ -14,8 +14,8 @@ import pytest_asyncio
 import structlog
 from asyncua import Server, ua
 
-from adapters.opcua import subscriptions
-from adapters.opcua.connection import _Session
+from adapters.opcua import adapter as adapter_module
+from adapters.opcua import connection, subscriptions
 from adapters.opcua.simulator import stop
 from adapters.simulation import SignalConfig
 from schemas import quality as q
@@ -216,7 +216,7 @@ async def test_a_server_without_subscriptions_is_read_cyclically(
     async def unsupported(*_: object, **__: object) -> None:
         raise ua.UaStatusCodeError(ua.StatusCodes.BadServiceUnsupported)
 
-    monkeypatch.setattr(_Session, "create_subscription", unsupported)
+    monkeypatch.setattr(connection._Session, "create_subscription", unsupported)
     await plant.add("Cyclic", 1.0, ua.VariantType.Double)
     await plant.add("N", 2**50, ua.VariantType.Int64)
     tags = {
@@ -232,6 +232,31 @@ async def test_a_server_without_subscriptions_is_read_cyclically(
     assert {row["value_int"] for row in seen.rows["n"]} == {2**50}
     assert {row["quality"] for row in seen.rows["x"]} == {q.BAD_NODE_ID_UNKNOWN}
     assert len(seen.rows["y"]) == 1
+
+
+async def test_the_secure_channel_is_renewed_in_time(plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_CHANNEL_LIFETIME_MS", 800)
+    monkeypatch.setattr(adapter_module, "_QUIET_S", 0.1)
+    renewals: list[float] = []
+    plain = connection._Client.open_secure_channel
+
+    async def counting(self: connection._Client, renew: bool = False) -> None:
+        renewals.extend([time.monotonic()] if renew else [])
+        await plain(self, renew)
+
+    monkeypatch.setattr(connection._Client, "open_secure_channel", counting)
+    node = await plant.add("Renewed", 0.0, ua.VariantType.Double)
+    config = configure({"t": "ns=2;s=Renewed"}, plant.endpoint)
+    adapter = make_adapter(config, tmp_path)
+    await adapter.connect()
+    seen = Recorder(config)
+    async with aclosing(adapter.batches()) as stream:
+        for i in range(12):
+            await plant.write(node, ua.DataValue(ua.Variant(i + 1.0, ua.VariantType.Double)))
+            await seen.until(stream, lambda r, wanted=i + 1.0: r.rows["t"] and r.rows["t"][-1]["value"] == wanted)
+            await asyncio.sleep(0.15)
+    await adapter.aclose()
+    assert 2 <= len(renewals) <= 4
 
 
 async def test_no_tags_is_a_connection_all_the_same(plant: Plant, tmp_path: Path) -> None:
