@@ -110,7 +110,7 @@ class Collector:
     async def _came_up(self, batch: pa.RecordBatch) -> None:
         start = self._gap_from_us
         if start is not None:
-            end = _time_us(batch, 0)
+            end = _seen_us(batch)
             if end > start:
                 await self._put(
                     "gap",
@@ -160,5 +160,7 @@ class Collector:
         )
 
 
-def _time_us(batch: pa.RecordBatch, row: int) -> int:
-    return int(batch.column("time").cast(pa.int64())[row].as_py())
+def _seen_us(batch: pa.RecordBatch) -> int:
+    """When the gateway saw the first row: a server resends unchanged values with source times from before the gap."""
+    time, lag = batch.column("time").cast(pa.int64())[0].as_py(), batch.column("lag")[0].as_py()
+    return int(time) + 1000 * int(lag or 0)
