@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -52,8 +53,8 @@ class Connection(asyncio.Protocol):
         local, remote = (tsap.to_bytes(2) for tsap in tsaps)
         self._write(b"\x03\0\0\x16\x11\xe0\0\0\0\x01\0\xc0\x01\x0a\xc1\x02" + local + b"\xc2\x02" + remote)
         await self._confirmed
-        whole = setup_request(ASKED_WINDOW, ASKED_PDU)
-        (answer,) = await self.exchange([(whole[:11], whole[13:])], timeout_s=60.0)  # the caller's deadline is shorter
+        request = setup_request(ASKED_WINDOW, ASKED_PDU)
+        (answer,) = await self.exchange([request], timeout_s=60.0)  # the caller's deadline is shorter
         try:
             window, pdu = parse_setup(answer)
         except (Malformed, ConnectionError) as error:
@@ -199,6 +200,7 @@ async def open_connection(host: str, port: int, tsaps: tuple[int, int], *, timeo
         if isinstance(error, TimeoutError):
             raise NotConnected(f"{peer}: no answer within {timeout_s:g} s") from error
         if isinstance(error, OSError):
-            raise NotConnected(f"{peer}: {error.strerror or error}") from error
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+            raise NotConnected(f"{peer}: {why}") from error
         raise
     return connection

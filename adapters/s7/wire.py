@@ -85,13 +85,17 @@ def frame(pdu: bytes) -> bytes:
 
 def read_request(items: Sequence[Span]) -> tuple[bytes, bytes]:
     """The frame that reads `items`, before and behind its two bytes of PDU reference."""
-    whole = frame(S7Protocol().build_multi_read_request(list(items)))
+    return _around_reference(S7Protocol().build_multi_read_request(list(items)))
+
+
+def setup_request(window: int, pdu: int) -> tuple[bytes, bytes]:
+    """The frame that asks for `window` requests at a time and a PDU of `pdu` bytes, in two parts like `read_request`."""
+    return _around_reference(S7Protocol().build_setup_communication_request(window, window, pdu))
+
+
+def _around_reference(pdu: bytes) -> tuple[bytes, bytes]:
+    whole = frame(pdu)
     return whole[:11], whole[13:]
-
-
-def setup_request(window: int, pdu: int) -> bytes:
-    """The frame that asks for `window` requests at a time and a PDU of `pdu` bytes."""
-    return frame(S7Protocol().build_setup_communication_request(window, window, pdu))
 
 
 def parse_setup(pdu: bytes) -> tuple[int, int]:

@@ -1,0 +1,84 @@
+"""Addresses: every usual spelling, one canonical one, and refusals that say how to write it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.s7.address import MAX_BYTE, Address, parse
+
+bytes_ = st.integers(0, MAX_BYTE)
+addresses = st.builds(
+    lambda area, db, byte, width, bit: Address(area, db if area == "DB" else 0, byte, width, bit if width == "X" else None),
+    st.sampled_from(["DB", "M", "I", "Q"]),
+    st.integers(1, 65535),
+    bytes_,
+    st.sampled_from(["X", "B", "W", "D", "L"]),
+    st.integers(0, 7),
+)
+
+
+@given(addresses)
+def test_the_canonical_spelling_reads_back_as_the_same_address(address: Address) -> None:
+    assert parse(str(address)) == address
+
+
+@given(addresses)
+def test_tia_lower_case_and_blanks_mean_the_same(address: Address) -> None:
+    assert parse(f" %{str(address).lower()} ".replace(".", ". ")) == address
+
+
+@pytest.mark.parametrize(
+    ("spelling", "canonical"),
+    [
+        ("DB10.DBD4", "DB10.DBD4"),
+        ("%DB10.DBX0.3", "DB10.DBX0.3"),
+        ("db10.dbx 0.3", "DB10.DBX0.3"),
+        ("E0.0", "I0.0"),
+        ("EB4", "IB4"),
+        ("%AW6", "QW6"),
+        ("A1.7", "Q1.7"),
+        ("M10.3", "M10.3"),
+        ("MX10.3", "M10.3"),
+        ("MD4", "MD4"),
+    ],
+)
+def test_spellings_of_step_7_tia_and_german_mnemonics(spelling: str, canonical: str) -> None:
+    assert str(parse(spelling)) == canonical
+
+
+@pytest.mark.parametrize(
+    ("spelling", "says"),
+    [
+        ("DB10.4", "DB10.DBX4.0"),
+        ("DB0.DBW0", "1 to 65535"),
+        ("DB70000.DBW0", "1 to 65535"),
+        ("DB1.DBX4", "DB1.DBX4.0"),
+        ("M4", "M4.0"),
+        ("MW4.1", "M4.1"),
+        ("DB1.DBX0.8", "0 to 7"),
+        ("DB1.DBB9999999", "end at byte"),
+        ("T5", "timers and counters"),
+        ("C12", "timers and counters"),
+        ("PIW256", "peripheral"),
+        ("VW100", "DB1.DBW0"),
+        ('"Furnace".temp', "symbolic"),
+        ("hr:100", "write it like DB10.DBD4"),
+        ("", "write it like DB10.DBD4"),
+        ("DB1.DBD-4", "write it like"),
+    ],
+)
+def test_a_refusal_names_the_way_out(spelling: str, says: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        parse(spelling)
+    assert says in str(caught.value)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
+    try:
+        address = parse(text)
+    except ValueError:
+        return
+    assert parse(str(address)) == address
