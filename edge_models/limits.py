@@ -68,6 +68,8 @@ class Limits:
         for part in plan.rounds:
             value, time, at = readings.value[part.rows], readings.time[part.rows], part.at
             good = time > self._last[at]
+            if not good.all():  # a live row counts however old it says it is: a clock set back must not blind the limits
+                good |= ~readings.backfilled()[part.rows]
             if usable is not None:
                 good &= usable[part.rows]
             watched = self._told[at].any(axis=1)
@@ -106,7 +108,9 @@ class Limits:
         limit, nothing = self._limit[slots, level], np.full(len(rows), np.nan)
         low, high = (limit, nothing) if level < 2 else (nothing, limit)
         value = readings.value[rows]
-        return self._rows[level].at(readings.time[rows], readings.seq[rows], readings.tag[rows], value, score, low, high)
+        return self._rows[level].at(
+            readings.time[rows], readings.seq[rows], readings.tag[rows].astype(np.intp), value, score, low, high
+        )
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:
         """See Explains."""

@@ -178,6 +178,9 @@ class Stuck:
             self._take(part.slots, time, readings.value[rows], part.out, score, low, high, since, at)
             self._arrive(part.slots, at, arrived, time, readings.seq[rows])
             return
+        back = (time < self._last[at]) & ~readings.backfilled()[rows]
+        if back.any():
+            self._set_back(part.slots[back], time[back])
         good = fresh if usable is None else fresh & usable[rows]
         quality = readings.quality[rows]
         bad = q.is_bad(quality)
@@ -197,6 +200,14 @@ class Stuck:
         self._bad[part.slots[paused]] = NEVER
         self._arrive(part.slots, at, arrived, np.maximum(time, self._last[at]), readings.seq[rows])
         self._due[part.slots[paused]] = _FOREVER
+
+    def _set_back(self, slots: Index, time: Times) -> None:
+        """Live rows older than what was seen: the source's clock was set back, or they are late. The watch begins anew there."""
+        shift = time - self._last[slots]
+        self._first[slots] = np.where(self._first[slots] == NEVER, NEVER, self._first[slots] + shift)
+        self._last[slots] = time
+        self._changed[slots] = NEVER
+        self._bad[slots] = NEVER
 
     def _take(
         self, slots: Index, time: Times, value: Floats, out: slice | Index, score: Floats, low: Floats, high: Floats, since: Times, at: slice | Index
@@ -291,7 +302,7 @@ class Stuck:
             return self._rows.of(readings, rows, score, low, high)
         at = slice(None) if rows is None else rows
         return self._rows.at(
-            readings.time[at], readings.seq[at], readings.tag[at], readings.value[at], score, low, high, since
+            readings.time[at], readings.seq[at], readings.tag[at].astype(np.intp), readings.value[at], score, low, high, since
         )  # fmt: skip
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:
