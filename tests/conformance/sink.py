@@ -270,6 +270,15 @@ async def _all(sink: Sink) -> int:
 
 
 async def _settled() -> tuple[list[str], int, int]:
-    """Threads by name, tasks, open file descriptors."""
-    await asyncio.sleep(0)
+    """Threads by name, tasks, open file descriptors, once a service in this process has stopped tidying up after its client."""
+    now = _open_things()
+    for _ in range(40):
+        await asyncio.sleep(0.05)
+        before, now = now, _open_things()
+        if now == before:
+            break
+    return now
+
+
+def _open_things() -> tuple[list[str], int, int]:
     return sorted(t.name for t in threading.enumerate()), len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
