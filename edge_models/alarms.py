@@ -223,9 +223,9 @@ class AlarmLayer:
         """Everything that is open, waiting, shelved or used up, by names and tag ids: the plant may change meanwhile."""
         waiting: list[Waiting] = []
         for (model, alarm), delays in self._delays.items():
-            for subject, *fields in delays.waiting():
+            for subject, state, t0, seq, onset in delays.waiting():
                 tag, asset = self._about(subject)
-                waiting.append([model, alarm, None if tag is None else tag.id, asset, *fields])
+                waiting.append((model, alarm, None if tag is None else tag.id, asset, state, t0, seq, onset))
         told = self._book.written(waiting)
         return pack(_KIND, _VERSION, "", {"book": text_array(told)})
 

@@ -176,7 +176,7 @@ class _Test:
 class Gate:
     """Follows one condition for the assets of a model's tags, in row order. Unknown yet or bad makes a comparison false.
 
-    Built once; `active(readings)` is cheap while no tag of the condition changes its comparison.
+    `truth` bool[assets, comparisons] is its whole state. `active(readings)` is cheap while no tag of the condition changes its comparison.
     """
 
     def __init__(self, condition: Condition, watched: Sequence[Tag], tags: Sequence[Tag], *, where: str = "") -> None:
@@ -186,6 +186,7 @@ class Gate:
         by_name = {(tag.asset, tag.name): tag for tag in tags}
         top = max((tag.id for tag in tags), default=-1) + 2
         self._asset_of = np.full(top, -1, dtype=np.intp)  # by tag id; the last entry stands for unknown ids
+        self.signature = "\n".join((condition.text, *assets))
         position = {asset: number for number, asset in enumerate(assets)}
         for tag in watched:
             self._asset_of[tag.id] = position[tag.asset]
@@ -233,12 +234,8 @@ class Gate:
                     behind = np.flatnonzero(asset[row:] == test.asset) + row
                     opened[behind] = state
 
-    def snapshot(self) -> Mapping[str, npt.NDArray[np.generic]]:
-        """What `restore` takes: the truth of every comparison by asset."""
-        return {"truth": self.truth}
-
     def restore(self, truth: npt.NDArray[np.generic]) -> None:
-        """Take over the truth as it was; one of another shape is not taken over, everything is unknown then."""
+        """Take over `truth` of a gate with the same `signature`; one of another shape leaves everything unknown."""
         if truth.shape == self.truth.shape:
             self.truth[:] = truth.astype(bool)
             self._open = self.condition.evaluate(self.truth).copy()

@@ -1,0 +1,274 @@
+"""All models of a site over the stream of readings: what the gateway, a file job, the lake and Spark run alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.asset import matches_any
+from schemas.errors import ConfigError, StateMismatch
+from schemas.kinds import kind_of
+from schemas.plugin import Plugin
+from schemas.tags import Tag
+
+from . import limits
+from .alarm_records import Message, alert_batch
+from .alarms import AlarmLayer
+from .base import EdgeModel, ModelConfig, ModelContext
+from .gate import Gate, parse
+from .limits import LimitsConfig
+from .slots import NEVER, Bools, Readings, Times, decode
+from .state import array_text, pack, text_array, unpack
+
+_KIND: Final = "model_set"
+_VERSION: Final = 1
+_LIMITS: Final = "limits"
+_ALARMS: Final = "\0alarms"  # no model can be called that
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What one update brought: SCORE, ALERT and HEALTH batches, any of them none."""
+
+    scores: list[pa.RecordBatch] = field(default_factory=list)
+    alerts: list[pa.RecordBatch] = field(default_factory=list)
+    health: list[pa.RecordBatch] = field(default_factory=list)
+
+
+class Warmth:
+    """Since when each tag of a model has given good readings. Nothing more is looked up once all are warm."""
+
+    def __init__(self, tags: Sequence[Tag], warm_up_us: int) -> None:
+        self._warm_up_us = warm_up_us
+        self.first: Times = np.full(max((tag.id for tag in tags), default=-1) + 2, NEVER)  # by tag id
+        self._ids = np.array([tag.id for tag in tags], dtype=np.intp)
+        self._warm = np.zeros(len(self.first), dtype=bool)
+        self._settled = warm_up_us == 0 or not tags
+
+    def see(self, readings: Readings) -> None:
+        """Take note of first good readings."""
+        if self._settled:
+            return
+        ids = np.minimum(readings.tag, len(self.first) - 1)
+        new = self.first[ids] == NEVER
+        if new.any():
+            usable = readings.usable()
+            rows = np.flatnonzero(new if usable is None else new & usable)[::-1]  # the earliest row is written last
+            self.first[ids[rows]] = readings.time[rows]
+        self.first[-1] = NEVER
+
+    def cold(self, scores: pa.RecordBatch) -> Bools | None:
+        """True for SCORE rows of tags that are not warm yet; None when there are none. Rows of assets are the model's own affair."""
+        if self._settled or scores.column("tag").null_count:
+            return None
+        ids = np.minimum(scores.column("tag").to_numpy(), len(self.first) - 1)
+        waited = scores.column("time").view(pa.int64()).to_numpy() - self.first[ids]
+        # Before its first good reading a tag has waited nonsense; a clock that was set back has waited less than nothing.
+        cold: Bools = (self.first[ids] == NEVER) | ((waited >= 0) & (waited < self._warm_up_us))
+        self._warm[ids[~cold]] = True
+        self._settled = bool(self._warm[self._ids].all())
+        return cold if cold.any() else None
+
+
+class _Member:
+    """One model with its gate and its warm-up."""
+
+    def __init__(self, name: str, config: ModelConfig, model: EdgeModel, gate: Gate | None, tags: Sequence[Tag]) -> None:
+        self.name, self.model, self.gate = name, model, gate
+        self.alarm = config.alarm.name or name
+        self.warmth = Warmth(tags, config.warm_up.us)
+        self.ids = np.zeros(max((tag.id for tag in tags), default=-1) + 2, dtype=bool)
+        self.ids[[tag.id for tag in tags]] = True
+
+    def update(self, batch: pa.RecordBatch, readings: Readings | None, now: int) -> tuple[list[pa.RecordBatch], Bools | None]:
+        """SCORE and HEALTH batches, and which rows of `batch` are gated (None: none)."""
+        shut: Bools | None = None
+        if readings is not None:
+            if self.gate is not None:
+                active = self.gate.active(readings)
+                mine = self.ids[np.minimum(readings.tag, len(self.ids) - 1)]
+                if (mine & ~active).any():
+                    shut = ~active
+                    batch = batch.append_column("active", pa.array(active))
+                    readings = decode(batch)
+            self.warmth.see(readings)
+        return self.model.update(batch, now), shut
+
+
+class ModelSet:
+    """Runs the models in the order of the configuration and the alarm layer behind them.
+
+    Rows go through in `seq` order; whatever way they are cut into batches, scores and alerts are the same. `alarms` is the one
+    alarm layer, also for the gateway's own troubles.
+    """
+
+    def __init__(
+        self, members: Mapping[str, tuple[ModelConfig, EdgeModel, Gate | None, Sequence[Tag]]], tags: Sequence[Tag]
+    ) -> None:
+        """`members` by name: configuration, model, gate and the tags it watches. Tags need their ids."""
+        self.alarms = AlarmLayer(tags)
+        self._members: list[_Member] = []
+        for name, (config, model, gate, watched) in members.items():
+            self._members.append(_Member(name, config, model, gate, watched))
+            self.alarms.add(name, config.alarm, model, limits=config.kind == _LIMITS)
+        self._fresh: set[str] = {*members}
+
+    @classmethod
+    def build(
+        cls, configs: Mapping[str, ModelConfig], tags: Sequence[Tag], plugin_of: Callable[[str], Plugin[Any, EdgeModel]]
+    ) -> ModelSet:
+        """The models of a configuration over resolved tags; limits are watched without an entry.
+
+        An entry without `tags` watches all numeric tags. Raises ConfigError where patterns match nothing or a condition
+        cannot be followed.
+        """
+        members: dict[str, tuple[ModelConfig, EdgeModel, Gate | None, Sequence[Tag]]] = {}
+        for name, config in configs.items():
+            where = f"models.{name}"
+            found = watched(config, tags)
+            if not found and config.tags:
+                raise ConfigError(
+                    f"no tag matches {', '.join(config.tags)}", where=f"{where}.tags", hint="write `**/name` or a full path"
+                )
+            gate = None
+            if config.active_when is not None:
+                try:
+                    condition = parse(config.active_when)
+                except ValueError as error:
+                    raise ConfigError(str(error), where=f"{where}.active_when") from error
+                gate = Gate(condition, found, tags, where=f"{where}.active_when")
+            members[name] = (config, plugin_of(config.kind).build(config, ModelContext(name, found)), gate, found)
+        limited = [tag for tag in tags if tag.limits is not None]
+        if limited and not any(config.kind == _LIMITS for config in configs.values()):
+            config = LimitsConfig(kind=_LIMITS)
+            name = _LIMITS if _LIMITS not in members else f"{_LIMITS}-of-tags"
+            members[name] = (config, limits.PLUGIN.build(config, ModelContext(name, limited)), None, limited)
+        return cls(members, tags)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the models in the order in which they run."""
+        return [member.name for member in self._members]
+
+    def update(self, batch: pa.RecordBatch, now: int) -> Outputs:
+        """TELEMETRY(n) with `seq` at `now` (µs) -> scores, alerts and health."""
+        readings = decode(batch) if batch.num_rows else None
+        out = Outputs()
+        messages = self.alarms.expired(now)
+        for member in self._members:
+            found, shut = member.update(batch, readings, now)
+            for one in found:
+                if kind_of(one) == "score":
+                    messages += self._score(member, one, readings, shut, out)
+                else:
+                    out.health.append(one)
+        alerts = alert_batch(messages)
+        if alerts is not None:
+            out.alerts.append(alerts)
+        return out
+
+    def tick(self, now: int) -> Outputs:
+        """Time passes and nothing comes: missing readings are noticed, shelves end."""
+        return self.update(_EMPTY, now)
+
+    def _score(
+        self, member: _Member, scores: pa.RecordBatch, readings: Readings | None, shut: Bools | None, out: Outputs
+    ) -> list[Message]:
+        if scores.num_rows == 0:
+            return []
+        scores, alarm = _named(scores, member)
+        inactive: Bools | None = None
+        if shut is not None and readings is not None:
+            # A score names the row it was made from; rows of a batch are numbered without holes.
+            row = scores.column("seq").to_numpy() - int(readings.seq[0])
+            inside = (row >= 0) & (row < len(shut))
+            inactive = np.zeros(len(row), dtype=bool)
+            inactive[inside] = shut[row[inside]]
+        cold = member.warmth.cold(scores)
+        blank = cold if inactive is None else inactive if cold is None else cold | inactive
+        if blank is not None:
+            at = scores.schema.get_field_index("score")
+            score = scores.column("score").to_numpy(zero_copy_only=False)
+            scores = scores.set_column(at, scores.schema.field(at), pa.array(np.where(blank, np.nan, score), from_pandas=True))
+        out.scores.append(scores)
+        return self.alarms.feed(member.name, alarm, scores, inactive=inactive)
+
+    def snapshot(self) -> bytes:
+        """The state of all models, gates, warm-ups and alarms."""
+        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        for member in self._members:
+            arrays[f"model/{member.name}"] = np.frombuffer(member.model.snapshot(), dtype=np.uint8)
+            arrays[f"first/{member.name}"] = member.warmth.first
+            if member.gate is not None:
+                arrays[f"gate/{member.name}"] = member.gate.truth
+                arrays[f"when/{member.name}"] = text_array(member.gate.signature)
+        arrays[_ALARMS] = np.frombuffer(self.alarms.snapshot(), dtype=np.uint8)
+        return pack(_KIND, _VERSION, "", arrays)
+
+    def restore(self, state: bytes) -> dict[str, str]:
+        """Take over a state. Returns which members start fresh and why, by name; a damaged state makes all of them.
+
+        A model that the state does not know starts fresh without being named.
+        """
+        try:
+            arrays = unpack(state, _KIND, _VERSION, "")
+        except StateMismatch as error:
+            return {member.name: str(error) for member in self._members}
+        fresh: dict[str, str] = {}
+        for member in self._members:
+            stored = arrays.get(f"model/{member.name}")
+            if stored is None:
+                continue
+            try:
+                member.model.restore(stored.tobytes())
+            except StateMismatch as error:
+                fresh[member.name] = str(error)
+                continue
+            self._fresh.discard(member.name)
+            first = arrays.get(f"first/{member.name}")
+            if first is not None:
+                n = min(len(first), len(member.warmth.first)) - 1
+                member.warmth.first[:n] = first[:n].astype(np.int64)
+            truth, when = arrays.get(f"gate/{member.name}"), arrays.get(f"when/{member.name}")
+            if member.gate is not None and truth is not None and when is not None and array_text(when) == member.gate.signature:
+                member.gate.restore(truth)
+        try:
+            self.alarms.restore(arrays[_ALARMS].tobytes() if _ALARMS in arrays else b"")
+        except StateMismatch as error:
+            fresh["alarms"] = str(error)
+        return fresh
+
+    def replay_alerts(self, alerts: Iterable[pa.RecordBatch]) -> None:
+        """Durable ALERT rows, oldest first, after `restore` (or without it): nothing of them is told twice."""
+        self.alarms.replay(alerts, fresh=self._fresh)
+
+
+def watched(config: ModelConfig, tags: Sequence[Tag]) -> list[Tag]:
+    """The tags that an entry below `models:` is about: those its patterns match, all numeric ones without patterns."""
+    if config.tags:
+        return [tag for tag in tags if matches_any(tag.path, config.tags)]
+    return [tag for tag in tags if tag.value_type in ("number", "integer")]
+
+
+def _named(scores: pa.RecordBatch, member: _Member) -> tuple[pa.RecordBatch, str]:
+    """Model and alarm filled in where the model leaves them open. A batch is about one alarm."""
+    for name, text in (("model", member.name), ("alarm", member.alarm)):
+        column = scores.column(name)
+        if column.null_count:
+            at = scores.schema.get_field_index(name)
+            scores = scores.set_column(at, scores.schema.field(at), column.fill_null(text))
+    return scores, str(scores.column("alarm")[0].as_py())
+
+
+def _empty() -> pa.RecordBatch:
+    from schemas.kinds import make_batch, with_seq
+
+    return with_seq(make_batch("telemetry", 0), 0)
+
+
+_EMPTY: Final = _empty()
