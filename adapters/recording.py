@@ -90,7 +90,7 @@ def read_recording(file: Path, column: str | None = None) -> Recording:
     head = lines[0] if lines else ""
     delimiter = max(",;\t", key=head.count)
     try:
-        rows = [(reader.line_num, row) for reader in [csv.reader(lines, delimiter=delimiter)] for row in reader if any(row)]
+        rows = [(reader.line_num, row) for reader in [csv.reader(lines, delimiter=delimiter)] for row in reader if row]
     except csv.Error as error:
         raise ConfigError(f"{file} is not CSV: {error}", hint=USAGE) from error
     if len(rows) < 2:

@@ -104,7 +104,9 @@ class Signals:
             return 1.0 if value >= 0.5 else 0.0
         if tag.enum and not source.literal:
             return min(tag.enum, key=lambda number: abs(number - value))
-        return round(value) if whole else value
+        if whole:
+            return round(value) if math.isfinite(value) else 0
+        return value
 
     def _source_of(self, tag: Tag) -> _Replayed | _Simulated:
         names = (f"{tag.adapter}/{tag.name}", f"{tag.device}/{tag.name}")

@@ -57,6 +57,7 @@ def loop_watch() -> BlockBuster:
     for function in watch.functions.values():
         function.can_block_in("<frozen importlib._bootstrap>", {"_find_and_load"})  # a lazy import, once a process
         function.can_block_in("threading.py", {"start"})
+        function.can_block_in("adapters/recording.py", {"read_recording"})  # once, before a simulation starts
     return watch
 
 

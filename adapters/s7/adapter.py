@@ -30,24 +30,27 @@ class S7Adapter:
         self._classes = [
             ScanClass(
                 by_period[period],
-                zone=ZoneInfo(context.time_zone),
                 clock=context.clock,
                 log=context.log,
                 timeout_s=config.timeout.s,
             )
             for period in self._periods
         ]
+        self._time_zone = context.time_zone
+        self._zone: ZoneInfo | None = None
         self._connection: Connection | None = None
         self.overruns = 0  # polls skipped because an earlier one was still under way
 
     async def connect(self) -> None:
         """Open a new connection within the timeout; a former one is closed first."""
         await self.aclose()
+        if self._zone is None:
+            self._zone = await asyncio.to_thread(ZoneInfo, self._time_zone)  # reads a file
         config = self._config
         connection = await open_connection(config.host, config.port, config.tsaps, timeout_s=config.timeout.s)
         self._connection = connection
         for scan in self._classes:
-            scan.prepare(connection.pdu)
+            scan.prepare(connection.pdu, self._zone)
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """One batch per poll and scan class."""

@@ -148,8 +148,7 @@ class Layout:
         apart: AbstractSet[Block] = frozenset(),
         without: Mapping[int, int] | None = None,
     ) -> None:
-        self.places, self.pdu = places, pdu
-        self._zone = zone
+        self.places, self.pdu, self.zone = places, pdu, zone
         self._without = dict(without or {})
         read = [position for position in range(len(places)) if position not in self._without]
         self.items = cut((places[position].span for position in read), pdu, apart)
@@ -270,7 +269,7 @@ class Layout:
             out.texts[position] = known[1]
             return
         try:
-            text = _decode(place, raw, self._zone)
+            text = _decode(place, raw, self.zone)
         except (ValueError, OverflowError):
             out.quality[position] = q.BAD_DECODING_ERROR
             return

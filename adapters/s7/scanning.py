@@ -34,12 +34,11 @@ class ScanClass:
         self,
         tags: Sequence[BoundTag[TagConfig]],
         *,
-        zone: tzinfo,
         clock: Clock,
         log: structlog.stdlib.BoundLogger,
         timeout_s: float,
     ) -> None:
-        self._tags, self._zone, self._clock, self._log, self._timeout_s = tags, zone, clock, log, timeout_s
+        self._tags, self._clock, self._log, self._timeout_s = tags, clock, log, timeout_s
         self._readings = Readings(tags)
         self._places = places_of(tags)
         self._apart: set[Block] = set()
@@ -49,12 +48,12 @@ class ScanClass:
         self._layout: Layout | None = None
         self._frames: list[tuple[bytes, bytes]] = []
 
-    def prepare(self, pdu: int) -> None:
-        """Plan for a new connection; tags refused on the last one are tried again."""
+    def prepare(self, pdu: int, zone: tzinfo) -> None:
+        """Plan for a new connection; tags refused on the last one are tried again. `zone` is what DT and DTL are in."""
         retry = bool(self._refused)
         self._refused = {}
         if self._layout is None or self._layout.pdu != pdu or retry:
-            self._compile(pdu)
+            self._compile(pdu, zone)
 
     async def poll(self, connection: Connection, now_s: float) -> pa.RecordBatch:
         """Read all tags once: READING(n). `now_s` is the loop's time. Raises NotConnected."""
@@ -63,7 +62,7 @@ class ScanClass:
         retried = bool(self._refused) and now_s >= self._retry_at
         if retried:
             self._refused = {}
-            layout = self._compile(layout.pdu)
+            layout = self._compile(layout.pdu, layout.zone)
         answers = await self._read(connection, layout.items, layout.requests, self._frames)
         refused: dict[int, Answer] = {}
         for item, answer in answers.items():
@@ -82,9 +81,9 @@ class ScanClass:
             texts=values.texts or None,
         )
 
-    def _compile(self, pdu: int) -> Layout:
+    def _compile(self, pdu: int, zone: tzinfo) -> Layout:
         without = {position: refusal(code).quality for position, code in self._refused.items()}
-        layout = self._layout = Layout(self._places, pdu, zone=self._zone, apart=self._apart, without=without)
+        layout = self._layout = Layout(self._places, pdu, zone=zone, apart=self._apart, without=without)
         self._frames = _frames(layout.items, layout.requests)
         return layout
 
@@ -136,7 +135,7 @@ class ScanClass:
         if lasting or blocks - blamed:
             self._refused |= lasting
             self._retry_at = now_s + RETRY_S
-            self._compile(layout.pdu)
+            self._compile(layout.pdu, layout.zone)
         return {position: 0 if code == OK else refusal(code).quality for position, code in suspects.items()}
 
     async def _read_alone(self, connection: Connection, layout: Layout, positions: Sequence[int], codes: dict[int, int]) -> None:

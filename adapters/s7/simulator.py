@@ -207,7 +207,7 @@ class S7Simulator:
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen and return `s7://host:port`. Raises OSError when the port is taken."""
         context = self._context
-        zone = ZoneInfo(context.time_zone)
+        zone = await asyncio.to_thread(ZoneInfo, context.time_zone)  # reads a file
         cells = [_Cell(bound, place, zone) for bound, place in zip(context.tags, places_of(context.tags), strict=True)]
         memory = _Memory(cells, context.signals)
         loop = asyncio.get_running_loop()

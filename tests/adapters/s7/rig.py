@@ -94,3 +94,10 @@ async def take(adapter: S7Adapter, batches: int) -> list[pa.RecordBatch]:
         while len(taken) < batches:
             taken.append(await anext(stream))
     return taken
+
+
+async def drain(stream: AsyncIterator[pa.RecordBatch]) -> None:
+    """Take batches until the stream raises."""
+    async with asyncio.timeout(15):
+        async for _ in stream:
+            pass
