@@ -1,0 +1,143 @@
+"""The S7 adapter against the C++ snap7 server: every type, what is not there, a kill, a freeze."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import pytest
+
+from schemas import quality as q
+from schemas.errors import NotConnected
+from tests.adapters.s7 import rig
+
+pytestmark = pytest.mark.interop
+
+
+class Started(Protocol):
+    port: int
+    pid: int
+
+    def kill(self) -> None: ...
+    def restart(self) -> None: ...
+
+
+TAGS = {
+    "real": ("DB1.DBD0", "real"),
+    "counter": ("DB1.DBD4", "real"),
+    "int": ("DB1.DBW8", "int"),
+    "uint": ("%DB1.DBW10", "UInt"),
+    "dint": ("DB1.DBD12", "dint"),
+    "udint": ("DB1.DBD16", "udint"),
+    "on": ("DB1.DBX20.0", "bool"),
+    "off": ("DB1.DBX20.1", "bool"),
+    "alarm": ("DB1.DBX20.3", "bool"),
+    "lreal": ("DB1.DBB24", "lreal"),
+    "recipe": ("DB1.DBB32", "string[32]"),
+    "lint": ("DB1.DBB66", "lint"),
+    "nan": ("DB1.DBD74", "real"),
+    "made": ("DB1.DBB78", "dt"),
+    "byte": ("DB1.DBB86", "byte"),
+    "flags": ("MB0", "byte"),
+    "word": ("MW2", "word"),
+    "input": ("EB0", "byte"),
+    "output": ("AB0", "byte"),
+}
+
+
+def endpoint(server: Started) -> str:
+    return f"s7://127.0.0.1:{server.port}"
+
+
+async def test_values_of_every_type(snap7_node_server: Callable[[], Started]) -> None:
+    server = await asyncio.to_thread(snap7_node_server)
+    config = rig.configure(TAGS)
+    async with rig.connected(config, endpoint(server), time_zone="Asia/Tokyo") as adapter:
+        assert adapter._connection is not None
+        assert (adapter._connection.pdu, adapter._connection.window) == (960, 8)
+        first, *_, last = (rig.rows_of(config, batch) for batch in await rig.take(adapter, 10))
+    numbers = {"real": 21.5, "int": -1234, "uint": 54321, "dint": -100_000, "udint": 3_000_000_000, "on": 1, "off": 0, "alarm": 1}
+    numbers |= {"lreal": 3.141592653589793, "byte": 200, "flags": 0b10101010, "word": 4242, "input": 1, "output": 2}
+    assert {name: first[name]["value"] for name in numbers} == numbers
+    assert first["lint"]["value_int"] == 9007199254740993
+    assert first["recipe"]["text"] == "GENBA"
+    assert first["made"]["text"] == "2026-01-01T18:04:05.678000Z"
+    assert (first["nan"]["value"], first["nan"]["quality"]) == (None, q.BAD_SENSOR_FAILURE)
+    assert {row["quality"] for name, row in first.items() if name != "nan"} == {q.GOOD}
+    assert last["counter"]["value"] > first["counter"]["value"]
+
+
+async def test_a_thousand_values_across_several_requests(snap7_node_server: Callable[[], Started]) -> None:
+    server = await asyncio.to_thread(snap7_node_server)
+    config = rig.configure({f"n{n}": (f"DB2.DBD{4 * n}", "real") for n in range(1000)})
+    async with rig.connected(config, endpoint(server)) as adapter:
+        for batch in await rig.take(adapter, 3):
+            assert batch.column("value").to_pylist() == pytest.approx([n / 10 for n in range(1000)])
+
+
+async def test_what_the_plc_refuses_does_not_take_the_rest_along(snap7_node_server: Callable[[], Started]) -> None:
+    server = await asyncio.to_thread(snap7_node_server)
+    config = rig.configure(
+        {
+            **TAGS,
+            "behind": ("DB1.DBD254", "real"),
+            "absent": ("DB3.DBD0", "real"),
+            "far": ("MW62", "int"),
+            "beyond": ("MW63", "int"),
+        }
+    )
+    async with rig.connected(config, endpoint(server)) as adapter:
+        for batch in await rig.take(adapter, 3):
+            rows = rig.rows_of(config, batch)
+            assert {name for name, row in rows.items() if row["quality"]} == {"nan", "behind", "absent", "beyond"}
+            assert rows["absent"]["quality"] == q.BAD_NODE_ID_UNKNOWN
+            assert rows["real"]["value"] == 21.5
+
+
+async def test_a_kill_is_noticed_at_once_and_a_restart_gives_values_again_within_five_seconds(
+    snap7_node_server: Callable[[], Started],
+) -> None:
+    server = await asyncio.to_thread(snap7_node_server)
+    adapter = rig.make_adapter(rig.configure(TAGS), endpoint(server))
+    await adapter.connect()
+    async with aclosing(adapter.batches()) as stream:
+        await anext(stream)
+        server.kill()
+        began = time.monotonic()
+        with pytest.raises(NotConnected):
+            await rig.drain(stream)
+        assert time.monotonic() - began < 0.5
+    with pytest.raises(NotConnected):
+        await adapter.connect()
+    await asyncio.to_thread(server.restart)
+    began = time.monotonic()
+    while True:  # as the supervisor does
+        try:
+            await adapter.connect()
+            break
+        except NotConnected:
+            assert time.monotonic() - began < 5
+            await asyncio.sleep(0.25)
+    (batch,) = await rig.take(adapter, 1)
+    assert time.monotonic() - began < 5
+    assert batch.column("value")[0].as_py() == 21.5
+    await adapter.aclose()
+
+
+async def test_a_frozen_server_is_not_connected_after_the_timeout(snap7_node_server: Callable[[], Started]) -> None:
+    server = await asyncio.to_thread(snap7_node_server)
+    async with rig.connected(rig.configure(TAGS, timeout="400ms"), endpoint(server)) as adapter:
+        await rig.take(adapter, 2)
+        os.kill(server.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(NotConnected, match="no answer"):
+            await rig.take(adapter, 3)
+        assert time.monotonic() - began < 1.5
+        os.kill(server.pid, signal.SIGCONT)
+        await adapter.connect()
+        await rig.take(adapter, 1)
