@@ -244,6 +244,21 @@ class Connection:
         self._waiting.clear()
 
 
+class HandshakeSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails: paho lets go of it without closing. Meant for `SSLContext.sslsocket_class`."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        """As the base class. A connection that breaks off says what it probably means."""
+        try:
+            super().do_handshake(block)
+        except ConnectionError as error:
+            self.close()
+            raise ConnectionAbortedError(error.errno, "broke off the TLS handshake; is this a TLS port?") from error
+        except BaseException:
+            self.close()
+            raise
+
+
 def reason_of(error: OSError | UnicodeError) -> str:
     """What went wrong with name look-up, TCP or TLS, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -20,7 +20,7 @@ from schemas.errors import Busy, ConfigError, NotConnected, Rejected
 from schemas.span import Command, SpoolSpan
 
 from .config import MqttConfig, address
-from .connection import LOST, Connection, NoAnswer, Options, Refused, Version
+from .connection import LOST, Connection, HandshakeSocket, NoAnswer, Options, Refused, Version
 
 if TYPE_CHECKING:
     from schemas.kinds import Kind
@@ -256,6 +256,7 @@ class MqttSink:
         config = self._config
         made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
         made.minimum_version = ssl.TLSVersion.TLSv1_2
+        made.sslsocket_class = HandshakeSocket
         option, base = "ca", self._context.base
         try:
             if config.ca is not None:
