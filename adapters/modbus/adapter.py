@@ -1,0 +1,109 @@
+"""The Modbus adapter: one connection, its scan classes on one schedule, one batch per poll."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final
+
+import pyarrow as pa
+
+from adapters.base import AdapterContext
+from adapters.polling import Schedule
+from schemas.errors import NotConnected
+
+from .config import ModbusConfig
+from .connection import Connection, open_connection
+from .plan import Cut, points_of, scan_classes
+from .scanner import Scanner, Silence
+
+MAX_ROWS: Final = 65_536
+"""A poll of more tags comes as several batches."""
+
+
+class ModbusAdapter:
+    """Polls one Modbus connection, one request at a time. Time is the gateway's, when the last answer of the poll arrived."""
+
+    def __init__(self, config: ModbusConfig, context: AdapterContext) -> None:
+        """Compile the plan. Raises ConfigError for a tag that cannot be read in one request."""
+        self._config, self._context = config, context
+        self._log = context.log.bind(adapter=context.name)
+        points = points_of(config, context.tags)
+        self._scanners = [
+            Scanner(scan, [context.tags[position] for position in scan.positions], self._log)
+            for scan in scan_classes(context.tags, points)
+        ]
+        self._units = {point.span.unit for point in points}
+        self._connection: Connection | None = None
+
+    async def connect(self) -> None:
+        """Open a new connection; a former one is closed first, and what was learnt on it is forgotten."""
+        await self.aclose()
+        self._connection = await open_connection(self._config)
+        cuts = set[Cut]()
+        for scanner in self._scanners:
+            scanner.begin(cuts)
+
+    async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
+        """One telemetry batch per poll of a scan class, with every tag of the class once, in the order of the configuration."""
+        connection = self._connection
+        if connection is None:
+            raise NotConnected(f"{self._config.endpoint} is not connected")
+        try:
+            if not self._scanners:
+                await _until_lost(connection)
+            schedule = Schedule([scanner.period_us for scanner in self._scanners])
+            silence = Silence(self._units)
+            late = set[int]()
+            while True:
+                number = await _due(schedule, connection)
+                if schedule.overruns[number] and number not in late:
+                    late.add(number)
+                    self._log.warning("polls take longer than their scan class", scan_s=self._scanners[number].period_us / 1e6)
+                batch = await self._poll(self._scanners[number], connection, silence)
+                for first in range(0, batch.num_rows, MAX_ROWS):
+                    yield batch.slice(first, MAX_ROWS)
+        except NotConnected as error:
+            raise NotConnected(f"{self._config.endpoint}: {error}", quality=error.quality) from error
+        finally:
+            await connection.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection; `batches` raises NotConnected then."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.aclose()
+
+    async def _poll(self, scanner: Scanner, connection: Connection, silence: Silence) -> pa.RecordBatch:
+        values = await scanner.poll(connection, silence)
+        return scanner.readings.batch(
+            values=values.numbers,
+            quality=values.quality,
+            time_us=self._context.clock.now_us(),
+            integers=values.integers,
+            texts=values.texts,
+        )
+
+
+async def _due(schedule: Schedule, connection: Connection) -> int:
+    """Wait for the next slot, but not longer than the connection stands."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as wait:  # ends the sleep without a second task beside it
+            connection.on_loss(lambda: wait.reschedule(loop.time()))
+            if connection.loss:
+                raise NotConnected(connection.loss)
+            return await schedule.next()
+    except TimeoutError as error:
+        raise NotConnected(connection.loss) from error
+    finally:
+        connection.on_loss(None)
+
+
+async def _until_lost(connection: Connection) -> None:
+    """No tags: nothing to read, but a lost connection still shows. Raises NotConnected."""
+    lost = asyncio.Event()
+    connection.on_loss(lost.set)
+    if not connection.loss:
+        await lost.wait()
+    raise NotConnected(connection.loss)
