@@ -91,11 +91,8 @@ class Drift(PerTagModel):
         if len(rising):
             score[rising] = 1.0 - np.exp(self._decay * largest[rising])
             gain[largest > _SUSPICIOUS * self._threshold] *= _SUSPICIOUS_GAIN
-        if ready is None:
-            learnt = deviation * scale
-        else:
-            reach = np.where(ready, _CLIP, _CLIP_COLD) * scale
-            learnt = np.minimum(np.maximum(residual, -reach), reach)
+        reach = (_CLIP if ready is None else np.where(ready, _CLIP, _CLIP_COLD)) * scale
+        learnt = np.minimum(np.maximum(residual, -reach), reach)
         s["level"][at] = level + gain * learnt
         s["spread"][at] = spread + gain * (_MEAN_OF_ABSOLUTE * np.abs(learnt) - spread)
         s["step"][at], s["previous"][at], s["up"][at], s["down"][at] = step, value, up, down

@@ -22,12 +22,12 @@ class ScoreRows:
     def of(
         self, readings: Readings, rows: Index | None, score: Floats, low: Floats, high: Floats, *, complete: bool = False
     ) -> pa.RecordBatch:
-        """One SCORE row per reading of `rows` (None: all); NaN is null. `complete` promises that there is no NaN."""
+        """One SCORE row per reading of `rows` (None: all); NaN is null. `complete` promises that there is no NaN, in `value` neither."""
         batch = readings.batch
         if rows is None:
             time, seq, tag = batch.column("time"), batch.column("seq"), batch.column("tag")
             value = batch.column("value")
-            if value.null_count:
+            if not complete or value.null_count:
                 value = pa.array(readings.value, from_pandas=True)
         else:
             time, seq, tag = _times(readings.time[rows]), pa.array(readings.seq[rows]), pa.array(readings.tag[rows])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import log
 from typing import ClassVar, Final
 
@@ -54,16 +53,6 @@ class StuckConfig(ModelConfig):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Overdue:
-    """Rows for readings that did not come: `before` is the batch row that they precede."""
-
-    before: Index
-    slots: Index
-    due: Times
-    score: Floats
-
-
 class Stuck:
     """Flatline, silence, lasting bad quality and impossible jumps, scored per tag.
 
@@ -97,7 +86,9 @@ class Stuck:
         self._arrived = np.full(n, NEVER)  # gateway time of the newest reading
         self._due = np.full(n, _FOREVER)  # gateway time from which the next reading is overdue
         self._seq = np.full(n, -1, dtype=np.int64)  # of the newest reading
-        self._clock = np.full(1, NEVER)  # gateway time as seen in the rows, never decreasing
+        # Gateway time as seen in the rows, never decreasing, and the one seen before it: rows of one poll bear the same time,
+        # and whether a tag is overdue must not hang on which of them comes first.
+        self._clock = np.full(2, NEVER)
 
     def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
         """See EdgeModel."""
@@ -126,12 +117,11 @@ class Stuck:
             return []
         if step > self._config.at_least.us // 2:
             self._skip(step)
-        self._clock[0] = now
+        self._clock[:] = now
         slots = np.flatnonzero(self._due <= now)
         if len(slots) == 0:
             return []
-        overdue = self._overdue(np.zeros(len(slots), dtype=np.intp), slots, np.full(len(slots), now))
-        return [self._overdue_rows(overdue)]
+        return [self._overdue(slots, slots, np.full(len(slots), now))[1]]
 
     def _skip(self, step: int) -> None:
         """Nothing at all was seen for `step` µs: whoever may be silent for less than twice that long is not to blame."""
@@ -140,33 +130,42 @@ class Stuck:
     def _segment(self, readings: Readings, gateway: Times) -> list[pa.RecordBatch]:
         """Rows among which the gateway's clock never jumps."""
         plan = self.slots.plan(readings.tag)
-        end = max(int(self._clock[0]), int(gateway.max()))
         n = plan.count
         score, low, high = (np.full(n, np.nan) for _ in range(3))
         since = np.full(n, NEVER)
-        overdue: list[_Overdue] = []
-        quiet = not (self._due <= end).any()
-        seen = None if quiet else np.maximum.accumulate(np.append(self._clock[0], gateway))[:-1]  # the clock before each row
+        overdue: list[tuple[Index, pa.RecordBatch]] = []
+        seen = self._seen(gateway)
+        end = int(self._clock[1])
+        quiet = len(plan.rounds) == 1 and not (self._due <= end).any()
         usable = readings.usable()
         for part in plan.rounds:
-            if seen is not None:
+            if not quiet:
                 late = np.flatnonzero(self._due[part.at] <= seen[part.rows])
                 if len(late):
                     rows = np.arange(len(readings))[part.rows][late]
                     overdue.append(self._overdue(rows, part.slots[late], seen[rows]))
             self._round(readings, gateway, part, usable, score, low, high, since)
-        self._clock[0] = end
         silent = np.flatnonzero(self._due <= end)
         if len(silent):
             overdue.append(self._overdue(np.full(len(silent), len(readings)), silent, np.full(len(silent), end)))
         own = [] if n == 0 else [self._reading_rows(readings, plan.rows, score, low, high, since)]
         if not overdue:
             return own
-        extra = [self._overdue_rows(one) for one in overdue]
         rows = np.arange(n) if plan.rows is None else plan.rows
         # An overdue row stands before the batch row that it precedes: -0.5 sorts it there.
-        order = np.argsort(np.concatenate([rows.astype(np.float64), *(one.before - 0.5 for one in overdue)]), kind="stable")
-        return [pa.Table.from_batches([*own, *extra]).combine_chunks().to_batches()[0].take(pa.array(order))]
+        order = np.argsort(np.concatenate([rows.astype(np.float64), *(before - 0.5 for before, _ in overdue)]), kind="stable")
+        return [
+            pa.Table.from_batches([*own, *(made for _, made in overdue)]).combine_chunks().to_batches()[0].take(pa.array(order))
+        ]
+
+    def _seen(self, gateway: Times) -> Times:
+        """The time before the newest one at each row, and the clock moved on behind the last row. int64[n] -> int64[n]."""
+        running = np.maximum.accumulate(np.append(self._clock[0], gateway))
+        before = np.where(np.diff(running) > 0, running[:-1], NEVER)
+        before[0] = max(before[0], self._clock[1])
+        seen: Times = np.maximum.accumulate(before)
+        self._clock[:] = running[-1], seen[-1]
+        return seen
 
     def _round(
         self, readings: Readings, gateway: Times, part: Round, usable: Bools | None, score: Floats, low: Floats, high: Floats, since: Times
@@ -271,29 +270,31 @@ class Stuck:
     def _allowed_gap(self) -> Floats:
         return np.maximum(self._least, self._config.factor * self._gap)
 
-    def _overdue(self, before: Index, slots: Index, clock: Times) -> _Overdue:
-        """One row per allowed time that has passed since the last reading and was not told yet."""
-        allowed = self._allowed_gap()[slots].astype(np.int64)
+    def _overdue(self, before: Index, slots: Index, clock: Times) -> tuple[Index, pa.RecordBatch]:
+        """Rows for readings that did not come: one per allowed time that has passed at `clock` and was not told yet.
+
+        `before` are the batch rows that they precede; it comes back beside the rows, repeated alike.
+        """
+        limit = self._allowed_gap()[slots]
+        allowed = limit.astype(np.int64)
         first_due = self._due[slots]
         number = (clock - first_due) // allowed + 1
         self._due[slots] = first_due + number * allowed
         nth = np.arange(int(number.sum())) - np.repeat(np.cumsum(number) - number, number)
         due = np.repeat(first_due, number) + nth * np.repeat(allowed, number)
-        slots, before = np.repeat(slots, number), np.repeat(before, number)
-        lasted = (due - self._arrived[slots]) / self._allowed_gap()[slots]
-        score = np.maximum(1.0 - np.exp(_DECAY * lasted), _LIMIT)
         first = self._first[slots]
         warm = (first != NEVER) & (self._last[slots] - first >= self._config.warm_up.us)
-        known = warm & (self._arrivals[slots] >= self._config.min_changes)
-        return _Overdue(before[known], slots[known], due[known], score[known])
-
-    def _overdue_rows(self, overdue: _Overdue) -> pa.RecordBatch:
-        slots = overdue.slots
-        nothing = np.full(len(slots), np.nan)
-        source_time = self._last[slots] + (overdue.due - self._arrived[slots])
-        return self._rows.at(
-            source_time, self._seq[slots], self.slots.ids[slots], nothing, overdue.score, nothing, nothing, self._last[slots]
+        known = np.repeat(warm & (self._arrivals[slots] >= self._config.min_changes), number)
+        slots, before, due, limit = (
+            each[known] for each in (*(np.repeat(a, number) for a in (slots, before)), due, np.repeat(limit, number))
         )
+        lasted, last = due - self._arrived[slots], self._last[slots]
+        score = np.maximum(1.0 - np.exp(_DECAY * lasted / limit), _LIMIT)
+        nothing = np.full(len(slots), np.nan)
+        made = self._rows.at(
+            last + lasted, self._seq[slots], self.slots.ids[slots], nothing, score, nothing, nothing, last
+        )  # fmt: skip
+        return before, made
 
     def _reading_rows(
         self, readings: Readings, rows: Index | None, score: Floats, low: Floats, high: Floats, since: Times
