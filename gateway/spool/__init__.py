@@ -1,0 +1,12 @@
+"""The only durable state of a gateway: one segment log per kind of data, and a ledger of who has had what.
+
+`Spool` is what other rooms use; `docs/spool-format.md` describes the files.
+"""
+
+from .ledger import Cursor, Cut, Ledger, Pin
+from .recovery import KindRecovery
+from .retention import Loss, WhenFull
+from .spool import Account, Spool
+from .storage import DiskStorage, Storage
+
+__all__ = ["Account", "Cursor", "Cut", "DiskStorage", "KindRecovery", "Ledger", "Loss", "Pin", "Spool", "Storage", "WhenFull"]

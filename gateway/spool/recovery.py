@@ -1,0 +1,197 @@
+"""What a start makes of a log's directory: closed segments by their footers, the tail record by record, damage put aside. Blocking.
+
+Nothing here refuses to start. What cannot be trusted goes to the quarantine, what is missing is known by its row numbers, and every
+segment that was being written is cut behind its last whole record, flushed and closed, so that nobody ever appends to old bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from schemas.kinds import SCHEMAS, Kind
+
+from . import format as f
+from .codec import SCHEMA_VERSION
+from .quarantine import Quarantine
+from .segment import Scan, Segment, close_segment, load_entries, parse_name, read_summary, scan
+from .spans import Span, Spans
+from .storage import Storage, write_all
+
+_FLUSH_FAILED: Final = "could not be flushed or closed"
+
+
+@dataclass(slots=True)
+class KindRecovery:
+    """What a start found of one kind's log.
+
+    `missing` are row spans [first, end) that were numbered and are no more, found now for the first time; `quarantined` names of
+    files put aside; `discarded` names of segments that held nothing; `truncated_bytes` torn writes cut off (never acknowledged).
+    """
+
+    first_row: int = 0
+    next_row: int = 0
+    last_durable_us: int | None = None
+    truncated_bytes: int = 0
+    quarantined: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
+    missing: list[Span] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)  # disk errors on the way, in words
+
+
+def recover(
+    kind: Kind, directory: Path, *, storage: Storage, quarantine: Quarantine, epoch: int, high_water: int
+) -> tuple[list[Segment], KindRecovery]:
+    """The readable segments of a log in row order, all closed, and what was found.
+
+    `high_water` is the lowest row number that may be given next, as far as anybody outside has seen rows. Raises format.TooNew for a log of a
+    newer version, OSError where the directory cannot be read.
+    """
+    report = KindRecovery()
+    before = len(quarantine.files)
+    names = sorted((parsed, name) for name in storage.list_directory(directory) if (parsed := parse_name(name)))
+    loaded: list[tuple[int, int, Segment]] = []
+    holes: list[Span] = []
+    for position, ((first, attempt), name) in enumerate(names):
+        newest = position == len(names) - 1
+        found = _Loader(kind, directory / name, first, storage, quarantine, epoch, report).load(newest=newest)
+        if found is not None:
+            segment, inner = found
+            loaded.append((segment.first, attempt, segment))
+            holes += inner
+    loaded.sort(key=lambda one: one[:2])
+    segments = _without_overlap(kind, [segment for _, _, segment in loaded], quarantine)
+    for one, other in pairwise(segments):
+        holes.append((one.next, other.first))
+    end = segments[-1].next if segments else 0
+    holes.append((end, high_water))
+    report.missing = list(Spans(holes))
+    report.next_row = max(end, high_water)
+    report.first_row = segments[0].first if segments else report.next_row
+    report.last_durable_us = max((segment.last_commit_us for segment in segments), default=None)
+    report.quarantined = quarantine.files[before:]
+    return segments, report
+
+
+def _without_overlap(kind: Kind, segments: Sequence[Segment], quarantine: Quarantine) -> list[Segment]:
+    """A later segment's rows win: it was started at the first row whose write had failed in the one before."""
+    kept: list[Segment] = []
+    for segment in segments:
+        while kept and kept[-1].first >= segment.first:
+            quarantine.take_file(kept[-1].path, f"{kind}-{kept.pop().path.name}")
+        if kept:
+            kept[-1].next = min(kept[-1].next, segment.first)
+        kept.append(segment)
+    return kept
+
+
+@dataclass(slots=True)
+class _Loader:
+    """Looks at one segment file."""
+
+    kind: Kind
+    path: Path
+    first: int  # by its name
+    storage: Storage
+    quarantine: Quarantine
+    epoch: int
+    report: KindRecovery
+
+    def load(self, *, newest: bool) -> tuple[Segment, list[Span]] | None:
+        """The segment and its holes; None when nothing in it is usable."""
+        try:
+            fd = self.storage.open(self.path)
+        except OSError as error:
+            self._unusable(error)
+            return None
+        try:
+            size = self.storage.size(fd)
+            found = read_summary(self.storage, fd)
+            if found is not None and found[0].kind == self.kind:
+                return self._closed(found[1], size)
+            data = self.storage.read(fd, size, 0)
+        except OSError as error:
+            self._unusable(error)
+            return None
+        finally:
+            self.storage.close(fd)
+        return self._open(data, newest=newest)
+
+    def _unusable(self, error: OSError) -> None:
+        """Left where it is: the next start may be able to read it."""
+        self.report.trouble.append(f"{self.path.name}: {error.strerror or error}")
+
+    def _closed(self, summary: f.Summary, size: int) -> tuple[Segment, list[Span]]:
+        segment = Segment(
+            self.path, summary.first, summary.next, size, summary.first_commit_us, summary.last_commit_us, None, summary
+        )
+        holes: list[Span] = []
+        if summary.spanned < summary.next - summary.first:
+            try:
+                holes = _holes(load_entries(self.storage, segment))
+            except OSError as error:
+                self.report.trouble.append(f"{self.path.name}: {error.strerror or error}")
+        return segment, holes
+
+    def _open(self, data: bytes, *, newest: bool) -> tuple[Segment, list[Span]] | None:
+        header = f.unpack_segment_header(data)
+        if header is not None and header.kind != self.kind:
+            self.quarantine.take_file(self.path, f"{self.kind}-{self.path.name}")
+            return None
+        result = scan(data, header.first if header is not None else self.first)
+        if not result.entries:
+            blank = not data.strip(b"\0")
+            if blank or (header is not None and (newest or not result.torn)):
+                # Born and never used, or its first write was torn.
+                self.report.truncated_bytes += result.torn
+                self.report.discarded.append(self.path.name)
+                self._unlink()
+            else:
+                self.quarantine.take_file(self.path, f"{self.kind}-{self.path.name}")
+            return None
+        for start, end in result.damaged:
+            self.quarantine.keep_bytes(f"{self.kind}-{self.path.stem}-{start}.bad", data[start:end])
+        self.report.truncated_bytes += result.torn
+        segment = self._close(result)
+        holes = _holes(result.entries)
+        expected = header.first if header is not None else self.first
+        if segment.first > expected:
+            holes.append((expected, segment.first))
+        return segment, holes
+
+    def _close(self, result: Scan) -> Segment:
+        """Cut the file behind its last whole record, flush it (what was read back may never have been) and give it its footer."""
+        entries = result.entries
+        size, summary = result.end, None
+        try:
+            fd = self.storage.open(self.path, write=True)
+            try:
+                if result.header is None:
+                    header = f.SegmentHeader(
+                        self.kind, entries[0].first, self.epoch, entries[0].commit_us, SCHEMA_VERSION, len(SCHEMAS[self.kind])
+                    )
+                    write_all(self.storage, fd, [f.pack_segment_header(header)], 0)
+                self.storage.truncate(fd, result.end)
+                self.storage.fdatasync(fd)
+                summary, size = close_segment(self.storage, fd, entries, result.end)
+            finally:
+                self.storage.close(fd)
+        except OSError as error:
+            self.report.trouble.append(f"{self.path.name} {_FLUSH_FAILED}: {error.strerror or error}")
+        return Segment(
+            self.path, entries[0].first, entries[-1].next, size, entries[0].commit_us, entries[-1].commit_us,
+            None if summary is not None else entries, summary,
+        )  # fmt: skip
+
+    def _unlink(self) -> None:
+        try:
+            self.storage.unlink(self.path)
+        except OSError as error:
+            self.report.trouble.append(f"{self.path.name}: {error.strerror or error}")
+
+
+def _holes(entries: Sequence[f.Entry]) -> list[Span]:
+    return [(one.next, other.first) for one, other in pairwise(entries) if one.next < other.first]
