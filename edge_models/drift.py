@@ -93,10 +93,11 @@ class Drift(PerTagModel):
             gain[largest > _SUSPICIOUS * self._threshold] *= _SUSPICIOUS_GAIN
         reach = (_CLIP if ready is None else np.where(ready, _CLIP, _CLIP_COLD)) * scale
         learnt = np.minimum(np.maximum(residual, -reach), reach)
+        low, high = level - 3.0 * scale, level + 3.0 * scale  # before `level`, which may be a view, is learnt
         s["level"][at] = level + gain * learnt
         s["spread"][at] = spread + gain * (_MEAN_OF_ABSOLUTE * np.abs(learnt) - spread)
         s["step"][at], s["previous"][at], s["up"][at], s["down"][at] = step, value, up, down
-        return score, level - 3.0 * scale, level + 3.0 * scale
+        return score, low, high
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:
         """See Explains."""
