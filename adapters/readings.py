@@ -33,7 +33,7 @@ class Readings:
         self._scale = np.array([bound.config.scale for bound in tags])
         self._offset = np.array([bound.config.offset for bound in tags])
         self._scaled = bool((self._scale != 1).any() or (self._offset != 0).any())
-        self._enums: dict[int, Mapping[int, str]] = {i: bound.tag.enum for i, bound in enumerate(tags) if bound.tag.enum}
+        self._enums, self._enum_of = _enums(tags)
 
     def batch(
         self,
@@ -62,7 +62,8 @@ class Readings:
         integer = self._is_integer[at] if integral is None else integral
         good = ~q.is_bad(quality)
         if self._scaled:
-            values = values * self._scale[at] + self._offset[at]
+            with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes infinite, and that a bad row
+                values = values * self._scale[at] + self._offset[at]
         sane = np.isfinite(values)
         broken = number & good & ~sane
         if broken.any():
@@ -71,16 +72,48 @@ class Readings:
         columns: dict[str, object] = {"value": pa.array(values, mask=~(number & good))}
         if integers is not None:
             columns["value_int"] = pa.array(integers, mask=~(integer & good))
-        names = dict(texts) if texts else {}
-        if self._enums:
-            positions = range(self.size) if rows is None else rows.tolist()
-            for k, position in enumerate(positions):
-                if position in self._enums and good[k] and number[k]:
-                    name = self._enums[position].get(int(values[k]))
-                    if name is not None:
-                        names[k] = name
-        if names:
-            columns["text"] = pa.array([names.get(k) if good[k] else None for k in range(m)], pa.string())
+        if texts or self._enums:
+            columns["text"] = self._texts(values, number & good, good, texts or {}, at)
         if samples:
             columns["samples"] = pa.array([samples.get(k) if good[k] else None for k in range(m)], pa.list_(pa.float32()))
         return telemetry(time_us=time_us, tag=self.ids[at], quality=quality, lag_ms=lag_ms, origin=origin, **columns)
+
+    def _texts(
+        self,
+        values: npt.NDArray[np.float64],
+        numeric: npt.NDArray[np.bool_],
+        good: npt.NDArray[np.bool_],
+        texts: Mapping[int, str],
+        at: slice | npt.NDArray[np.intp],
+    ) -> pa.Array:
+        """The column of strings and enum names."""
+        column = np.full(len(good), None, dtype=object)
+        if texts:
+            where = np.fromiter(texts, dtype=np.intp, count=len(texts))
+            column[where] = list(texts.values())
+            column[~good] = None
+        if self._enums:
+            enum_of = self._enum_of[at]
+            for number, (codes, names) in enumerate(self._enums):
+                rows = np.flatnonzero((enum_of == number) & numeric)
+                found = np.minimum(np.searchsorted(codes, values[rows]), len(codes) - 1)
+                known = codes[found] == values[rows]  # 1.5 has no name
+                column[rows[known]] = names[found[known]]
+        return pa.array(column, pa.string())
+
+
+Names = tuple[npt.NDArray[np.float64], npt.NDArray[np.object_]]
+
+
+def _enums(tags: Sequence[BoundTag[TagConfig]]) -> tuple[list[Names], npt.NDArray[np.intp]]:
+    """The distinct enums, each as sorted codes and their names, and by position the number of its enum (-1: it has none)."""
+    distinct: dict[tuple[tuple[int, str], ...], int] = {}
+    of = np.full(len(tags), -1, dtype=np.intp)
+    for position, bound in enumerate(tags):
+        if bound.tag.enum:
+            of[position] = distinct.setdefault(tuple(sorted(bound.tag.enum.items())), len(distinct))
+    enums = [
+        (np.array([code for code, _ in items], dtype=np.float64), np.array([name for _, name in items], dtype=object))
+        for items in distinct
+    ]
+    return enums, of

@@ -24,7 +24,10 @@ Places = npt.NDArray[np.intp] | slice
 
 @dataclass(slots=True)
 class Values:
-    """What one poll gave, by position. Rows that have no value say so in `quality`; `integers` is None where no tag has one."""
+    """What one poll gave, by position. A row that is bad by its `quality` has no value, whatever else stands there.
+
+    `integers` is None where no tag has one.
+    """
 
     numbers: npt.NDArray[np.float64]
     quality: npt.NDArray[np.uint32]
@@ -69,8 +72,7 @@ class Layout:
                 skip = points[position].span.start - block.span.start
                 self._offsets[position] = starts[number] + (skip // 8 if block.span.is_bits else skip * 2)
         self._columns = self._compile()
-        self._texts = [position for position in self._offsets if points[position].kind.kind == "text"]
-        self._known: dict[int, tuple[bytes, str]] = {}
+        self._texts = _Texts(points, self._offsets, self._buffer)
         self._wide = any(point.integer for point in points)
 
     def store(self, block: int, answer: bytes) -> None:
@@ -92,9 +94,7 @@ class Layout:
         with np.errstate(invalid="ignore", over="ignore"):  # whatever bits a device sends: judged by the caller
             for column in self._columns:
                 self._take(column, out)
-        for position in self._texts:
-            if quality[position] == q.GOOD:
-                self._text(position, out)
+        self._texts.take(out)
         return out
 
     def _compile(self) -> list[_Column]:
@@ -153,20 +153,46 @@ class Layout:
         else:
             out.numbers[at] = raw
 
-    def _text(self, position: int, out: Values) -> None:
-        point, offset = self._points[position], self._offsets[position]
-        raw = bytes(self._bytes[offset : offset + point.span.length * 2])
-        known = self._known.get(position)
-        if known is not None and known[0] == raw:
-            out.texts[position] = known[1]
+
+class _Texts:
+    """The strings of a layout. Only those whose bytes have changed since the last poll are decoded."""
+
+    def __init__(self, points: Sequence[Point], offsets: Mapping[int, int], buffer: npt.NDArray[np.uint8]) -> None:
+        self._positions = [position for position in offsets if points[position].kind.kind == "text"]
+        self._points, self._buffer = points, buffer
+        self._slices = [slice(offsets[p], offsets[p] + points[p].span.length * 2) for p in self._positions]
+        lengths = [piece.stop - piece.start for piece in self._slices]
+        self._starts = np.cumsum([0, *lengths[:-1]], dtype=np.intp)
+        self._index = np.concatenate([np.arange(p.start, p.stop, dtype=np.intp) for p in self._slices] or [self._starts[:0]])
+        self._last: npt.NDArray[np.uint8] | None = None
+        self._now: dict[int, str] = {}
+        self._broken: set[int] = set()
+
+    def take(self, out: Values) -> None:
+        """Texts by position into `out`; those that cannot be decoded are bad."""
+        if not self._positions:
             return
+        read = self._buffer[self._index]
+        if self._last is None:
+            changed: Sequence[int] = range(len(self._positions))
+        else:
+            changed = np.flatnonzero(np.logical_or.reduceat(read != self._last, self._starts)).tolist()
+        self._last = read
+        for number in changed:
+            self._decode(self._positions[number], self._buffer[self._slices[number]].tobytes())
+        for position in self._broken:
+            if out.quality[position] == q.GOOD:
+                out.quality[position] = q.BAD_DECODING_ERROR
+        out.texts = dict(self._now)
+
+    def _decode(self, position: int, raw: bytes) -> None:
+        point = self._points[position]
         try:
-            text = decode_text(raw, point.kind, point.order, point.encoding)
+            self._now[position] = decode_text(raw, point.kind, point.order, point.encoding)
+            self._broken.discard(position)
         except ValueError:
-            out.quality[position] = q.BAD_DECODING_ERROR
-            return
-        self._known[position] = (raw, text)
-        out.texts[position] = text
+            self._now.pop(position, None)
+            self._broken.add(position)
 
 
 _NIBBLES: Final = np.arange(0, 32, 4, dtype=np.uint32)
