@@ -49,8 +49,7 @@ class S7Adapter:
         config = self._config
         connection = await open_connection(config.host, config.port, config.tsaps, timeout_s=config.timeout.s)
         self._connection = connection
-        for scan in self._classes:
-            scan.prepare(connection.pdu, self._zone)
+        await asyncio.to_thread(self._prepare, connection.pdu, self._zone)  # ten thousand tags take a tenth of a second
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """One batch per poll and scan class."""
@@ -72,6 +71,10 @@ class S7Adapter:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.aclose()
+
+    def _prepare(self, pdu: int, zone: ZoneInfo) -> None:
+        for scan in self._classes:
+            scan.prepare(pdu, zone)
 
     @staticmethod
     async def _due(schedule: Schedule, connection: Connection) -> int:

@@ -17,7 +17,7 @@ from schemas.errors import NotConnected
 
 from .connection import Connection
 from .plan import Block, Layout, cut, pack, places_of
-from .wire import OK, WHOLE_BLOCK, Answer, Malformed, Span, parse_read, read_request, refusal
+from .wire import OK, Answer, Malformed, Span, about_all, parse_read, read_request, refusal
 
 RETRY_S: Final = 600.0
 """After this time tags that were refused are asked for again: the block may have been loaded meanwhile."""
@@ -50,18 +50,20 @@ class ScanClass:
 
     def prepare(self, pdu: int, zone: tzinfo) -> None:
         """Plan for a new connection; tags refused on the last one are tried again. `zone` is what DT and DTL are in."""
-        retry = bool(self._refused)
+        stale = bool(self._refused or self._apart)
         self._refused = {}
-        if self._layout is None or self._layout.pdu != pdu or retry:
+        self._apart = set()
+        if self._layout is None or self._layout.pdu != pdu or stale:
             self._compile(pdu, zone)
 
     async def poll(self, connection: Connection, now_s: float) -> pa.RecordBatch:
         """Read all tags once: READING(n). `now_s` is the loop's time. Raises NotConnected."""
         layout = self._layout
         assert layout is not None, "prepare comes first"
-        retried = bool(self._refused) and now_s >= self._retry_at
-        if retried:
+        if now_s >= self._retry_at:
             self._refused = {}
+            self._apart = set()
+            self._retry_at = float("inf")
             layout = self._compile(layout.pdu, layout.zone)
         answers = await self._read(connection, layout.items, layout.requests, self._frames)
         refused: dict[int, Answer] = {}
@@ -70,7 +72,7 @@ class ScanClass:
             if answer.code != OK:
                 refused[item] = answer
         instead = await self._blame(connection, layout, refused, now_s) if refused else {}
-        if retried or refused:
+        if self._told != self._refused:
             self._tell()
         values = layout.decode(instead)
         return self._readings.batch(
@@ -112,28 +114,30 @@ class ScanClass:
         """
         suspects: dict[int, int] = {}  # position -> code, OK once its bytes are there
         to_read: list[int] = []
+        settled: set[tuple[Block, int]] = set()  # blocks of which one tag has shown that a code is about all of them
         for item, answer in refused.items():
             positions = [position for position in layout.positions_of(item) if position not in suspects]
             if not positions:
                 continue
-            if len(positions) > 1 and answer.code in WHOLE_BLOCK:
-                sample = positions[0]
-                await self._read_alone(connection, layout, [sample], suspects)
-                if suspects[sample] == answer.code:
-                    suspects.update(dict.fromkeys(positions, answer.code))
-                positions = [position for position in positions if position not in suspects]
+            suspects.update(dict.fromkeys(positions, answer.code))
             if len(positions) == 1:
-                suspects[positions[0]] = answer.code
-            else:
+                continue  # nobody else can be to blame
+            about = (layout.items[item][:2], answer.code)
+            if about not in settled and about_all(answer.code):
+                await self._read_alone(connection, layout, positions[:1], suspects)
+                if suspects[positions[0]] == answer.code:
+                    settled.add(about)
+                else:
+                    positions = positions[1:]
+            if about not in settled:
                 to_read += positions
-                suspects.update(dict.fromkeys(positions, answer.code))
         await self._read_alone(connection, layout, to_read, suspects)
         lasting = {position: code for position, code in suspects.items() if code != OK and refusal(code).lasting}
-        blocks = {layout.items[item][:2] for item in refused}
         blamed = {self._places[position].span[:2] for position in lasting}
-        self._apart |= {block for block in blocks if block not in blamed}  # the PLC dislikes the merged item, not a tag in it
-        if lasting or blocks - blamed:
+        fine = {self._places[position].span[:2] for position, code in suspects.items() if code == OK}
+        if lasting or fine - blamed:
             self._refused |= lasting
+            self._apart |= fine - blamed  # merged they are refused, alone they are not
             self._retry_at = now_s + RETRY_S
             self._compile(layout.pdu, layout.zone)
         return {position: 0 if code == OK else refusal(code).quality for position, code in suspects.items()}

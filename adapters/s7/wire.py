@@ -61,14 +61,18 @@ _ERROR_REFUSALS: Final = {
     0x8500: Refusal(q.BAD_COMMUNICATION_ERROR, False, "the PLC finds the request longer than it agreed to"),
     0xD602: Refusal(q.BAD_NOT_READABLE, True, "the protection level of the PLC does not allow reading"),
 }
-WHOLE_BLOCK: Final = frozenset((0x03, 0x0A, 0x8104, 0xD602))
-"""Codes that say something of a whole block or PLC: where one of its addresses gets it, all do."""
+_OF_A_BLOCK: Final = (0x03, 0x0A)
 
 
 def refusal(code: int) -> Refusal:
     """What a return code of an item (one byte) or the error word of an answer (two) means."""
     found = _ITEM_REFUSALS.get(code) or _ERROR_REFUSALS.get(code)
     return found or Refusal(q.BAD_COMMUNICATION_ERROR, False, f"the PLC answers with error 0x{code:02x}")
+
+
+def about_all(code: int) -> bool:
+    """Whether a code says something of a whole block or PLC: where one of its addresses gets it, all do."""
+    return code in _OF_A_BLOCK or code > 0xFF
 
 
 class Answer(NamedTuple):

@@ -106,6 +106,24 @@ async def test_refused_tags_are_asked_for_again_and_their_return_is_told_once(mo
     assert [event for event, _, _ in capture.lines] == ["tags cannot be read", "tags can be read again"]
 
 
+async def test_a_refusal_is_told_once_over_reconnects_and_so_is_the_block_that_is_there_afterwards() -> None:
+    asked = rig.configure({**FURNACE, "late": ("DB50.DBW0", "int")})
+    device, capture = rig.make_simulator(rig.configure(FURNACE)), Capture()
+    endpoint = await device.start()
+    async with rig.connected(asked, endpoint, capture.log) as adapter:
+        await rig.take(adapter, 2)
+        await adapter.connect()
+        await rig.take(adapter, 2)
+        await device.aclose()
+        device = rig.make_simulator(asked)
+        await device.start(port=int(endpoint.rsplit(":", 1)[1]))
+        await adapter.connect()
+        (batch,) = await rig.take(adapter, 1)
+    await device.aclose()
+    assert set(batch.column("quality").to_pylist()) == {q.GOOD}
+    assert [event for event, _, _ in capture.lines] == ["tags cannot be read", "tags can be read again"]
+
+
 @pytest.mark.parametrize(("code", "quality"), [(0x8104, q.BAD_NOT_READABLE), (0x8500, q.BAD_COMMUNICATION_ERROR)])
 async def test_a_plc_that_refuses_every_read_gives_bad_rows_and_stays_connected(
     monkeypatch: pytest.MonkeyPatch, code: int, quality: int
@@ -138,6 +156,30 @@ async def test_an_item_refused_although_its_tags_are_not_is_read_tag_by_tag(monk
     assert all(set(batch.column("quality").to_pylist()) == {q.GOOD} for batch in batches)
     assert capture.lines == []
     assert max(sizes[2:]) == 34  # never merged again
+
+
+async def test_a_whole_block_refused_is_found_out_with_one_read_and_a_refusal_of_one_of_two_tags_is_not_both_their_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = rig.configure(
+        {"a": ("DB5.DBD0", "real"), "b": ("DB5.DBD4", "real")} | {f"m{n}": (f"DB6.DBD{n * 4}", "real") for n in range(1000)}
+    )
+    device, capture = rig.make_simulator(rig.configure({"a": ("DB5.DBD0", "real"), "b": ("DB5.DBD4", "real")})), Capture()
+    asked_of: list[tuple[int, int]] = []
+    read = simulator._Memory.read
+
+    def strange(self: Any, block: tuple[int, int], start: int, size: int) -> bytes | int:
+        asked_of.append(block)
+        return 0x0A if block == (0x84, 5) and size > 4 else read(self, block, start, size)
+
+    monkeypatch.setattr(simulator._Memory, "read", strange)
+    async with rig.connected(asked, await device.start(), capture.log) as adapter:
+        batches = await rig.take(adapter, 2)
+    await device.aclose()
+    for batch in batches:
+        assert [row["quality"] for row in rig.rows_of(asked, batch).values()] == [0, 0] + [q.BAD_NODE_ID_UNKNOWN] * 1000
+    assert asked_of.count((0x84, 6)) == 5 + 1  # the items of the first poll, and the sample
+    assert [(event, count) for event, _, count in capture.lines] == [("tags cannot be read", 1000)]
 
 
 async def test_one_failing_module_does_not_take_its_neighbours_along(monkeypatch: pytest.MonkeyPatch) -> None:
