@@ -18,10 +18,10 @@ class Roll(Strict):
     max_age: Duration = Field(Duration("15m"), description="Oldest row that may still wait for its file.", examples=["15m"])
     max_size: Size = Field(Size("128 MB"), description="Bytes of spooled rows that go into one file.", examples=["128 MB"])
     max_rows: int = Field(
-        1_000_000,
+        500_000,
         ge=1,
         le=10_000_000,
-        description="Rows of one file; also bounds the memory that writing takes, about 100 bytes a row.",
+        description="Rows of one file; also bounds the memory that writing takes, about 200 bytes a row.",
     )
 
 

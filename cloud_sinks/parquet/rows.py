@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from .columns import ORIGINS, lake_schema
 _DAY_US: Final = 86_400_000_000
 _EARLIEST_US: Final = 946_684_800_000_000
 """2000-01-01: an older time is a device clock that was never set, not a measurement."""
+_BLOCK: Final = 131_072
 _SATURATED_MS: Final = 2**31 - 1
 """A lag this large stands for every larger one."""
 _FIRST_DAY: Final = (date(1, 1, 1) - date(1970, 1, 1)).days
@@ -74,18 +75,18 @@ def parts(batches: Sequence[pa.RecordBatch], span: SpoolSpan, names: Names) -> I
     batches = [batch for batch in batches if batch.num_rows]
     if not batches:
         return
-    columns = {name: _column(batches, name) for name in batches[0].schema.names}
-    time_us = columns["time"].cast(pa.int64()).to_numpy()
-    tag = columns["tag"]
-    ids = tag.fill_null(-1).to_numpy() if tag.null_count else tag.to_numpy()
-    if len(ids) and int(ids.max()) >= len(names):
+    columns = _Columns(batches)
+    time_us = columns.numbers("time")
+    ids = columns.numbers("tag", null=-1)
+    if int(ids.max()) >= len(names):
         raise ValueError(f"tag id {int(ids.max())} is not in the registry")
-    lag_ms = columns["lag"].fill_null(0).to_numpy() if "lag" in columns else None
+    lag_ms = columns.numbers("lag") if "lag" in columns.names else None
     one_day = _one_day(time_us, lag_ms)
     if one_day is not None:
         yield _part(one_day, None, columns, ids, time_us, span, names)
         return
     days = partition_days(time_us, lag_ms)
+    columns.keep = True
     for day in np.unique(days).tolist():
         yield _part(day, np.flatnonzero(days == day), columns, ids, time_us, span, names)
 
@@ -93,38 +94,31 @@ def parts(batches: Sequence[pa.RecordBatch], span: SpoolSpan, names: Names) -> I
 def _part(
     day: int,
     rows: npt.NDArray[np.intp] | None,
-    columns: dict[str, pa.Array],
+    columns: _Columns,
     ids: npt.NDArray[np.int32],
     time_us: npt.NDArray[np.int64],
     span: SpoolSpan,
     names: Names,
 ) -> Part:
-    mine = ids if rows is None else ids[rows]
-    codes, present = _codes(mine, names)
+    codes, present = _codes(ids if rows is None else ids[rows], names)
     order = _order(codes, time_us if rows is None else time_us[rows])
     codes = codes[order]
     if rows is not None:
         order = rows[order]
-    taken = pa.array(order)
-    n = len(order)
-    made: dict[str, pa.Array] = {}
-    for name, column in columns.items():
-        if name == "tag":
-            null = codes == len(present)
-            mask = null if null.any() else None
-            made[name] = pa.DictionaryArray.from_arrays(pa.array(codes, mask=mask), names.paths.take(pa.array(present)))
-        elif column.null_count == len(column):
-            made[name] = pa.nulls(n, column.type)
-        elif name in ("quality", "origin") and _constant(column):
-            made[name] = column[:n]
-        else:
-            made[name] = column.take(taken)
+    taken, n = pa.array(order), len(order)
+    made: dict[str, pa.Array | pa.ChunkedArray] = {}
+    for name in columns.names:
+        if name != "tag":
+            made[name] = columns.take(name, taken)
+    no_tag = codes == len(present)
+    mask = no_tag if no_tag.any() else None
+    made["tag"] = pa.DictionaryArray.from_arrays(pa.array(codes, mask=mask), names.paths.take(pa.array(present)))
     if span.kind == "telemetry":
-        unit = np.append(names.unit_code[present], 0)[codes]
-        made["unit"] = pa.DictionaryArray.from_arrays(pa.array(unit, mask=codes == len(present)), names.units)
-        made["origin"] = pa.DictionaryArray.from_arrays(made["origin"].cast(pa.int8()), ORIGINS)
-    made["gateway"] = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, dtype=np.int32)), pa.array([span.gateway]))
-    made["epoch"] = pa.array(np.full(n, span.epoch, dtype=np.int64))
+        unit = np.append(names.unit_code[present], 0)[codes].astype(np.int32)
+        made["unit"] = pa.DictionaryArray.from_arrays(pa.array(unit, mask=mask), names.units)
+        made["origin"] = _origins(made["origin"])
+    made["gateway"] = _repeated(pa.array([span.gateway]), n)
+    made["epoch"] = _repeated(pa.array([span.epoch], pa.int64()), n)
     schema = lake_schema(span.kind)
     arrays = [_fitted(made[field.name], field.type) for field in schema]
     times = time_us[order]
@@ -193,20 +187,57 @@ def _order(codes: npt.NDArray[np.int32], time_us: npt.NDArray[np.int64]) -> npt.
     return order
 
 
-def _constant(column: pa.Array) -> bool:
+class _Columns:
+    """The batches column by column, so that one is put together, sorted and let go before the next: memory stays small.
+
+    With `keep`, columns stay for the next date.
+    """
+
+    def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self.names: list[str] = batches[0].schema.names
+        self.keep = False
+        self._kept: dict[str, pa.Array | None] = {}
+
+    def numbers(self, name: str, *, null: int = 0) -> npt.NDArray[Any]:
+        """A column of integers (in their own width) or times (int64, µs) as numpy."""
+        chunks = [batch.column(name) for batch in self._batches]
+        if pa.types.is_timestamp(chunks[0].type):
+            chunks = [chunk.cast(pa.int64()) for chunk in chunks]
+        return np.concatenate([(chunk.fill_null(null) if chunk.null_count else chunk).to_numpy() for chunk in chunks])
+
+    def take(self, name: str, order: pa.Array) -> pa.Array | pa.ChunkedArray:
+        """The column in another order. One that holds the same everywhere is not moved."""
+        n = len(order)
+        chunks = [batch.column(name) for batch in self._batches]
+        if all(chunk.null_count == len(chunk) for chunk in chunks):
+            return _repeated(pa.nulls(1, chunks[0].type), n)
+        if name in ("quality", "origin") and _constant(chunks):
+            return _repeated(chunks[0][:1], n)
+        column = self._kept.get(name)
+        if column is None:
+            column = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+        if self.keep:
+            self._kept[name] = column
+        return column.take(order)
+
+
+def _constant(chunks: Sequence[pa.Array]) -> bool:
     """True when every row holds the same number, as quality does while all is well."""
-    plain = column.to_numpy(zero_copy_only=False)
-    return not column.null_count and bool((plain == plain[0]).all())
+    first = chunks[0][0].as_py()
+    return all(not chunk.null_count and bool((chunk.to_numpy() == first).all()) for chunk in chunks)
 
 
-def _column(batches: Sequence[pa.RecordBatch], name: str) -> pa.Array:
-    chunks = [batch.column(name) for batch in batches]
-    if len(chunks) == 1:
-        return chunks[0]
-    if all(chunk.null_count == len(chunk) for chunk in chunks):
-        return pa.nulls(sum(len(chunk) for chunk in chunks), chunks[0].type)
-    return pa.concat_arrays(chunks)
+def _repeated(one: pa.Array, n: int) -> pa.ChunkedArray:
+    """`n` times the one value, in chunks that share their memory."""
+    block = one.take(pa.array(np.zeros(min(n, _BLOCK), dtype=np.int64)))
+    return pa.chunked_array([block] * (n // len(block)) + ([block[: n % len(block)]] if n % len(block) else []))
 
 
-def _fitted(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+def _origins(codes: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    chunks = codes.chunks if isinstance(codes, pa.ChunkedArray) else [codes]
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(chunk.cast(pa.int8()), ORIGINS) for chunk in chunks])
+
+
+def _fitted(array: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | pa.ChunkedArray:
     return array if pa.types.is_dictionary(array.type) or array.type == wanted else array.cast(wanted)
