@@ -23,6 +23,7 @@ _EXAMPLE: Final = "write it like: mode == run and speed > 5"
 _COMPARE: Final[Mapping[str, Callable[[float, float], bool]]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
+_OPPOSITE: Final[Mapping[str, str]] = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _TOKEN: Final = re.compile(
     r"""\s*(?:(?P<op>==|!=|<=|>=|<|>)|(?P<bracket>[()])|(?P<text>"[^"]*"|'[^']*')"""
     r"""|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))|(?P<word>[^\s()=!<>"']+))"""
@@ -40,7 +41,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A parsed condition: comparisons, and how they are combined (in reverse Polish notation: index, "and", "or")."""
+    """A parsed condition: comparisons, and how they are combined (in reverse Polish notation: index, "and", "or").
+
+    A `not` has been carried through to the comparisons, so that an unknown tag never makes anything true.
+    """
 
     text: str
     comparisons: Sequence[Comparison]
@@ -56,7 +60,7 @@ class Condition:
         stack: list[Bools] = []
         for step in self.program:
             if isinstance(step, int):
-                stack.append(truth[:, step])
+                stack.append(truth[:, step].copy())
             else:
                 right, left = stack.pop(), stack.pop()
                 stack.append(left & right if step == "and" else left | right)
@@ -64,7 +68,7 @@ class Condition:
 
 
 def parse(text: str) -> Condition:
-    """Read `tag op literal` joined by `and`, `or` and parentheses; `and` binds tighter.
+    """Read `tag op literal` joined by `and`, `or`, `not` and parentheses; `not` binds tightest, then `and`.
 
     Literals are numbers, true, false, and text, quoted where it holds blanks. Raises ValueError naming the position (from 1)
     and the way out.
@@ -85,7 +89,7 @@ class _Parser:
             kind = str(match.lastgroup)
             self._tokens.append((kind, match[kind], match.start(kind) + 1))
             at = match.end()
-        self._next, self._depth = 0, 0
+        self._next, self._depth, self._negated = 0, 0, False
 
     def condition(self) -> Condition:
         program = self._either()
@@ -97,13 +101,13 @@ class _Parser:
     def _either(self) -> list[int | str]:
         program = self._both()
         while self._is_word("or"):
-            program += [*self._both(), "or"]
+            program += [*self._both(), "and" if self._negated else "or"]
         return program
 
     def _both(self) -> list[int | str]:
         program = self._one()
         while self._is_word("and"):
-            program += [*self._one(), "and"]
+            program += [*self._one(), "or" if self._negated else "and"]
         return program
 
     def _is_word(self, word: str) -> bool:
@@ -119,6 +123,11 @@ class _Parser:
         return self._tokens[self._next - 1]
 
     def _one(self) -> list[int | str]:
+        if self._is_word("not"):
+            self._negated = not self._negated
+            inside = self._one()
+            self._negated = not self._negated
+            return inside
         kind, name, at = self._take("the name of a tag")
         if (kind, name) == ("bracket", "("):
             self._depth += 1
@@ -145,6 +154,7 @@ class _Parser:
             raise self._error(f"a number, a text, true or false expected behind {op!r}, found {written!r}", at)
         if isinstance(literal, (str, bool)) and op not in ("==", "!="):
             raise self._error(f"{written!r} has no order: only == and != go with it", at)
+        op = _OPPOSITE[op] if self._negated else op
         self._comparisons.append(Comparison(name.strip("\"'"), op, literal))
         return [len(self._comparisons) - 1]
 
@@ -238,7 +248,7 @@ class Gate:
         """Take over `truth` of a gate with the same `signature`; one of another shape leaves everything unknown."""
         if truth.shape == self.truth.shape:
             self.truth[:] = truth.astype(bool)
-            self._open = self.condition.evaluate(self.truth).copy()
+            self._open = self.condition.evaluate(self.truth)
 
 
 def _test(asset: int, index: int, comparison: Comparison, tag: Tag, where: str) -> _Test:
