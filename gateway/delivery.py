@@ -104,11 +104,14 @@ class Delivery:
     async def _wait(self, seen: int, due_in_s: float | None, lost: asyncio.Future[None]) -> None:
         """Until rows have come, the next cut falls due, the connection is lost, or `finish()`."""
         grown = asyncio.ensure_future(self._spool.wait(seen))
-        finishing = asyncio.ensure_future(self._finishing.wait())
+        finishing = asyncio.ensure_future(self._until_finishing())
         try:
             await asyncio.wait({grown, finishing, lost}, timeout=due_in_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _cancel(grown, finishing)
+
+    async def _until_finishing(self) -> None:
+        await self._finishing.wait()
 
     def _next(self) -> tuple[Kind | None, float | None]:
         """The kind to deliver now, or none and the seconds until one falls due."""
@@ -192,7 +195,7 @@ class Delivery:
             await self._report("sink_down" if state == "down" else "sink_misconfigured", "warning", error)
 
 
-async def _cancel(*futures: asyncio.Future[object] | asyncio.Future[None]) -> None:
+async def _cancel(*futures: asyncio.Future[None]) -> None:
     for future in futures:
         future.cancel()
     await asyncio.gather(*futures, return_exceptions=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from adapters.simulation import Scenario
 from schemas.errors import ConfigError
@@ -116,7 +117,7 @@ async def plant(configuration: Path, scenario: Path) -> AsyncIterator[tuple[dict
 async def operator(endpoint: str, on_alert: Callable[[SeenAlert], None]) -> AsyncIterator[None]:
     """Subscribe to every alarm like an operator's screen; `on_alert` is called on the loop."""
     loop = asyncio.get_running_loop()
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
 
     def connected(c: mqtt.Client, *_: object) -> None:
         c.subscribe("genba/alert/#", qos=1)
@@ -129,13 +130,20 @@ async def operator(endpoint: str, on_alert: Callable[[SeenAlert], None]) -> Asyn
     client.on_connect = connected
     client.on_message = received
     host, _, port = endpoint.removeprefix("mqtt://").partition(":")
-    await asyncio.to_thread(client.connect, host, int(port))
-    client.loop_start()
+
+    def start() -> None:
+        client.connect(host, int(port))
+        client.loop_start()
+
+    def end() -> None:
+        client.disconnect()
+        client.loop_stop()
+
+    await asyncio.to_thread(start)
     try:
         yield
     finally:
-        client.disconnect()
-        await asyncio.to_thread(client.loop_stop)
+        await asyncio.to_thread(end)
 
 
 def judge(
@@ -185,9 +193,9 @@ def judge(
             verdict.failures.append(f"an alert that no fault explains: {alert.line()}")
 
     for delivery in pipeline.deliveries:
-        account = pipeline.spool.account("telemetry", delivery.name) if "telemetry" in delivery.kinds else None
-        if account is None or pipeline.configuration.plant.sinks[delivery.name].kind != "parquet":
+        if "telemetry" not in delivery.kinds or pipeline.configuration.plant.sinks[delivery.name].kind != "parquet":
             continue
+        account = pipeline.spool.account("telemetry", delivery.name)
         epoch = pipeline.spool.epoch
         found = (
             scan(lake)

@@ -147,10 +147,11 @@ class ModelRunner:
         for batch in out.alerts:
             self.alerts += batch.num_rows
             await self._put("alert", batch)
-        for kind, batches in (("health", out.health), ("score", out.scores)):
+        outputs: tuple[tuple[Kind, list[pa.RecordBatch]], ...] = (("health", out.health), ("score", out.scores))
+        for kind, batches in outputs:
             if kind in self._keep:
                 for batch in batches:
-                    await self._put(kind, batch)  # type: ignore[arg-type]  # both are kinds
+                    await self._put(kind, batch)
 
     async def snapshot(self) -> None:
         """Store the models' state as of `cursor`, durable, after every row up to it is durable."""

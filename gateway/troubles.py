@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from schemas.kinds import make_batch
 from schemas.tags import Severity
 
 from .clock import ClockWatch, looks_unset
@@ -58,6 +59,7 @@ class Troubles:
             self._step_s = step
             p.log.warning("the wall clock was set", step_s=round(step, 3))
             await p.event("clock_stepped", "warning", f"the clock of the gateway was set by {step:+.1f} s")
+        await self._tell_losses()
         free = await asyncio.to_thread(_free_bytes, p.spool.directory)
         for trouble in self._conditions(now, free):
             batch = p.alarms.condition(
@@ -72,6 +74,26 @@ class Troubles:
             )
             if batch is not None:
                 await p.put("alert", batch)
+
+    async def _tell_losses(self) -> None:
+        """Rows that are no more, given up for room or found damaged, become one gap row per sink that was still to have them."""
+        p = self._pipeline
+        for loss in p.spool.take_losses():
+            sinks: dict[str | None, int] = dict(loss.sinks.items()) if loss.sinks else {None: loss.last - loss.first + 1}
+            gap = make_batch(
+                "gap",
+                len(sinks),
+                time=loss.time_us,
+                end=loss.end_us,
+                source="spool",
+                sink=list(sinks),
+                cause=loss.cause,
+                rows=list(sinks.values()),
+            )
+            await p.put("gap", gap)
+            await p.event(
+                "rows_lost", "critical", f"{loss.kind} rows {loss.first} to {loss.last} are lost: {loss.cause}", source="spool"
+            )
 
     def _conditions(self, now: int, free: int) -> Iterator[Trouble]:
         p = self._pipeline

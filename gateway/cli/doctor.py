@@ -17,12 +17,10 @@ def command(file: Path | None, as_json: bool) -> None:
 
     from gateway import config, doctor
 
-    checks = []
     configuration = config.load(file, strict_env=False) if file is not None else None
     directory = configuration.directory / configuration.plant.spool.directory if configuration else Path()
-    checks += doctor.machine(directory)
     reach = list(doctor.reachability(configuration)) if configuration else []
-    checks += reach
+    checks = [*doctor.machine(directory), *reach]
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(check) for check in checks], ensure_ascii=False, indent=1))
     else:

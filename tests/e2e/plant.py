@@ -53,6 +53,11 @@ def write(directory: Path, text: str) -> Path:
     return path
 
 
+async def load(path: Path) -> Configuration:
+    """The configuration, read off the loop."""
+    return await asyncio.to_thread(config.load, path)
+
+
 def simulator_of(
     configuration: Configuration, name: str, *, scenario: Scenario | None = None, replays: tuple[Replay, ...] = ()
 ) -> Simulator:
@@ -75,7 +80,7 @@ def replay_file(directory: Path, rows: int) -> Path:
 @asynccontextmanager
 async def gateway(path: Path, endpoints: Mapping[str, str], *, grace_s: float = 5.0) -> AsyncIterator[Pipeline]:
     """A gateway in this process, stopped gracefully at the end."""
-    configuration = config.load(path)
+    configuration = await load(path)
     async with service.running(configuration, log=structlog.get_logger(), endpoints=endpoints, grace_s=grace_s) as (
         pipeline,
         _stop,
@@ -106,6 +111,8 @@ class GatewayProcess:
         self.lines: list[dict[str, object]] = []
 
     async def start(self) -> None:
+        """Start (again) and wait until it is ready."""
+        self.lines.clear()
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "gateway", "run", str(self._path), "--endpoints", str(self._endpoints), "--log-json",
             stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL, start_new_session=True,

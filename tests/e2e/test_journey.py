@@ -10,7 +10,6 @@ import pytest
 
 from adapters.simulation import Replay
 from cloud_sinks import lake
-from gateway.config import load
 from gateway.demo import broker, operator
 from tests.e2e import plant
 
@@ -25,7 +24,7 @@ async def test_a_replayed_recording_comes_out_of_the_lake_value_for_value(tmp_pa
         encoding="utf-8",
     )
     replay = Replay(tag="press/temp", file=tmp_path / "machine.csv", column="value")
-    simulator = plant.simulator_of(load(path), "press", replays=(replay,))
+    simulator = plant.simulator_of(await plant.load(path), "press", replays=(replay,))
     async with plant.gateway(path, {"press": await simulator.start()}) as pipeline:
         await plant.until(
             lambda: pipeline.latest.value[0] == recorded[-1] and pipeline.latest.count > 600, "the whole recording", 30
@@ -44,7 +43,9 @@ async def test_alerts_raised_while_the_broker_is_away_arrive_in_order_when_it_is
     path = plant.write(tmp_path, plant.HEAD + plant.PRESS + sinks)
     wave = [50.0, 50.0, 95.0, 95.0, 95.0, 50.0, 50.0, 50.0]
     (tmp_path / "machine.csv").write_text("value\n" + "".join(f"{v}\n" for v in (wave * 8)), encoding="utf-8")
-    simulator = plant.simulator_of(load(path), "press", replays=(Replay(tag="press/temp", file=tmp_path / "machine.csv"),))
+    simulator = plant.simulator_of(
+        await plant.load(path), "press", replays=(Replay(tag="press/temp", file=tmp_path / "machine.csv"),)
+    )
     endpoint = await simulator.start()
     async with plant.gateway(path, {"press": endpoint}, grace_s=1.0) as pipeline:
         await plant.until(lambda: pipeline.latest.count > 2 * 64, "the whole recording", 30)
@@ -68,7 +69,7 @@ async def test_alerts_raised_while_the_broker_is_away_arrive_in_order_when_it_is
 async def test_after_kill_9_acknowledged_rows_are_in_the_lake_once_and_the_outage_is_a_gap(tmp_path):
     head = plant.HEAD.replace("listen: null", "listen: 127.0.0.1:0")
     path = plant.write(tmp_path, head + plant.PRESS.replace("scan: 50ms", "scan: 20ms") + "sinks:\n" + plant.LAKE)
-    configuration = load(path)
+    configuration = await plant.load(path)
     recording = plant.replay_file(tmp_path, 20_000)
     simulator = plant.simulator_of(configuration, "press", replays=(Replay(tag="press/temp", file=recording),))
     endpoint = await simulator.start()
