@@ -144,7 +144,6 @@ async def child(plant: Path, warm_s: float, measure_s: float) -> None:
             "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "durable_s": durable,
             "ready_s": ready_s,
-            "overruns": rows,
             "behind": pipeline.runner.behind_rows if pipeline.runner else 0,
         }
         watcher.cancel()
