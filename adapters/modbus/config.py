@@ -197,7 +197,10 @@ def _check_place(address: Address, kind: DataType) -> None:
 
 
 def check(config: ModbusConfig) -> Iterator[Finding]:
-    """Findings that need several tags: addresses that overlap with another type, values wider than the device's requests."""
+    """Findings that need several fields: overlapping addresses of another type, values wider than a request, transports to come."""
+    if config.transport != "tcp":
+        hint = "use a Modbus TCP gateway and tcp:// meanwhile"
+        yield Finding("warning", ("endpoint",), f"{config.transport} is not supported yet: this connection will stay down", hint)
     spans = []
     places: list[tuple[tuple[str | int, ...], str]] = [(("devices", name), name) for name in config.devices] or [((), "")]
     for loc, key in places:

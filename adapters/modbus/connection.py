@@ -8,6 +8,8 @@ function code and the number of bytes that were asked for. Retries and reconnect
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -169,6 +171,12 @@ class _Transactions(TransactionManager):  # type: ignore[misc]
             answer.set_result(pdu)
 
 
+def _reason(error: OSError) -> str:
+    """`Connection refused`, where asyncio says which call failed."""
+    system = isinstance(error.errno, int) and error.errno > 0 and not isinstance(error, socket.gaierror)
+    return os.strerror(error.errno) if system and error.errno else error.strerror or str(error)
+
+
 def _expire(answer: asyncio.Future[ModbusPDU]) -> None:
     if not answer.done():
         answer.set_exception(NoAnswer("no answer in time"))
@@ -227,5 +235,5 @@ async def open_connection(config: ModbusConfig) -> Connection:
     except TimeoutError as error:
         raise NotConnected(f"{config.endpoint} does not answer within {config.timeout}") from error
     except OSError as error:
-        raise NotConnected(f"{config.endpoint}: {error.strerror or error}") from error
+        raise NotConnected(f"{config.endpoint}: {_reason(error)}") from error
     return Connection(client, transactions)
