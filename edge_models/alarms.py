@@ -88,7 +88,7 @@ class AlarmLayer:
         seq = scores.column("seq").fill_null(-1).to_numpy()
         turns = delays.turns(subject, seq, time, score, limit, inactive)
         voice = self._voice(model)
-        told = [self._turn(model, alarm, voice, delays, scores, turn, int(time[turn.row])) for turn in turns]
+        told = [self._turn(model, alarm, voice, scores, turn, int(time[turn.row])) for turn in turns]
         return [message for message in told if message is not None]
 
     def expired(self, now: int) -> list[Message]:
@@ -119,9 +119,7 @@ class AlarmLayer:
         """What an operator's list shows: everything open that is not suppressed, the most serious first, then the newest."""
         return self._book.listed()
 
-    def _turn(
-        self, model: str, alarm: str, voice: _Voice, delays: Delays, scores: pa.RecordBatch, turn: Turn, time: int
-    ) -> Message | None:
+    def _turn(self, model: str, alarm: str, voice: _Voice, scores: pa.RecordBatch, turn: Turn, time: int) -> Message | None:
         tag, asset = self._about(turn.subject)
         key = (model, alarm, asset if tag is None else tag.path)
         row = _score_row(alarm, scores, turn.row)
@@ -135,9 +133,8 @@ class AlarmLayer:
         severity, action = voice.config.severity, voice.config.action
         if tag is not None and isinstance(voice.model, Grades):
             severity, action = voice.model.severity(tag, alarm), voice.model.action(tag, alarm) or action
-        onset = int(delays.onset_seq[turn.subject])
         entry = Entry(
-            id=occurrence(*key, onset),
+            id=occurrence(*key, turn.onset_seq),
             model=model,
             alarm=alarm if tag is None else f"{tag.name}.{alarm}",
             tag=None if tag is None else tag.id,
@@ -146,8 +143,8 @@ class AlarmLayer:
             severity=severity,
             problem=_problem(voice, tag, asset, row),
             action=action,
-            since_us=int(delays.onset_time[turn.subject]),
-            onset_seq=onset,
+            since_us=turn.onset_time,
+            onset_seq=turn.onset_seq,
             unit=None if tag is None else tag.unit,
             contributions=scores.column("contributions")[turn.row].as_py(),
         )

@@ -24,6 +24,8 @@ class Turn:
     row: int
     subject: int
     comes: bool
+    onset_seq: int
+    onset_time: int
 
 
 class Delays:
@@ -83,7 +85,7 @@ class Delays:
         ):  # fmt: skip
             comes = self._shut(at) if is_shut else self._step(at, t, s, is_above, is_normal) if known else None
             if comes is not None:
-                turns.append(Turn(row, at, comes))
+                turns.append(Turn(row, at, comes, int(self.onset_seq[at]), int(self.onset_time[at])))
         return turns
 
     def _shut(self, at: int) -> bool | None:

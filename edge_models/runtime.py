@@ -124,17 +124,12 @@ class ModelSet:
     ) -> ModelSet:
         """The models of a configuration over resolved tags; limits are watched without an entry.
 
-        An entry without `tags` watches all numeric tags. Raises ConfigError where patterns match nothing or a condition
-        cannot be followed.
+        An entry whose patterns match nothing watches nothing. Raises ConfigError where a condition cannot be followed.
         """
         members: dict[str, tuple[ModelConfig, EdgeModel, Gate | None, Sequence[Tag]]] = {}
         for name, config in configs.items():
             where = f"models.{name}"
             found = watched(config, tags)
-            if not found and config.tags:
-                raise ConfigError(
-                    f"no tag matches {', '.join(config.tags)}", where=f"{where}.tags", hint="write `**/name` or a full path"
-                )
             gate = None
             if config.active_when is not None:
                 try:
@@ -249,10 +244,10 @@ class ModelSet:
 
 
 def watched(config: ModelConfig, tags: Sequence[Tag]) -> list[Tag]:
-    """The tags that an entry below `models:` is about: those its patterns match, all numeric ones without patterns."""
-    if config.tags:
-        return [tag for tag in tags if matches_any(tag.path, config.tags)]
-    return [tag for tag in tags if tag.value_type in ("number", "integer")]
+    """The tags that an entry below `models:` is about: those that its patterns match; all tags for `limits` without patterns."""
+    if config.kind == _LIMITS and not config.tags:
+        return list(tags)
+    return [tag for tag in tags if matches_any(tag.path, config.tags)]
 
 
 def _named(scores: pa.RecordBatch, member: _Member) -> tuple[pa.RecordBatch, str]:

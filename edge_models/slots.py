@@ -32,7 +32,7 @@ _ALL: Final = slice(None)
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """A telemetry batch as arrays of n rows; `value` is NaN where a row has no number. Views where Arrow allows."""
+    """A telemetry batch as arrays of n rows; `value` is NaN where a row has no number or is bad. Views where Arrow allows."""
 
     batch: pa.RecordBatch
     seq: Times
@@ -47,11 +47,10 @@ class Readings:
 
     def usable(self) -> Bools | None:
         """True where a model may score and learn: not bad, a finite number, active. None when all rows are."""
-        plain = len(self.quality) == 0 or bool(self.quality.max() < q.BAD)
         sane = len(self.value) == 0 or bool(np.abs(self.value).max() <= HUGE)  # a NaN makes this false
-        if plain and sane and self.active is None:
+        if sane and self.active is None:
             return None
-        usable = ~q.is_bad(self.quality) & (np.abs(self.value) <= HUGE)
+        usable = np.abs(self.value) <= HUGE
         return usable if self.active is None else usable & self.active
 
     def gateway_time(self) -> Times:
@@ -78,6 +77,9 @@ def decode(batch: pa.RecordBatch) -> Readings:
     if whole.null_count < len(whole):
         valid = whole.is_valid().to_numpy(zero_copy_only=False)
         numbers = np.where(valid, whole.fill_null(0).to_numpy().astype(np.float64), numbers)
+    quality = batch.column("quality").to_numpy()
+    if len(quality) and quality.max() >= q.BAD:
+        numbers = np.where(q.is_bad(quality), np.nan, numbers)  # whatever a bad row shows is no measurement
     active = batch.column("active").to_numpy(zero_copy_only=False) if "active" in names else None
     return Readings(
         batch=batch,
@@ -85,7 +87,7 @@ def decode(batch: pa.RecordBatch) -> Readings:
         time=_int64(batch.column("time")),
         tag=batch.column("tag").to_numpy(),
         value=numbers,
-        quality=batch.column("quality").to_numpy(),
+        quality=quality,
         active=active,
     )
 
