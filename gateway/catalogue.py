@@ -53,7 +53,7 @@ class Catalogue:
             if point.name == kind:
                 return self._loaded(group, kind, point)
         known = self.names(group)
-        hint = did_you_mean(kind, known) or (f"known are {listed(known)}" if known else "none is installed")
+        hint = did_you_mean(kind, known) or (f"known kinds are {listed(known)}" if known else "none is installed")
         raise ConfigError(f"unknown kind of {SINGULAR[group]} {kind!r}", hint=hint)
 
     def _modules(self, group: Group) -> Iterator[tuple[str, Path]]:

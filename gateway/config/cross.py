@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_models.base import ModelConfig
 from gateway.destinations import DEFAULTS, destinations
-from gateway.suggest import did_you_mean, listed
+from gateway.suggest import did_you_mean, listed, nearest
 from schemas.asset import matches_any
 from schemas.data import KINDS, Kind
 from schemas.tags import Tag
@@ -55,7 +55,7 @@ def _ends(rules: Sequence[RouteRule], sinks: Mapping[str, str], tags: Sequence[T
             hint = f"add a sink of kind {takers}, or a rule to `routes:`; `- {{data: {kind}, to: []}}` says that it is meant"
             report.at("E041", root, ("sinks",), f"{kind} ends nowhere: no sink takes it", on="key", hint=hint)
     for name, sink in sinks.items():
-        if not any(name in ends[kind] for kind in KINDS):
+        if not report.failed and not any(name in ends[kind] for kind in KINDS):
             hint = (
                 f"name it in `routes:`; nothing goes to a sink of kind {sink} by default" if not _default(sink) else "delete it"
             )
@@ -104,12 +104,13 @@ def _near(pattern: str, tags: Sequence[Tag]) -> str:
         found = did_you_mean(pattern, short)
         if found:
             return found
+    if any(matches_any(tag.path, (f"**/{name}",)) for tag in tags):
+        return f"did you mean '**/{name}'?"
     names = {tag.name for tag in tags}
-    if name in names:
-        below = sorted({tag.path.split("/", 2)[-1] for tag in tags if tag.name == name})
-        return f"tags of this name are {listed(below, 4)}"
-    found = did_you_mean(name, names) if not set(name) <= set("*?") and len(names) <= 2_000 else ""
-    return found or "`genba check --tags` lists the paths of all tags"
+    close = nearest(name, names) if len(names) <= 2_000 else None
+    if close is not None:
+        return f"did you mean {'/'.join([*pattern.split('/')[:-1], close])!r}?"
+    return "`genba check --tags` lists the paths of all tags"
 
 
 def _check_condition(text: str, patterns: Sequence[str], tags: Sequence[Tag], loc: Loc, root: Section, report: Report) -> None:

@@ -13,7 +13,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from .diagnose import dotted
-from .places import Items, Section, Value
+from .places import Items, Section, Unresolved, Value
 from .report import Report
 from .source import Source, Span, sounds_secret
 
@@ -49,6 +49,7 @@ _BASED: Final = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE: Final = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9]")
+_ONLY_REFERENCE: Final = re.compile(r"\$\{\w+(:\?[^}]*)?\}")  # what it stands for is not in the file
 _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
 
 
@@ -132,7 +133,7 @@ def parse(source: Source, report: Report) -> Section | None:
     try:
         return _Builder(source, report).section(node, (), 0)
     except _Bomb as bomb:
-        report.add("E005", source, _span(bomb.node), bomb.problem, hint="write `templates:` for devices of the same type")
+        report.add("E005", source, _span(bomb.node), bomb.problem, hint="`templates:` are made for devices of the same type")
         return None
 
 
@@ -180,7 +181,7 @@ class _Builder:
                 )
                 continue
             spot = YamlSpot(source, key_node, value_node)
-            if isinstance(value_node, ScalarNode) and sounds_secret(key):
+            if isinstance(value_node, ScalarNode) and sounds_secret(key) and not _ONLY_REFERENCE.fullmatch(value_node.value):
                 spot.hide()
             made.put(key, self._value(value_node, (*loc, key), depth + 1, spot), spot)
         for key_node, value_node in merged:
@@ -220,7 +221,7 @@ class _Builder:
         if tag not in _EXPLICIT:
             hint = "put text that begins with ! in quotes"
             self._report.add("E006", self._source, _span(node), "tags are not used here", key=dotted(loc), hint=hint)
-            return None
+            return Unresolved()
         if isinstance(node, MappingNode):
             return self.section(node, loc, depth)
         if isinstance(node, SequenceNode):
@@ -245,7 +246,7 @@ class _Builder:
         elif not _NOT_FINITE.fullmatch(text):
             return text
         self._report.at_spot("E006", spot, "must be a finite number", key=dotted(loc))
-        return None
+        return Unresolved()
 
     def _enter(self, node: Node, depth: int) -> None:
         if id(node) in self._open:
@@ -277,6 +278,7 @@ _HINTS: Final[tuple[tuple[str, str], ...]] = (
         "put text that holds `: ` in quotes; check the indentation of this line and the one above",
     ),
     ("could not find expected ':'", "a key needs `:` and a blank behind it"),
+    ("found unexpected ':'", "a key needs `:` and a blank behind it"),
     ("did not find expected key", "check the indentation, and quotes or brackets that are not closed"),
     ("did not find expected ',' or", "a comma or the closing bracket is missing, here or above"),
     ("did not find expected '-' indicator", "every item of a list begins with `- ` at the same indentation"),
@@ -314,6 +316,8 @@ def _syntax(source: Source, error: yaml.MarkedYAMLError, report: Report) -> None
         problem, hint = "tags are not used here", "put text that begins with ! in quotes"
     else:
         hint = next((hint for text, hint in _HINTS if text in problem), "")
+    if "${" in source.lines[span.line][: span.column + 1] if span.line < len(source.lines) else False:
+        hint = 'between { and } a reference needs quotes: "${NAME}"'
     if error.context and error.context_mark is not None and error.context_mark.line != span.line:
         began = error.context.removeprefix("while ").replace("parsing a", "the").replace("scanning a", "the")
         problem += f", in {began} that begins on line {error.context_mark.line + 1}"

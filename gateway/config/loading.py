@@ -23,12 +23,12 @@ from schemas.tags import Tag
 from . import cross, document
 from .diagnose import ConfigurationInvalid, Diagnostic
 from .merge import Merger
-from .places import Loc, Section, Value, find
+from .places import Loc, Section, Unresolved, Value, find
 from .plant import PlantConfig
 from .report import Report
 from .resolve import Resolver
-from .secrets import References, Unresolved
-from .source import Unreadable, read
+from .secrets import References
+from .source import Source, Unreadable, read
 from .validate import Validator, keys_of, models_in
 
 _OPTIONAL: Final = ("templates", "adapters", "models", "sinks", "routes", "spool", "status")
@@ -116,13 +116,13 @@ class _Examination:
         ), diagnostics
 
     def _parsed(self) -> Section | None:
+        name = str(self._path)
         try:
-            source = read(self._path, str(self._path))
+            source = read(self._path, name)
         except Unreadable as unreadable:
-            from .source import Source
-
-            self._report.add("E001", Source(str(self._path), self._path, ""), None, unreadable.problem, hint=unreadable.hint)
+            self._report.add("E001", Source(name, self._path, ""), None, unreadable.problem, hint=unreadable.hint)
             return None
+        self._report.begin(source)
         return document.parse(source, self._report)
 
     def _examined(self, root: Section) -> Configuration | None:
@@ -235,7 +235,7 @@ class _Examination:
         section = whole.get("sinks")
         sinks = {name: found["sinks"].kinds.get(name, "") for name in section} if isinstance(section, Section) else {}
         adapters = whole.get("adapters")
-        if not adapters:
+        if not adapters and not self._report.failed:
             self._report.at("W021", whole, ("adapters",), "nothing is read: there are no adapters", on="key")
         whole_adapters = isinstance(adapters, Section) and len(found["adapters"].configs) == len(adapters)
         seen = tags if whole_adapters else ()  # a pattern may fit a tag of an entry that could not be read

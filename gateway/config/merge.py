@@ -117,7 +117,8 @@ class Merger:
         try:
             source = read(self._directory / name, shown)
         except Unreadable as unreadable:
-            self._report.at_spot("E001", spot, f"{shown}: {unreadable.problem}", key=key, hint=unreadable.hint)
+            hint = f"paths are relative to {self._templates.source.path.name}" if unreadable.missing else unreadable.hint
+            self._report.at_spot("E001", spot, f"{shown}: {unreadable.problem}", key=key, hint=hint)
             return None
         tags = tagfile.parse(source, self._report)
         if tags is not None:

@@ -14,6 +14,18 @@ Value: TypeAlias = "Section | Items | str | int | float | bool | None"
 Loc: TypeAlias = tuple[str | int, ...]
 
 
+class Unresolved(str):
+    """Stands for a value that could not be had (a missing variable, a broken part of YAML), so that nobody judges it."""
+
+    __slots__ = ()
+
+
+class Referenced(str):
+    """A text that was put together from references: what is seen in the file is not the secret."""
+
+    __slots__ = ()
+
+
 class Spot(Protocol):
     """Where one item of a mapping or list was written."""
 

@@ -78,7 +78,8 @@ class SpoolConfig(Strict):
         "group", description="`group`: one flush for many batches; `always`: each batch is on disk before the next is read."
     )
     commit_every: Duration = Field(
-        Duration("250ms"), description="With `group`: longest time between two flushes; what a power cut can cost."
+        Duration("250ms"),
+        description="With `group`: longest time between two flushes; readings younger than this may be lost in a power cut.",
     )
     commit_size: Size = Field(Size("1 MiB"), description="With `group`: flush earlier when so much waits.")
     segment_size: Size = Field(Size("16 MiB"), description="Size of one file of the spool.")
@@ -147,7 +148,7 @@ class PlantConfig(Strict):
         None, description="Rules for which data goes to which sink, where the defaults do not fit."
     )
     spool: SpoolConfig = Field(SpoolConfig(), description="The store on disk.")
-    status: StatusConfig = Field(StatusConfig(), description="The status page.")
+    status: StatusConfig = Field(StatusConfig(), description="The status page and the metrics.")
 
     @field_validator("time_zone")
     @classmethod

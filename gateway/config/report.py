@@ -12,6 +12,8 @@ from .places import Section, Spot, find
 from .source import Source, Span
 
 SHOWN_INSTEAD: Final = "***"
+NOWHERE: Final = Span(0, 0)
+"""The place of what is missing at the top of a file: the file itself, no line of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,14 @@ class Report:
         """How many findings there are so far."""
         return len(self._entries)
 
+    def begin(self, source: Source) -> None:
+        """The file that everything starts with comes first in the report."""
+        self._files.setdefault(source.name, len(self._files))
+
+    def withdraw(self, code: str, spot: Spot) -> None:
+        """Take back what was said of an item before its type was known."""
+        self._entries = [e for e in self._entries if (e.code, e.source, e.span) != (code, spot.source, spot.value())]
+
     def add(
         self, code: str, source: Source, span: Span | None, message: str, *, key: str = "", hint: str = "", guess: bool = False
     ) -> None:
@@ -70,7 +80,7 @@ class Report:
         found = find(root, loc)
         key = dotted(loc)
         if found.spot is None:
-            self.add(code, root.source, Span(0, 0), message, key=key, hint=hint)
+            self.add(code, root.source, NOWHERE, message, key=key, hint=hint)
         else:
             whole = found.loc == tuple(loc)
             self.at_spot(code, found.spot, message, on=on if whole else "key", key=key, hint=hint)
@@ -83,7 +93,7 @@ class Report:
             message, hint = hidden(entry.message), hidden(entry.hint)
             span = entry.span
             line, column = (span.line + 1, span.column + 1) if span else (0, 0)
-            shown = entry.source.shown(span.line, guess=entry.guess) if span else ""
+            shown = entry.source.shown(span.line, guess=entry.guess) if span and span is not NOWHERE else ""
             diagnostic = Diagnostic(
                 entry.code, message, entry.key, hint, entry.source.name, line, column, span.length if span else 1, shown
             )

@@ -38,6 +38,8 @@ class Resolver:
         for key, device in devices.items():
             loc: Loc = ("adapters", name, "devices", key) if several else ("adapters", name)
             if not getattr(device, "tags", None):
+                if self.report.failed and find(self.root, (*loc, "tags")).loc == (*loc, "tags"):
+                    continue  # the file of its tags could not be read, which was said
                 what = "device" if several else "connection"
                 self.report.at("W021", self.root, loc, f"nothing is read: the {what} has no tags", on="key")
                 continue
@@ -52,7 +54,8 @@ class Resolver:
         self, key: str, config: TagConfig, adapter: str, device_key: str, device: DeviceConfig[TagConfig], loc: Loc
     ) -> Tag | None:
         name = config.name or key
-        path = self._path(config.asset or device.asset or device_key, name, loc)
+        own = loc[:-2] if config.asset is None else loc
+        path = self._path(config.asset or device.asset or device_key, name, (*own, "asset"), loc)
         if path is None or not self._unique(path, loc):
             return None
         value_type = config.value_type()
@@ -91,16 +94,21 @@ class Resolver:
             enum=config.enum or {},
         )
 
-    def _path(self, asset: str, name: str, loc: Loc) -> str | None:
+    def _path(self, asset: str, name: str, asset_loc: Loc, loc: Loc) -> str | None:
+        hint = "asset and name are parts of a path such as stamping/line-2/press-07/motor_temp"
         try:
-            if segments(name) != (name,):
-                hint = "write the asset with `asset:`, the name with `name:`"
-                self.report.at("E017", self.root, loc, f"the name {name!r} may not hold a `/`", on="key", hint=hint)
-                return None
+            segments(asset)
+        except ValueError:
+            self.report.at("E017", self.root, asset_loc, f"the asset {asset!r} is not usable in a path", hint=hint)
+            return None
+        if "/" in name:
+            hint = "write the asset with `asset:`, the name with `name:`"
+            self.report.at("E017", self.root, loc, f"the name {name!r} may not hold a `/`", on="key", hint=hint)
+            return None
+        try:
             return join(self.prefix, asset, name)
-        except ValueError as error:
-            hint = "asset and name are parts of a path such as stamping/line-2/press-07/motor_temp"
-            self.report.at("E017", self.root, loc, str(error), on="key", hint=hint)
+        except ValueError:
+            self.report.at("E017", self.root, loc, f"the name {name!r} is not usable in a path", on="key", hint=hint)
             return None
 
     def _unique(self, path: str, loc: Loc) -> bool:

@@ -14,23 +14,11 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 from .diagnose import dotted
-from .places import Items, Section, Spot, Value
+from .places import Items, Referenced, Section, Spot, Unresolved, Value
 from .report import Report
 
 _REFERENCE: Final = re.compile(r"\$(?P<escaped>\$)?\{(?P<inside>[^}]*)(?P<end>\}?)")
 _INSIDE: Final = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<mode>[?-])(?P<text>.*))?", re.DOTALL)
-
-
-class Unresolved(str):
-    """A text with a reference to something that is not there; nothing can be said about its value."""
-
-    __slots__ = ()
-
-
-class Referenced(str):
-    """A text that was put together from references: what is seen in the file is not the secret."""
-
-    __slots__ = ()
 
 
 class References:

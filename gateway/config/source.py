@@ -83,9 +83,9 @@ def sounds_secret(key: str) -> bool:
 class Unreadable(Exception):
     """A file that cannot be read: what is wrong with it, and the way out. Never leaves this package."""
 
-    def __init__(self, problem: str, hint: str) -> None:
+    def __init__(self, problem: str, hint: str, *, missing: bool = False) -> None:
         super().__init__(problem)
-        self.problem, self.hint = problem, hint
+        self.problem, self.hint, self.missing = problem, hint, missing
 
 
 def read(path: Path, name: str) -> Source:
@@ -93,7 +93,7 @@ def read(path: Path, name: str) -> Source:
     try:
         return Source(name, path, path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
-        raise Unreadable("there is no such file", f"looked for {path.absolute()}") from None
+        raise Unreadable("there is no such file", f"looked for {path.absolute()}", missing=True) from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise Unreadable(f"line {line} is not UTF-8 text", "save it as UTF-8 (in a spreadsheet: “CSV UTF-8”)") from None

@@ -8,11 +8,10 @@ from typing import Any, Final, Literal, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.suggest import did_you_mean, listed
+from gateway.suggest import did_you_mean, listed, nearest
 
-from .places import Found, Items, Loc, Section, find
+from .places import Found, Items, Loc, Section, Unresolved, find
 from .report import Report
-from .secrets import Unresolved
 from .source import sounds_secret
 
 M = TypeVar("M", bound=BaseModel)
@@ -38,6 +37,7 @@ _WANTED: Final = {
     "set_type": "a list",
     "frozen_set_type": "a list",
     "sequence_type": "a list",
+    "sequence_str": "a list",
     "path_type": "a path",
     "none_required": "nothing (null)",
 }
@@ -89,6 +89,7 @@ class Validator:
             key = found.loc[-1]
             if written is not None and isinstance(owner, (Section, Items)):
                 owner.replace(key, written)
+                self._report.withdraw("W001", found.spot)
                 changed = True
         return changed
 
@@ -101,8 +102,11 @@ class Validator:
             last = detail["loc"][-1] if detail["loc"] else ""
             at = (*found.loc, last) if detail["type"] == "missing" else found.loc
             together.setdefault(at, []).append(detail)
+        unknown = [at for at, several in together.items() if several[0]["type"] == "extra_forbidden"]
+        meant = {(*at[:-1], nearest(str(at[-1]), self._known(at, model, loc))) for at in unknown}
         for at, several in together.items():
-            self._say(at, several, model, loc)
+            if several[0]["type"] != "missing" or at not in meant:  # the unknown key beside it says it all
+                self._say(at, several, model, loc)
 
     def _say(self, at: Loc, several: Sequence[ErrorDetails], model: type[BaseModel], loc: Loc) -> None:
         """One message for one place, however many members of a union were tried there."""
@@ -126,7 +130,7 @@ class Validator:
             wanted = " or ".join(dict.fromkeys(_WANTED[one["type"]] for one in several if one["type"] in _WANTED))
             self._wrong_type(find(root, at), at, wanted)
         elif kind in _BOUNDS:
-            report.at("E015", root, at, _BOUNDS[kind].format(**context))
+            report.at("E015", root, at, _BOUNDS[kind].format(**{name: _plain(value) for name, value in context.items()}))
         elif kind in ("genba_duration", "genba_size", "genba_rate"):
             report.at("E016", root, at, detail["msg"])
         elif kind == "genba_name":
@@ -158,12 +162,15 @@ class Validator:
         found = find(self._root, at)
         if sounds_secret(key) and found.spot is not None:
             found.spot.hide()
-        here = model_at(model, self._root, loc, at[:-1])
-        known = keys_of(here) if here is not None else []
+        here = model_at(model, loc, at[:-1])
+        known = self._known(at, model, loc)
         hint = did_you_mean(key, known) or self._belongs(key, model, here) or f"known keys are {listed(known, 30)}"
-        if key in ("name", "tag") and not known:
-            hint = ""
         self._report.at("E012", self._root, at, "unknown key", on="key", hint=hint)
+
+    def _known(self, at: Loc, model: type[BaseModel], loc: Loc) -> list[str]:
+        """The keys that may stand beside `at`."""
+        here = model_at(model, loc, at[:-1])
+        return keys_of(here) if here is not None else []
 
     def _belongs(self, key: str, model: type[BaseModel], here: type[BaseModel] | None) -> str:
         """Where a key of this name would be right."""
@@ -174,11 +181,13 @@ class Validator:
         for what, other in self.elsewhere.items():
             if other is not model and key in keys_of(other):
                 return f"`{key}` belongs to {what}"
-        return ""
+        deeper = {".".join((*path, name)): name for path, below in _nested(model, ()) if path for name in keys_of(below)}
+        found = nearest(key, deeper.values())
+        return next((f"did you mean {place!r}?" for place, name in deeper.items() if name == found), "")
 
     def _meaning(self, model: type[BaseModel], loc: Loc) -> str:
         """What a missing key is for: the description of its field."""
-        here = model_at(model, self._root, (), loc[:-1])
+        here = model_at(model, (), loc[:-1])
         if here is None:
             return ""
         for name, field in here.model_fields.items():
@@ -202,7 +211,7 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from models_in(part)
 
 
-def model_at(model: type[BaseModel], root: Section, base: Loc, at: Loc) -> type[BaseModel] | None:
+def model_at(model: type[BaseModel], base: Loc, at: Loc) -> type[BaseModel] | None:
     """The class of the mapping at path `at`, where `model` is the class at `base`."""
     here: type[BaseModel] | None = model
     for part in at[len(base) :]:
@@ -220,6 +229,10 @@ def _nested(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[tup
             for below in models_in(field.annotation):
                 if below is not model:
                     yield from _nested(below, (*path, field.alias or name))
+
+
+def _plain(value: object) -> object:
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _allowed(expected: str) -> list[str]:
