@@ -19,30 +19,28 @@ class Schedule:
         if not periods_us or min(periods_us) <= 0:
             raise ValueError(f"every scan class needs a period above 0: {list(periods_us)}")
         self._periods = [period / 1e6 for period in periods_us]
-        self._t0 = 0.0
+        self._origins: list[float] = []  # slot n > 0 of a class is due at origin + n*period
         self._due: list[tuple[float, int, int]] = []  # (due, class, n)
         self.overruns = [0] * len(self._periods)
 
     def start(self) -> None:
         """Slot 0 of every class is due now, later slots spread over the shortest period."""
-        self._t0 = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
         spread = min(self._periods) / len(self._periods)
-        self._due = [(self._t0 + i * spread, i, 0) for i in range(len(self._periods))]
-        heapq.heapify(self._due)
+        self._origins = [now + index * spread for index in range(len(self._periods))]
+        self._due = [(now, index, 0) for index in range(len(self._periods))]
 
     async def next(self) -> int:
-        """Sleep until a slot is due; returns the index of its scan class."""
+        """Sleep until a slot is due; returns the index of its scan class. Where it is cancelled no slot is lost."""
         if not self._due:
             self.start()
-        due, index, n = heapq.heappop(self._due)
+        due, index, n = self._due[0]
         loop = asyncio.get_running_loop()
-        period = self._periods[index]
-        origin = due - n * period
+        period, origin = self._periods[index], self._origins[index]
+        await asyncio.sleep(max(0.0, due - loop.time()))
         late = int((loop.time() - due) / period)
-        if late > 0:  # whole slots have passed: take the newest one
+        if late > 0:  # whole slots have passed: this poll stands for the newest one
             self.overruns[index] += late
             n += late
-            due = origin + n * period
-        await asyncio.sleep(max(0.0, due - loop.time()))
-        heapq.heappush(self._due, (origin + (n + 1) * period, index, n + 1))
+        heapq.heapreplace(self._due, (origin + (n + 1) * period, index, n + 1))
         return index
