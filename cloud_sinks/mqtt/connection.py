@@ -13,7 +13,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from socket import IPPROTO_TCP, TCP_NODELAY
+from socket import socket as Socket
+from typing import Any, Final, Literal, cast
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -93,6 +95,7 @@ class Connection:
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_publish = self._published
+        client.on_subscribe = self._subscribed
         client.on_message = self._received
         client.on_socket_register_write = self._want_write
         client.on_socket_unregister_write = self._done_writing
@@ -152,6 +155,8 @@ class Connection:
         socket = self._client.socket()
         if socket is None:
             return
+        # Without it a second message waits in the kernel for the acknowledgement of the first (Nagle, RFC 896).
+        cast("Socket", socket).setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         self._attached = True
         self._loop.add_reader(socket.fileno(), self._read)
         if self._client.want_write():
@@ -174,10 +179,15 @@ class Connection:
         self._waiting[info.mid] = future
         return future
 
-    def subscribe(self, topic: str) -> None:
-        """Ask for the messages of a topic filter, QoS 1."""
-        if not self.lost.done():
-            self._client.subscribe(topic, qos=1)
+    def subscribe(self, topic: str) -> asyncio.Future[int]:
+        """Ask for the messages of a topic filter, QoS 1; the future gives the granted QoS, the reason code of a refusal, or LOST."""
+        future: asyncio.Future[int] = self._loop.create_future()
+        result, mid = (None, None) if self.lost.done() else self._client.subscribe(topic, qos=1)
+        if result != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
+            future.set_result(LOST)
+        else:
+            self._waiting[mid] = future
+        return future
 
     async def close(self) -> None:
         """Say goodbye (the last will is not sent) and close the socket. Idempotent."""
@@ -228,6 +238,9 @@ class Connection:
         future = self._waiting.pop(mid, None)
         if future is not None and not future.done():
             future.set_result(code.value)
+
+    def _subscribed(self, client: paho.Client, userdata: Any, mid: int, codes: list[ReasonCode], properties: Any) -> None:
+        self._published(client, userdata, mid, codes[0], properties)
 
     def _received(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         self._on_message(message.topic, bytes(message.payload), bool(message.retain))

@@ -40,6 +40,8 @@ _CREDENTIALS: Final = {
     0x8C: "bad authentication method",
 }
 _NOT_AUTHORIZED: Final = 0x87
+_REFUSED: Final = 0x80
+"""Reason codes from here on are failures."""
 _QUOTA: Final = (0x89, 0x97)
 _NEVER: Final = {
     0x90: "topic name invalid",
@@ -81,7 +83,13 @@ class MqttSink:
         outcome = await self._acknowledged(connection.publish(self._status_topic, b"online", retain=True), connection)
         self._judge(outcome, self._status_topic)
         if self._config.commands:
-            connection.subscribe(f"{self._command_topic}/#")
+            granted = await self._acknowledged(connection.subscribe(f"{self._command_topic}/#"), connection)
+            if granted == LOST:
+                self._judge(granted, self._command_topic)
+            if granted >= _REFUSED:
+                self._context.log.warning(
+                    "broker lets nobody command this gateway", sink=self._context.name, topic=self._command_topic
+                )
 
     async def _open(self) -> Connection:
         """The first version that works. One that is refused, or not answered at all, is the broker's way of not speaking it."""

@@ -29,8 +29,7 @@ class Subscriber:
         self._connection = Connection(options, version, self._take)
         await self._connection.open(5)
         for topic in topics or ("#",):
-            self._connection.subscribe(topic)
-        await asyncio.sleep(0.05)  # the subscription is made when its SUBACK is back; nothing here waits for that
+            assert await self._connection.subscribe(topic) < 128
         return self
 
     def _take(self, topic: str, payload: bytes, retained: bool) -> None:
@@ -105,6 +104,7 @@ class ScriptedBroker:
 
     connack: dict[int, int | str | None] = field(default_factory=lambda: {5: 0, 4: 0})
     puback: Callable[[int, str], int | str | None] = lambda n, topic: 0
+    suback: int = 1
     properties: bytes = b""  # of the CONNACK of version 5
     versions: list[int] = field(default_factory=list)
     published: list[tuple[str, bytes, bool]] = field(default_factory=list)
@@ -155,7 +155,7 @@ class ScriptedBroker:
                 elif kind >> 4 == 3 and not await self._take(kind, body, version, writer):
                     return
                 elif kind >> 4 == 8:
-                    writer.write(_framed(0x90, body[:2] + (b"\0\1" if version == 5 else b"\1")))
+                    writer.write(_framed(0x90, body[:2] + (b"\0" if version == 5 else b"") + bytes([self.suback])))
                 elif kind >> 4 == 12:
                     writer.write(b"\xd0\x00")
                 elif kind >> 4 == 14:

@@ -352,6 +352,14 @@ async def test_commands(context: SinkContext, broker: RealBroker) -> None:
         await anext(found)
 
 
+async def test_a_broker_that_refuses_the_subscription_still_gets_alerts(context: SinkContext, scripted: ScriptedBroker) -> None:
+    scripted.suback = 0x87
+    sink = build(context, scripted.endpoint)
+    await sink.connect()
+    await send(sink, context)
+    await sink.aclose()
+
+
 async def test_retained_commands_are_old_and_passed_over(context: SinkContext, broker: RealBroker) -> None:
     person = await Subscriber().open(broker.port, "nothing", name="person")
     await person.publish("genba/command/gw-1/acknowledge", b'{"id": "x"}', retain=True)
