@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
 
 @click.command("demo")
-@click.option("--config", "file", type=click.Path(path_type=Path), default=Path("examples/demo.yaml"), show_default=True)
-@click.option("--scenario", type=click.Path(path_type=Path), default=Path("examples/demo.scenario.yaml"), show_default=True)
+@click.option("--config", "file", type=click.Path(path_type=Path), help="Another plant; by default examples/demo.yaml.")
+@click.option(
+    "--scenario", "script", type=click.Path(path_type=Path), help="Another scenario; by default examples/demo.scenario.yaml."
+)
 @click.option("--duration", help="End after this long with a summary, `45s`; by default at Ctrl-C.")
 @click.option(
     "--lake", type=click.Path(path_type=Path), default=Path("lake"), show_default=True, help="Where the Parquet files go."
 )
-def command(file: Path, scenario: Path, duration: str | None, lake: Path) -> None:
+def command(file: Path | None, script: Path | None, duration: str | None, lake: Path) -> None:
     """Run a simulated plant and the gateway on it; exit 0 only if each scripted fault raised its own alert."""
     import asyncio
     import tempfile
@@ -28,6 +30,7 @@ def command(file: Path, scenario: Path, duration: str | None, lake: Path) -> Non
     from schemas.values import Duration
 
     logs.configure(level="warning", as_json=False)
+    file, scenario = file or _example("demo.yaml"), script or _example("demo.scenario.yaml")
     configuration = config.load(file)
     seconds = Duration(duration).s if duration else None
     with tempfile.TemporaryDirectory(prefix="genba-demo-") as scratch:
@@ -38,6 +41,12 @@ def command(file: Path, scenario: Path, duration: str | None, lake: Path) -> Non
         click.echo(click.style(f"FAILED: {failure}", fg="red"), err=True)
     if verdict.failures and seconds is not None:
         raise SystemExit(1)
+
+
+def _example(name: str) -> Path:
+    """An example file: beside the packages in a checkout, inside `gateway` in a wheel."""
+    packages = Path(__file__).parents[2]
+    return next(place for place in (packages / "examples" / name, packages / "gateway" / "examples" / name) if place.exists())
 
 
 def _in_scratch(configuration: Configuration, scratch: Path, lake: Path) -> Configuration:
