@@ -72,8 +72,21 @@ def _read(path: Path, storage: Storage) -> Identity | None:
     try:
         document = json.loads(read_file(storage, path))
         return Identity(str(document["gateway"]), int(document["epoch"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OSError):
         return None
+
+
+def _head(path: Path, storage: Storage) -> bytes:
+    try:
+        fd = storage.open(path)
+    except OSError:
+        return b""
+    try:
+        return storage.read(fd, f.SEGMENT_HEADER_BYTES, 0)
+    except OSError:
+        return b""
+    finally:
+        storage.close(fd)
 
 
 def _epoch_of_segments(directory: Path, storage: Storage) -> int:
@@ -83,11 +96,7 @@ def _epoch_of_segments(directory: Path, storage: Storage) -> int:
         for name in storage.list_directory(directory / kind):
             if parse_name(name) is None:
                 continue
-            fd = storage.open(directory / kind / name)
-            try:
-                header = f.unpack_segment_header(storage.read(fd, f.SEGMENT_HEADER_BYTES, 0))
-            finally:
-                storage.close(fd)
+            header = f.unpack_segment_header(_head(directory / kind / name, storage))
             if header is not None:
                 epochs.append(header.epoch)
     return max(epochs)

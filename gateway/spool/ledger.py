@@ -19,7 +19,7 @@ from schemas.kinds import KINDS, Kind
 
 from .format import checksum
 from .spans import Spans
-from .storage import Storage, read_file, write_all
+from .storage import Storage, read_patiently, write_all
 from .worker import Worker
 
 SLOT_BYTES: Final = 128 << 10
@@ -135,16 +135,25 @@ class LedgerFile:
             finally:
                 self._storage.close(fd)
             return Book()
-        data = read_file(self._storage, self.path)
-        slots = [_read_slot(data[at : at + SLOT_BYTES]) for at in (0, SLOT_BYTES)]
-        used = [bool(data[at : at + SLOT_BYTES].strip(b"\0")) for at in (0, SLOT_BYTES)]
-        whole = [slot for slot in slots if slot is not None]
+        slots = [self._read(at) for at in (0, SLOT_BYTES)]
+        used = [data for data in slots if data is None or data.strip(b"\0")]
+        whole = [found for data in slots if data is not None and (found := _read_slot(data)) is not None]
         if not whole:
-            self.condition = "lost" if any(used) else "new"
+            self.condition = "lost" if used else "new"
             return Book()
         self.generation, book = max(whole, key=lambda slot: slot[0])
-        self.condition = "whole" if len(whole) == sum(used) else "one slot"
+        self.condition = "whole" if len(whole) == len(used) else "one slot"
         return book
+
+    def _read(self, offset: int) -> bytes | None:
+        """One slot's bytes; None when the disk does not give them back."""
+        fd = self._storage.open(self.path)
+        try:
+            return read_patiently(self._storage, fd, SLOT_BYTES, offset)
+        except OSError:
+            return None
+        finally:
+            self._storage.close(fd)
 
     def save(self, body: bytes) -> None:
         """Make `body` the newest content, durable when this returns. Raises OSError: then the content before is still whole.
@@ -246,6 +255,11 @@ class Ledger:
     def gone(self, kind: Kind) -> Spans:
         """Rows of a log that are no more although somebody may still stand before them."""
         return self._book.gone.setdefault(kind, Spans())
+
+    def note_gone(self, kind: Kind, first: int, end: int) -> None:
+        """Remember that rows `first` … `end` - 1 were found to be no more, so that the next start does not report them again."""
+        self.gone(kind).add(first, end)
+        self._touch()
 
     def needed(self, kind: Kind) -> int | None:
         """The lowest row that a sink or a named cursor still needs, as it is on disk; None when nobody reads this kind."""

@@ -22,7 +22,7 @@ from .codec import SCHEMA_VERSION, Decoder, Undecodable
 from .quarantine import Quarantine
 from .segment import Segment, close_segment, find, load_entries, segment_name
 from .spans import Span
-from .storage import Storage, write_all
+from .storage import Storage, read_patiently, write_all
 
 _READ_AHEAD: Final = 4 << 20
 _INDEXES_KEPT: Final = 8
@@ -280,7 +280,7 @@ class Log:
         fd = self._storage.open(segment.path)
         try:
             try:
-                data = self._storage.read(fd, piece[-1].offset + piece[-1].size - start, start)
+                data = read_patiently(self._storage, fd, piece[-1].offset + piece[-1].size - start, start)
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise
@@ -307,7 +307,7 @@ class Log:
         """One record's bytes up to the next record; zeros where the medium gives them back no more."""
         size = entry.size if after is None else after.offset - entry.offset
         try:
-            return self._storage.read(fd, size, entry.offset).ljust(size, b"\0")
+            return read_patiently(self._storage, fd, size, entry.offset).ljust(size, b"\0")
         except OSError:
             return bytes(size)
 

@@ -49,7 +49,8 @@ def open_directory(
     """
     quarantine = Quarantine(directory / "quarantine", storage)
     try:
-        for child in (*KINDS, "quarantine"):
+        made = [child for child in (*KINDS, "quarantine") if not storage.exists(directory / child)]
+        for child in made:
             storage.make_directory(directory / child)
         lock = take_lock(directory, storage)
     except OSError as error:
@@ -59,8 +60,9 @@ def open_directory(
             ) from error
         raise
     try:
-        storage.fsync_directory(directory)
-        storage.fsync_directory(directory.parent)
+        if made:
+            storage.fsync_directory(directory)
+            storage.fsync_directory(directory.parent)
         file = LedgerFile(directory / "ledger", storage)
         book = file.load()
         noted = Identity(book.gateway, book.epoch)

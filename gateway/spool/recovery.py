@@ -19,7 +19,7 @@ from .codec import SCHEMA_VERSION
 from .quarantine import Quarantine
 from .segment import Scan, Segment, close_segment, load_entries, parse_name, read_summary, scan
 from .spans import Span, Spans
-from .storage import Storage, write_all
+from .storage import Storage, read_patiently, write_all
 
 _FLUSH_FAILED: Final = "could not be flushed or closed"
 
@@ -112,7 +112,7 @@ class _Loader:
             found = read_summary(self.storage, fd)
             if found is not None and found[0].kind == self.kind:
                 return self._closed(found[1], size)
-            data = self.storage.read(fd, size, 0)
+            data = read_patiently(self.storage, fd, size, 0)
         except OSError as error:
             self._unusable(error)
             return None

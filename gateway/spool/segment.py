@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from . import format as f
-from .storage import Storage, read_file, write_all
+from .storage import Storage, read_file, read_patiently, write_all
 
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _NAME: Final = re.compile(r"(\d{20})(?:\.(\d+))?\.seg")
@@ -105,8 +105,8 @@ def _next_record(data: bytes, at: int, expected: int) -> tuple[f.Record, int] | 
 def read_summary(storage: Storage, fd: int) -> tuple[f.SegmentHeader, f.Summary] | None:
     """Header and trailer of a closed segment; None where either is missing or damaged. Raises format.TooNew."""
     size = storage.size(fd)
-    header = f.unpack_segment_header(storage.read(fd, f.SEGMENT_HEADER_BYTES, 0))
-    summary = f.unpack_trailer(storage.read(fd, f.TRAILER_BYTES, max(0, size - f.TRAILER_BYTES)))
+    header = f.unpack_segment_header(read_patiently(storage, fd, f.SEGMENT_HEADER_BYTES, 0))
+    summary = f.unpack_trailer(read_patiently(storage, fd, f.TRAILER_BYTES, max(0, size - f.TRAILER_BYTES)))
     return None if header is None or summary is None else (header, summary)
 
 
@@ -116,7 +116,7 @@ def load_entries(storage: Storage, segment: Segment) -> list[f.Entry]:
     if summary is not None:
         fd = storage.open(segment.path)
         try:
-            found = f.unpack_index(storage.read(fd, summary.index_length, summary.index_offset), summary)
+            found = f.unpack_index(read_patiently(storage, fd, summary.index_length, summary.index_offset), summary)
         finally:
             storage.close(fd)
         if found is not None:

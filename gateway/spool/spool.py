@@ -490,13 +490,12 @@ class Spool:
                 for sink in self.ledger.sinks_of(kind)
                 if (acked := self.ledger.cursor(kind, sink).acked) < high
             }
-            self.ledger.gone(kind).add(low, high)
+            self.ledger.note_gone(kind, low, high)
             log = self._logs[kind]
             now = self._clock.now_us()
             before, after = log.commit_us(max(0, low - 1)), log.commit_us(high)
             self._losses.append(Loss(kind, low, high - 1, "quarantined", sinks, before or now, after or now))
             self._log.error("rows are damaged or missing", kind=kind, first=low, last=high - 1)
-        self.ledger.changed.set()
 
     def _tell_recovery(self) -> None:
         for kind, report in self.recovery.items():

@@ -176,11 +176,19 @@ def write_all(storage: Storage, fd: int, buffers: Sequence[Bytes], offset: int) 
     return wanted
 
 
+def read_patiently(storage: Storage, fd: int, size: int, offset: int) -> bytes:
+    """Like `Storage.read`, with a second try: not every read error of a worn flash is its last word."""
+    try:
+        return storage.read(fd, size, offset)
+    except OSError:
+        return storage.read(fd, size, offset)
+
+
 def read_file(storage: Storage, path: Path) -> bytes:
     """The whole content of a file."""
     fd = storage.open(path)
     try:
-        return storage.read(fd, storage.size(fd), 0)
+        return read_patiently(storage, fd, storage.size(fd), 0)
     finally:
         storage.close(fd)
 

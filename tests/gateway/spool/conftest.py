@@ -80,6 +80,85 @@ class FaultyStorage(DiskStorage):
         super().rename(old, new)
 
 
+class MemoryStorage:
+    """A disk in memory, for tests that open thousands of spools."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, bytearray] = {}
+        self.directories: set[Path] = set()
+        self._open: dict[int, Path] = {}
+        self._next = 3
+
+    def _opened(self, path: Path) -> int:
+        self._next += 1
+        self._open[self._next] = path
+        return self._next
+
+    def create(self, path: Path, size: int) -> int:
+        if path in self.files:
+            raise FileExistsError(errno.EEXIST, "exists")
+        self.files[path] = bytearray(size)
+        return self._opened(path)
+
+    def open(self, path: Path, *, write: bool = False) -> int:
+        if path not in self.files:
+            raise FileNotFoundError(errno.ENOENT, "not there")
+        return self._opened(path)
+
+    def close(self, fd: int) -> None:
+        del self._open[fd]
+
+    def size(self, fd: int) -> int:
+        return len(self.files[self._open[fd]])
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        return bytes(self.files[self._open[fd]][offset : offset + size])
+
+    def write(self, fd: int, buffers: Sequence[Any], offset: int) -> int:
+        data = b"".join(buffers)
+        file = self.files[self._open[fd]]
+        file.extend(bytes(max(0, offset - len(file))))
+        file[offset : offset + len(data)] = data
+        return len(data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        file = self.files[self._open[fd]]
+        del file[size:]
+        file.extend(bytes(size - len(file)))
+
+    def fdatasync(self, fd: int) -> None:
+        """Nothing to do."""
+
+    def fsync_directory(self, path: Path) -> None:
+        """Nothing to do."""
+
+    def make_directory(self, path: Path) -> None:
+        self.directories.add(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self.files[new] = self.files.pop(old)
+
+    def unlink(self, path: Path) -> None:
+        if path not in self.files:
+            raise FileNotFoundError(errno.ENOENT, "not there")
+        del self.files[path]
+
+    def list_directory(self, path: Path) -> list[str]:
+        return sorted(file.name for file in self.files if file.parent == path)
+
+    def exists(self, path: Path) -> bool:
+        return path in self.files
+
+    def free_bytes(self, path: Path) -> int:
+        return 1 << 40
+
+    def lock(self, path: Path, owner: str) -> int:
+        if path in self._open.values():
+            raise BlockingIOError(errno.EWOULDBLOCK, owner)
+        self.files.setdefault(path, bytearray())
+        return self._opened(path)
+
+
 def readings(rows: int, start: int = 0, **columns: object) -> pa.RecordBatch:
     """Telemetry whose values are `start`, `start` + 1, …, so that a row says which one it is."""
     values = np.arange(start, start + rows, dtype=np.float64)

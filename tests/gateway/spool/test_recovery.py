@@ -1,0 +1,287 @@
+"""What a start makes of torn, damaged, empty, foreign and missing files. Nothing keeps a spool from opening."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gateway.spool import format as f
+from gateway.spool.codec import Decoder, Encoder
+from gateway.spool.log import Log
+from gateway.spool.quarantine import Quarantine
+from gateway.spool.recovery import KindRecovery, recover
+from gateway.spool.segment import scan
+from schemas.errors import ConfigError
+
+from .conftest import MemoryStorage, OpenSpool, crash, everything, numbers, readings, running, segments, values
+
+SEGMENT = Path("log") / f"{0:020d}.seg"
+
+
+async def crashed(open_spool: OpenSpool, directory: Path, records: int = 3, rows: int = 4) -> None:
+    """A spool that was killed with `records` durable records of `rows` rows, not closed."""
+    spool = await open_spool(directory=directory, segment_bytes=64 << 10)
+    for n in range(records):
+        await spool.put("telemetry", readings(rows, rows * n))
+        await spool.flush()
+    crash(spool)
+
+
+async def reopened(open_spool: OpenSpool, directory: Path) -> tuple[list[int], list[float], object]:
+    """Row numbers and values that a start finds, and its report; the spool takes rows afterwards."""
+    async with running(open_spool, directory=directory) as spool:
+        read = await everything(spool)
+        first = await spool.put("telemetry", readings(1, 999))
+        await spool.flush()
+        assert values(await everything(spool, first=first)) == [999]
+        return numbers(read), values(read), spool.recovery["telemetry"]
+
+
+@pytest.mark.parametrize("preallocated", [False, True])
+def test_truncation_at_every_byte_of_the_last_record_costs_that_record_only(preallocated):
+    data, entries = small_log(closed=False)
+    for size in range(entries[2].offset, entries[2].offset + entries[2].size):
+        storage = MemoryStorage()
+        storage.files[SEGMENT] = bytearray(data[:size].ljust(4096 if preallocated else 0, b"\0"))
+        log, report = opened(storage)
+        assert values(log.read(0, end=log.next, max_rows=100, max_bytes=1 << 20)) == [0, 1, 2, 3]
+        assert (report.next_row, report.missing) == (4, [])
+        assert report.truncated_bytes == len(data[entries[2].offset : size].rstrip(b"\0"))
+        again, report = opened(storage)  # what was repaired is whole
+        assert (again.next, report.truncated_bytes, report.quarantined) == (4, 0, [])
+
+
+async def test_torn_bytes_are_counted(open_spool, tmp_path):
+    await crashed(open_spool, tmp_path / "spool")
+    [path] = segments(tmp_path / "spool")
+    end = scan(path.read_bytes(), 0).entries[1].offset
+    path.write_bytes(path.read_bytes()[: end + 100])
+    rows, _, report = await reopened(open_spool, tmp_path / "spool")
+    assert rows == [0, 1, 2, 3]
+    assert report.truncated_bytes == 100
+
+
+def small_log(*, closed: bool) -> tuple[bytes, list[f.Entry]]:
+    """The bytes of a segment of three records of two rows each, and where the records are."""
+    storage = MemoryStorage()
+    log, _ = opened(storage)
+    encoder = Encoder(Decoder())
+    for n in range(3):
+        one = encoder.encode("telemetry", [readings(2, 2 * n)], 2 * n, 5)
+        log.append([(one.record, one.body)], 5)
+    if closed:
+        log.roll()
+    data = bytes(storage.files[SEGMENT])
+    found = scan(data, 0)
+    return data if closed else data[: found.end], found.entries
+
+
+def opened(storage: MemoryStorage) -> tuple[Log, KindRecovery]:
+    quarantine = Quarantine(Path("quarantine"), storage)
+    found, report = recover("telemetry", SEGMENT.parent, storage=storage, quarantine=quarantine, epoch=1, high_water=0)
+    log = Log(
+        "telemetry", SEGMENT.parent, storage=storage, quarantine=quarantine, epoch=1, segment_bytes=4096, allows=lambda size: True,
+        segments=found, next_row=report.next_row,
+    )  # fmt: skip
+    return log, report
+
+
+def flip_every_bit(*, closed: bool) -> int:
+    """A start succeeds whatever bit is flipped, and at most the record that was hit is lost; returns how many were tried."""
+    data, entries = small_log(closed=closed)
+    for position in range(len(data)):
+        hit = next((n for n, entry in enumerate(entries) if entry.offset <= position < entry.offset + entry.size), None)
+        kept = [row for n in range(3) for row in (2 * n, 2 * n + 1) if n != hit]
+        for bit in range(8):
+            storage = MemoryStorage()
+            storage.files[SEGMENT] = bytearray(data)
+            storage.files[SEGMENT][position] ^= 1 << bit
+            log, report = opened(storage)
+            read = log.read(0, end=log.next, max_rows=100, max_bytes=1 << 20)
+            assert numbers(read) == values(read) == kept, (position, bit)
+            if hit is not None:
+                known = [*report.missing, *log.gone]
+                if closed or hit < 2:
+                    assert known == [(2 * hit, 2 * hit + 2)]
+                    assert any(path.parent.name == "quarantine" for path in storage.files)
+                else:
+                    assert report.truncated_bytes > 0
+    return 8 * len(data)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_every_bit_flipped_costs_at_most_its_own_record(closed):
+    assert flip_every_bit(closed=closed) > 4000
+
+
+def test_control_without_a_checksum_flipped_bits_are_noticed_by_the_test_above(monkeypatch):
+    monkeypatch.setattr(f, "checksum", lambda data, before=0: 7)
+    with pytest.raises((AssertionError, ValueError, OverflowError, MemoryError, OSError)):
+        flip_every_bit(closed=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"\xff" * 70, b"garbage" * 1000, b"GENBASEG"])
+async def test_a_newest_segment_without_anything_usable_does_no_harm(open_spool, tmp_path, content):
+    async with running(open_spool) as spool:
+        await spool.put("telemetry", readings(5))
+    path = tmp_path / "spool" / "telemetry" / f"{5:020d}.seg"
+    path.write_bytes(content)
+    rows, _, report = await reopened(open_spool, tmp_path / "spool")
+    assert rows == list(range(5))
+    assert report.discarded + report.quarantined
+    assert not path.exists() or path.read_bytes() != content
+
+
+async def three_segments(open_spool: OpenSpool, directory: Path) -> None:
+    for n in range(3):
+        async with running(open_spool, directory=directory) as spool:
+            await spool.ledger.register("telemetry", "lake", "oldest")
+            await spool.put("telemetry", readings(10, 10 * n))
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "of another kind"])
+@pytest.mark.parametrize("which", [0, 1])
+async def test_an_earlier_segment_that_is_lost_is_a_known_gap_and_told_once(open_spool, tmp_path, damage, which):
+    directory = tmp_path / "spool"
+    await three_segments(open_spool, directory)
+    victim = segments(directory)[which]
+    if damage == "missing":
+        victim.unlink()
+    elif damage == "empty":
+        victim.write_bytes(b"")
+    elif damage == "garbage":
+        victim.write_bytes(b"\x55" * 3000)
+    else:
+        header = f.pack_segment_header(f.SegmentHeader("alert", 0, 1, 0))
+        victim.write_bytes(header + victim.read_bytes()[64 : -f.TRAILER_BYTES])
+    async with running(open_spool) as spool:
+        lost = (10 * which, 10 * which + 10)
+        assert spool.recovery["telemetry"].missing == [lost]
+        [loss] = spool.take_losses()
+        assert (loss.kind, loss.first, loss.last, loss.cause, dict(loss.sinks)) == (
+            "telemetry",
+            lost[0],
+            lost[1] - 1,
+            "quarantined",
+            {"lake": 10},
+        )
+        assert values(await everything(spool)) == [v for v in range(30) if not lost[0] <= v < lost[1]]
+        account = spool.account("telemetry", "lake")
+        assert (account.read, account.spooled, account.dropped) == (30, 20, 10)
+        if damage in ("garbage", "of another kind"):
+            assert len(list((directory / "quarantine").iterdir())) == 1
+    async with running(open_spool) as spool:
+        assert spool.recovery["telemetry"].missing == []
+        assert spool.take_losses() == []
+        assert spool.account("telemetry", "lake") == account
+
+
+async def test_swapped_files_are_put_in_order_by_what_is_in_them(open_spool, tmp_path):
+    directory = tmp_path / "spool"
+    await three_segments(open_spool, directory)
+    one, two, _ = segments(directory)
+    content = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(content)
+    rows, read, _ = await reopened(open_spool, directory)
+    assert rows == read == list(range(30))
+
+
+async def test_a_copy_of_a_segment_gives_no_row_twice(open_spool, tmp_path):
+    directory = tmp_path / "spool"
+    await three_segments(open_spool, directory)
+    one = segments(directory)[0]
+    shutil.copy(one, one.with_name(one.stem + ".1.seg"))
+    rows, _, _ = await reopened(open_spool, directory)
+    assert rows == list(range(30))
+
+
+@pytest.mark.parametrize("seen_by", ["sink", "pin", "cut"])
+async def test_a_number_that_anybody_saw_is_never_given_again_even_when_the_last_segment_is_lost(open_spool, tmp_path, seen_by):
+    async with running(open_spool) as spool:
+        await spool.ledger.register("telemetry", "lake")
+        await spool.put("telemetry", readings(10))
+        await spool.flush()
+        if seen_by == "pin":
+            await spool.ledger.pin("telemetry", "models", 10, "state-10.bin")
+        else:
+            await spool.ledger.begin_cut("telemetry", "lake", 0, 9)
+            if seen_by == "sink":
+                await spool.ledger.acknowledge("telemetry", "lake", 9, delivered=10, filtered=0)
+    for path in segments(tmp_path / "spool"):
+        path.unlink()
+    async with running(open_spool) as spool:
+        assert spool.end("telemetry") == 10
+        assert await spool.put("telemetry", readings(1)) == 10
+        if seen_by == "cut":
+            assert await spool.read("telemetry", 0, max_rows=10, last=9) == []
+
+
+async def test_a_record_damaged_in_a_closed_segment_is_found_by_reading_and_skipped(open_spool, tmp_path):
+    async with running(open_spool) as spool:
+        await spool.ledger.register("telemetry", "lake")
+        for n in range(5):
+            await spool.put("telemetry", readings(10, 10 * n))
+            await spool.flush()
+    [path] = segments(tmp_path / "spool")
+    data = bytearray(path.read_bytes())
+    data[scan(bytes(data), 0).entries[2].offset + 100] ^= 4
+    path.write_bytes(bytes(data))
+    async with running(open_spool) as spool:
+        assert values(await everything(spool)) == [*range(20), *range(30, 50)]
+        assert spool.corrupt_records == 1
+        [loss] = spool.take_losses()
+        assert (loss.first, loss.last, dict(loss.sinks)) == (20, 29, {"lake": 10})
+        assert spool.account("telemetry", "lake").dropped == 10
+        assert numbers(await spool.read("telemetry", 20, max_rows=3)) == [30, 31, 32]
+        assert await spool.read("telemetry", 20, max_rows=3, last=29) == []
+        await spool.ledger.acknowledge("telemetry", "lake", 19, delivered=20, filtered=0)
+        assert await spool.skip_missing("telemetry", "lake") == 10
+        account = spool.account("telemetry", "lake")
+        assert (account.read, account.delivered, account.dropped, account.spooled) == (50, 20, 10, 20)
+    assert len(list((tmp_path / "quarantine").glob("*.bad")) + list((tmp_path / "spool" / "quarantine").glob("*.bad"))) == 1
+
+
+async def test_a_file_that_vanishes_while_the_spool_runs_is_a_loss_and_not_an_error(open_spool, tmp_path):
+    await three_segments(open_spool, tmp_path / "spool")
+    async with running(open_spool) as spool:
+        segments(tmp_path / "spool")[1].unlink()
+        assert values(await everything(spool)) == [*range(10), *range(20, 30)]
+        assert [(loss.first, loss.last) for loss in spool.take_losses()] == [(10, 19)]
+        assert spool.take_losses() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"gateway": 1}'])
+async def test_a_damaged_identity_is_made_again_with_the_same_epoch(open_spool, tmp_path, manual_clock, content):
+    async with running(open_spool) as spool:
+        epoch = spool.epoch
+        await spool.put("telemetry", readings(1))
+    assert epoch == manual_clock.now_us() // 1_000_000
+    manual_clock.step(1000)
+    (tmp_path / "spool" / "spool.json").write_bytes(content)
+    async with running(open_spool) as spool:
+        assert (spool.gateway, spool.epoch) == ("gw", epoch)
+    (tmp_path / "spool" / "spool.json").unlink()
+    (tmp_path / "spool" / "ledger").unlink()
+    async with running(open_spool) as spool:
+        assert spool.epoch == epoch
+
+
+async def test_a_newer_format_is_refused_with_a_sentence(open_spool, tmp_path, monkeypatch):
+    monkeypatch.setattr(f, "FORMAT", 2)
+    async with running(open_spool) as spool:
+        await spool.put("telemetry", readings(1))
+    monkeypatch.setattr(f, "FORMAT", 1)
+    with pytest.raises(ConfigError, match="newer version of genba"):
+        await open_spool()
+
+
+async def test_files_that_are_not_ours_are_left_alone(open_spool, tmp_path):
+    async with running(open_spool) as spool:
+        await spool.put("telemetry", readings(1))
+    other = tmp_path / "spool" / "telemetry" / "notes.txt"
+    other.write_text("mine")
+    await reopened(open_spool, tmp_path / "spool")
+    assert other.read_text() == "mine"
