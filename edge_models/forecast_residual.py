@@ -22,6 +22,7 @@ _TAIL_SHARE: Final = 0.02  # of normal readings lie beyond it (Gaussian, the lar
 _TAIL_MEAN: Final = 0.5  # what the mean excess is taken to be before any was seen; a Gaussian has 0.35
 _TAIL_WEIGHT: Final = 20.0  # how many excursions that assumption counts for
 _TAIL_MEMORY: Final = 200.0
+_ACCEPTED_SHARE: Final = 1 / 3  # how far the tail moves towards an excursion that has been accepted
 _CLIP: Final = 3.0  # standard deviations that one reading may count for
 _CLIP_COLD: Final = 10.0  # the same before the first score: a spread that began too small must grow
 _ABNORMAL_GAIN: Final = 0.05  # how much slower an abnormal reading is learnt
@@ -161,7 +162,11 @@ class ForecastResidual(PerTagModel):
         if self._accept_after_us:
             accepted = slots[(since != NEVER) & (time - since >= self._accept_after_us)]
             if len(accepted):
+                # What was accepted once, like a machine's other regime, is to stand out less when it comes again.
+                excess = self.state["excess"][accepted]
+                excess += (self.state["peak"][accepted] - _TAIL - excess) * _ACCEPTED_SHARE
                 self._relearn(accepted)
+                self.state["excess"][accepted] = excess
                 self._abnormal_since[accepted] = NEVER
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:

@@ -73,6 +73,7 @@ class Stuck:
         n = len(self.slots)
         least = np.maximum(float(config.at_least), np.array([tag.period_us for tag in context.tags], dtype=np.float64) * _PERIODS)
         self._least = least
+        self._jump_us = int(least.min(initial=float(config.at_least) if n == 0 else np.inf)) // 2  # no shorter step matters
         self._rows = ScoreRows(context.name, config.alarm.name or context.name, _LIMIT)
         self._value = np.full(n, np.nan)  # last good one
         self._hold = np.zeros(n)  # µs, longest normal time between changes
@@ -98,14 +99,14 @@ class Stuck:
             readings = decode(batch)
             gateway = readings.gateway_time()
             start = int(self._clock[0])
-            if start != NEVER and int(gateway.max()) - start <= self._config.at_least.us // 2:
+            if start != NEVER and int(gateway.max()) - start <= self._jump_us:
                 return self._segment(readings, gateway)
             running = np.maximum.accumulate(np.append(start, gateway))
             steps = np.diff(running) if start != NEVER else np.append(0, np.diff(running[1:]))
-            cuts = np.flatnonzero(steps > self._config.at_least.us // 2)
+            cuts = np.flatnonzero(steps > self._jump_us)
             found = []
             for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(readings)], strict=True):
-                if first < len(steps) and steps[first] > self._config.at_least.us // 2:
+                if first < len(steps) and steps[first] > self._jump_us:
                     self._skip(int(steps[first]))
                 if last > first:
                     found += self._segment(decode(batch.slice(first, last - first)), gateway[first:last])
@@ -115,7 +116,7 @@ class Stuck:
         step = now - int(self._clock[0])
         if self._clock[0] == NEVER or step <= 0:
             return []
-        if step > self._config.at_least.us // 2:
+        if step > self._jump_us:
             self._skip(step)
         self._clock[:] = now
         slots = np.flatnonzero(self._due <= now)
