@@ -93,7 +93,7 @@ class Decoder:
                 if record.codec == CODEC_ZSTD:
                     raw = self._zstd.decompress(raw, record.raw)
                 stored = pa.ipc.read_record_batch(raw, _stored_schema(kind, record.present)).columns
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, EOFError) as error:
             raise Undecodable(f"{kind} rows from {record.first} on: {error}") from error
         if any(len(column) != record.rows for column in stored):
             raise Undecodable(f"{kind} rows from {record.first} on: {len(stored[0])} rows in place of {record.rows}")

@@ -204,7 +204,7 @@ def crash(spool: Spool) -> None:
             storage.close(log._fd)
             log._fd = None
     spool._ledger_file.close()
-    DiskStorage().close(spool._lock)
+    storage.close(spool._lock)
 
 
 @pytest.fixture
