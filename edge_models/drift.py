@@ -14,7 +14,7 @@ from schemas.tags import Tag
 from schemas.values import Duration
 
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
-from .per_tag import PerTagModel
+from .per_tag import PerTagModel, learn_step
 from .sentences import interval, quantity
 from .slots import At, Bools, Floats, Times
 
@@ -65,38 +65,43 @@ class Drift(PerTagModel):
         self._decay = log(1.0 - _LIMIT) / config.threshold
 
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
-        s = self.state
+        s = self.view(at)
+        level, spread, up, down = s["level"], s["spread"], s["up"], s["down"]
         gain = np.maximum(1.0 / count, self._slowest)
-        level, spread, previous = s["level"][at], s["spread"][at], s["previous"][at]
         if ready is not None:  # some slot may be cold: its first reading is its level
-            cold = count == 1.0
-            level, previous = np.where(cold, value, level), np.where(cold, value, previous)
+            cold = np.flatnonzero(count == 1.0)
+            level[cold] = s["previous"][cold] = value[cold]
+        learn_step(s["step"], s["previous"], value)
 
-        change = np.abs(value - previous)
-        change[change == 0.0] = np.inf
-        step = np.minimum(s["step"][at], change)
-        scale = np.maximum(spread, step)
+        scale = np.maximum(spread, s["step"])
         residual = value - level
         deviation = residual / scale
-        deviation = np.minimum(np.maximum(deviation, -_CLIP), _CLIP)
+        np.minimum(deviation, _CLIP, out=deviation)
+        np.maximum(deviation, -_CLIP, out=deviation)
+        up += deviation
+        down -= deviation
         room = self._threshold * _ROOM
-        up = np.minimum(np.maximum(s["up"][at] + (deviation - self._slack), 0.0), room)
-        down = np.minimum(np.maximum(s["down"][at] - (deviation + self._slack), 0.0), room)
-        if ready is not None:
-            up, down = up * ready, down * ready
+        for total in (up, down):
+            total -= self._slack
+            np.maximum(total, 0.0, out=total)
+            np.minimum(total, room, out=total)
+            if ready is not None:
+                total *= ready
         largest = np.maximum(up, down)
 
         score = np.zeros(len(value))
         rising = np.flatnonzero(largest)
         if len(rising):
-            score[rising] = 1.0 - np.exp(self._decay * largest[rising])
-            gain[largest > _SUSPICIOUS * self._threshold] *= _SUSPICIOUS_GAIN
+            sums = largest[rising]
+            score[rising] = 1.0 - np.exp(self._decay * sums)
+            gain[rising[sums > _SUSPICIOUS * self._threshold]] *= _SUSPICIOUS_GAIN
+        margin = scale * 3.0
+        low, high = level - margin, level + margin
         reach = (_CLIP if ready is None else np.where(ready, _CLIP, _CLIP_COLD)) * scale
-        learnt = np.minimum(np.maximum(residual, -reach), reach)
-        low, high = level - 3.0 * scale, level + 3.0 * scale  # before `level`, which may be a view, is learnt
-        s["level"][at] = level + gain * learnt
-        s["spread"][at] = spread + gain * (_MEAN_OF_ABSOLUTE * np.abs(learnt) - spread)
-        s["step"][at], s["previous"][at], s["up"][at], s["down"][at] = step, value, up, down
+        size = np.minimum(np.abs(residual), reach)
+        level += np.copysign(size, residual) * gain
+        spread += (size * _MEAN_OF_ABSOLUTE - spread) * gain
+        self.keep(at, s)
         return score, low, high
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:

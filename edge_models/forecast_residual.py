@@ -13,7 +13,7 @@ from schemas.tags import Tag
 from schemas.values import Duration
 
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
-from .per_tag import PerTagModel
+from .per_tag import PerTagModel, learn_step
 from .sentences import interval, quantity
 from .slots import NEVER, At, Bools, Floats, Index, Times
 
@@ -41,8 +41,8 @@ class ForecastResidualConfig(ModelConfig):
         description="A score at or above it is abnormal: 1 − probability that a normal reading looks like this.",
     )
     memory: int = Field(2000, ge=50, description="Readings over which level and spread are learnt.", examples=[2000])
-    window: int = Field(10, ge=1, description="Readings that are averaged to notice a small shift of the level.")
-    min_samples: int = Field(30, ge=10, description="Readings of a tag before its first score.")
+    window: int = Field(10, ge=1, le=30, description="Readings that are averaged to notice a small shift of the level.")
+    min_samples: int = Field(30, ge=20, description="Readings of a tag before its first score.")
     accept_after: Duration = Field(
         Duration("4h"), description="An abnormal state that lasts this long is taken for the new normal and learnt; 0 is never."
     )
@@ -86,59 +86,55 @@ class ForecastResidual(PerTagModel):
         return {"abnormal_since": self._abnormal_since}
 
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
-        s = self.state
+        s = self.view(at)
+        level, slope, mean, spread, mean_spread = s["level"], s["slope"], s["mean"], s["spread"], s["mean_spread"]
         gain = np.maximum(1.0 / count, self._slowest)
-        level, mean, spread = s["level"][at], s["mean"][at], s["spread"][at]
-        step, previous = s["step"][at], s["previous"][at]
+        mean_gain: Floats | float = self._window_gain
         if ready is not None:  # some slot may be cold: its first reading is its level
-            cold = count == 1.0
-            level, mean, previous = np.where(cold, value, level), np.where(cold, value, mean), np.where(cold, value, previous)
+            cold = np.flatnonzero(count == 1.0)
+            level[cold] = mean[cold] = s["previous"][cold] = value[cold]
+            mean_gain = np.maximum(gain, mean_gain)
+        learn_step(s["step"], s["previous"], value)
 
-        change = np.abs(value - previous)
-        change[change == 0.0] = np.inf
-        step = np.minimum(step, change)
-        slope = s["slope"][at].copy()
         forecast = level + slope
         residual = value - forecast
-        scale = np.maximum(spread, step)
-        mean = mean + np.maximum(gain, self._window_gain) * (value - mean)
+        scale = np.maximum(spread, s["step"])
+        size = np.abs(residual)
+        mean += (value - mean) * mean_gain
         shift = np.abs(mean - forecast)
-        mean_spread = s["mean_spread"][at]
-        mean_scale = np.maximum(mean_spread, self._least_mean_spread * scale)
-        statistic = np.maximum(np.abs(residual) / scale, shift / mean_scale)
+        mean_scale = np.maximum(mean_spread, scale * self._least_mean_spread)
+        statistic = np.maximum(size / scale, shift / mean_scale)
 
         score = statistic * ((1.0 - _TAIL_SHARE) / _TAIL)
         beyond = np.flatnonzero(statistic > _TAIL)
         if len(beyond):
-            excess = s["excess"][at][beyond]
-            score[beyond] = 1.0 - _TAIL_SHARE * np.exp((_TAIL - statistic[beyond]) / excess)
+            score[beyond] = 1.0 - _TAIL_SHARE * np.exp((_TAIL - statistic[beyond]) / s["excess"][beyond])
             abnormal = beyond[score[beyond] >= self._limit]
             if ready is not None:
                 abnormal = abnormal[ready[abnormal]]
-            if len(abnormal):
-                gain[abnormal] *= _ABNORMAL_GAIN
-                slope[abnormal] *= _ABNORMAL_SLOPE
+            gain[abnormal] *= _ABNORMAL_GAIN
+            slope[abnormal] *= _ABNORMAL_SLOPE
 
-        reach = _CLIP * scale
-        most = _CLIP if ready is None else np.where(ready, _CLIP, _CLIP_COLD)
-        clip = most * scale
-        learnt = np.minimum(np.maximum(residual, -clip), clip)
-        s["level"][at] = forecast + gain * learnt
-        s["slope"][at] = slope + self._slope_gain * learnt
-        s["spread"][at] = spread + gain * (_MEAN_OF_ABSOLUTE * np.abs(learnt) - spread)
-        shift = np.minimum(shift, most * mean_scale)
-        s["mean_spread"][at] = mean_spread + gain * (_MEAN_OF_ABSOLUTE * shift - mean_spread)
-        s["mean"][at], s["step"][at], s["previous"][at] = mean, step, value
+        band = scale * _CLIP
+        most = band if ready is None else np.where(ready, band, scale * _CLIP_COLD)
+        np.minimum(size, most, out=size)
+        learnt = np.copysign(size, residual)
+        np.minimum(shift, mean_scale * _CLIP if ready is None else np.where(ready, _CLIP, _CLIP_COLD) * mean_scale, out=shift)
+        slope += learnt * self._slope_gain
+        np.add(forecast, learnt * gain, out=level)
+        spread += (size * _MEAN_OF_ABSOLUTE - spread) * gain
+        mean_spread += (shift * _MEAN_OF_ABSOLUTE - mean_spread) * gain
+        self.keep(at, s)
         self._learn_tail(at, time, statistic, beyond, score)
-        return score, forecast - reach, forecast + reach
+        return score, forecast - band, forecast + band
 
     def _learn_tail(self, at: At, time: Times, statistic: Floats, beyond: Index, score: Floats) -> None:
         """Each excursion counts once, with its peak, when it is over: a fault that lasts teaches nothing."""
         s = self.state
         peak = s["peak"][at]
-        under_way = peak > 0.0
-        if len(beyond) == 0 and not under_way.any():
+        if len(beyond) == 0 and not peak.any():
             return
+        under_way = peak > 0.0
         slots = np.arange(len(self.slots))[at]
         under_way[beyond] = False
         over = slots[under_way]

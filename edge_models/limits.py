@@ -54,6 +54,7 @@ class Limits:
         self._last = np.full(n, NEVER)
         self._beyond: Bools = np.zeros((n, 4), dtype=bool)
         self._told: Bools = ~np.isnan(self._limit)  # rows of this level are wanted
+        self._watched: Bools = np.asarray(self._told.any(axis=1))
         self._normal_since = np.full((n, 4), NEVER)
 
     def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
@@ -68,14 +69,18 @@ class Limits:
         for part in plan.rounds:
             value, time, at = readings.value[part.rows], readings.time[part.rows], part.at
             good = time > self._last[at]
-            if not good.all():  # a live row counts however old it says it is: a clock set back must not blind the limits
+            everything = bool(good.all())
+            if not everything:  # a live row counts however old it says it is: a clock set back must not blind the limits
                 good |= ~readings.backfilled()[part.rows]
             if usable is not None:
                 good &= usable[part.rows]
-            watched = self._told[at].any(axis=1)
             inside = (value > self._normal_low[at]) & (value < self._normal_high[at])
-            self._last[at] = np.where(good, time, self._last[at])
-            look = np.flatnonzero(watched | (good & ~inside))
+            if everything and usable is None:
+                self._last[at] = time
+                look = np.flatnonzero(self._watched[at] | ~inside)
+            else:
+                self._last[at] = np.where(good, time, self._last[at])
+                look = np.flatnonzero(self._watched[at] | (good & ~inside))
             if len(look):
                 rows = np.arange(len(readings))[part.rows][look]
                 self._look(readings, rows, part.slots[look], good[look], found)
@@ -94,7 +99,8 @@ class Limits:
         since = np.where(beyond, NEVER, np.where(normal & (since == NEVER), time, since))
         over = normal & (time - since >= self._off_delay_us)
         self._beyond[slots], self._normal_since[slots] = beyond, since
-        self._told[slots] = rowed & ~over
+        rowed_on = rowed & ~over
+        self._told[slots], self._watched[slots] = rowed_on, rowed_on.any(axis=1)
         score = np.where(good[:, None], beyond.astype(np.float64), np.nan)
         for level in range(4):
             chosen = np.flatnonzero(rowed[:, level])
@@ -144,6 +150,7 @@ class Limits:
         known = known[same]
         for name, array in mine.items():
             array[slots[known]] = stored[name][known]
+        self._watched = np.asarray(self._told.any(axis=1))
 
 
 PLUGIN: Plugin[LimitsConfig, EdgeModel] = Plugin(LimitsConfig, Limits)

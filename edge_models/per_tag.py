@@ -149,6 +149,16 @@ class PerTagModel(ABC):
     def _blank(values: Floats, ready: Bools) -> Floats:
         return np.where(ready, values, np.nan)
 
+    def view(self, at: At) -> dict[str, Floats]:
+        """The state of some slots, to be changed in place and handed to `keep`: views for a range, copies for an index."""
+        return {name: array[at] for name, array in self.state.items()}
+
+    def keep(self, at: At, changed: Mapping[str, Floats]) -> None:
+        """Write back what `view` gave."""
+        if not isinstance(at, slice):
+            for name, array in changed.items():
+                self.state[name][at] = array
+
     def _relearn(self, slots: Index) -> None:
         """Forget what these slots have learnt; they score null until `min_samples` readings have come."""
         for name, value in self.initial.items():
@@ -182,3 +192,13 @@ class PerTagModel(ABC):
             array[slots[known]] = stored[name][known]
         self._any_late = bool(self._late.any())
         self._settled = False
+
+
+def learn_step(step: Floats, previous: Floats, value: Floats) -> None:
+    """Learn the resolution of each sensor, its smallest change ever seen; `previous` becomes `value`. In place."""
+    change = np.abs(value - previous)
+    smaller = np.flatnonzero(change < step)
+    if len(smaller):
+        found = change[smaller]
+        step[smaller] = np.where(found > 0.0, found, step[smaller])
+    previous[:] = value

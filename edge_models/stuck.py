@@ -80,6 +80,8 @@ class Stuck:
         self._changes = np.zeros(n)
         self._gap = np.zeros(n)  # µs, longest normal time between readings
         self._arrivals = np.zeros(n)
+        self._warm = np.full(n, np.nan)  # 0 once warm
+        self._any_bad = False
         self._first = np.full(n, NEVER)  # time of the first good reading
         self._last = np.full(n, NEVER)  # time of the newest reading
         self._changed = np.full(n, NEVER)  # time since when the value is what it is; NEVER: begins with the next good reading
@@ -141,10 +143,11 @@ class Stuck:
         usable = readings.usable()
         for part in plan.rounds:
             if not quiet:
-                late = np.flatnonzero(self._due[part.at] <= seen[part.rows])
+                late = np.flatnonzero(self._due[part.at] <= (end if seen is None else seen[part.rows]))
                 if len(late):
                     rows = np.arange(len(readings))[part.rows][late]
-                    overdue.append(self._overdue(rows, part.slots[late], seen[rows]))
+                    clock = np.full(len(rows), end) if seen is None else seen[rows]
+                    overdue.append(self._overdue(rows, part.slots[late], clock))
             self._round(readings, gateway, part, usable, score, low, high, since)
         silent = np.flatnonzero(self._due <= end)
         if len(silent):
@@ -159,8 +162,16 @@ class Stuck:
             pa.Table.from_batches([*own, *(made for _, made in overdue)]).combine_chunks().to_batches()[0].take(pa.array(order))
         ]
 
-    def _seen(self, gateway: Times) -> Times:
-        """The time before the newest one at each row, and the clock moved on behind the last row. int64[n] -> int64[n]."""
+    def _seen(self, gateway: Times) -> Times | None:
+        """The time before the newest one at each row, int64[n]; None when the rows share one time: then it is `clock[1]`.
+
+        The clock is moved on behind the last row.
+        """
+        newest, oldest = int(gateway.max()), int(gateway.min())
+        if newest == oldest:  # a poll
+            if newest > self._clock[0]:
+                self._clock[:] = newest, max(self._clock)
+            return None
         running = np.maximum.accumulate(np.append(self._clock[0], gateway))
         before = np.where(np.diff(running) > 0, running[:-1], NEVER)
         before[0] = max(before[0], self._clock[1])
@@ -214,40 +225,62 @@ class Stuck:
     ) -> None:  # fmt: skip
         """Good readings in order, one per slot."""
         config = self._config
-        first, changed_at = self._first[at], self._changed[at]
-        first = np.where(first == NEVER, time, first)
-        before = self._value[at]
+        before, changed_at, hold, changes = self._value[at], self._changed[at], self._hold[at], self._changes[at]
         unknown = changed_at == NEVER  # first reading, or the first one behind a pause: nothing to compare with
-        same = (value == before) & ~unknown
+        resumed = bool(unknown.any())
+        same = value == before
+        if resumed:
+            same &= ~unknown
+        flat = np.flatnonzero(same)
         held = (time - changed_at).astype(np.float64)
-        hold, changes = self._hold[at], self._changes[at]
-        allowed = np.maximum(self._least[at], config.factor * hold)
-        scored = (changes >= config.min_changes) & (time - first >= config.warm_up.us)
-        found = np.where(scored, 0.0, np.nan)
-        flat = np.flatnonzero(same & scored)
+        found = self._floor(at, slots, time, changes)
         if len(flat):
-            found[flat] = 1.0 - np.exp(_DECAY * held[flat] / allowed[flat])
+            allowed = np.maximum(self._least[slots[flat]], config.factor * hold[flat])
+            found[flat] += 1.0 - np.exp(_DECAY * held[flat] / allowed)
         if config.max_rate is not None:
             reach = config.max_rate * (time - self._last[at]) / 1e6
-            jumped = ~unknown & (np.abs(value - before) > reach) & (time - first >= config.warm_up.us)
+            jumped = ~unknown & (np.abs(value - before) > reach) & ~np.isnan(self._warm[at])
             found[jumped] = 1.0
             low[out], high[out] = np.where(jumped, before - reach, np.nan), np.where(jumped, before + reach, np.nan)
         score[out] = found
-        since[out] = np.where((found >= _LIMIT) & same, changed_at, NEVER)
+        if len(flat):
+            since[out] = np.where((found >= _LIMIT) & same, changed_at, NEVER)
 
-        moved = ~same & ~unknown
-        longest = np.where(changes >= config.min_changes, np.minimum(held, 2.0 * hold), held)  # one long fault must not blind it
-        self._hold[at] = np.where(moved, np.maximum(hold * _FORGET, longest), hold)
-        self._changes[at] = changes + moved
-        self._changed[at] = np.where(same, changed_at, time)
-        self._value[at], self._first[at] = value, first
-        self._bad[slots] = NEVER
+        longest = np.minimum(held, np.where(changes >= config.min_changes, 2.0 * hold, np.inf))  # one fault must not blind it
+        longest = np.maximum(hold * _FORGET, longest)
+        if resumed or len(flat):
+            moved = ~(same | unknown)
+            self._hold[at] = np.where(moved, longest, hold)
+            self._changes[at] = changes + moved
+            self._changed[at] = np.where(same, changed_at, time)
+        else:
+            self._hold[at], self._changed[at] = longest, time
+            self._changes[at] = changes + 1.0
+        self._value[at] = value
+        if self._any_bad:
+            self._bad[slots] = NEVER
+            self._any_bad = bool((self._bad != NEVER).any())
+
+    def _floor(self, at: slice | Index, slots: Index, time: Times, changes: Floats) -> Floats:
+        """0 where a slot may be scored, else NaN: it is not warm, or has not changed often enough."""
+        warm = self._warm[at]
+        cold = np.flatnonzero(np.isnan(warm))
+        if len(cold):
+            which = slots[cold]
+            first = self._first[which]
+            first = np.where(first == NEVER, time[cold], first)
+            self._first[which] = first
+            self._warm[which] = np.where(time[cold] - first >= self._config.warm_up.us, 0.0, np.nan)
+            warm = self._warm[at]
+        floor: Floats = np.where(changes >= self._config.min_changes, warm, np.nan)
+        return floor
 
     def _take_bad(self, slots: Index, time: Times, out: Index, score: Floats, since: Times) -> None:
         """Bad readings of a device that is there."""
         began = self._bad[slots]
         began = np.where(began == NEVER, time, began)
         self._bad[slots] = began
+        self._any_bad = True
         first = self._first[slots]
         warm = (first != NEVER) & (time - first >= self._config.warm_up.us)
         found = 1.0 - np.exp(_DECAY * (time - began) / self._least[slots])
@@ -256,17 +289,18 @@ class Stuck:
 
     def _arrive(self, slots: Index, at: slice | Index, arrived: Times, time: Times, seq: Times) -> None:
         config = self._config
-        before, arrivals, gap = self._arrived[at], self._arrivals[at], self._gap[at]
-        running = self._due[at] < _FOREVER
-        seen = np.where(running, np.maximum(arrived - before, 0), 0).astype(np.float64)
-        usual = np.where(arrivals >= config.min_changes, np.minimum(seen, 2.0 * gap), seen)
+        before, arrivals, gap, due = self._arrived[at], self._arrivals[at], self._gap[at], self._due[at]
+        if not arrived.min() >= before.max():
+            arrived = np.maximum(arrived, before)
+        seen = (arrived - before).astype(np.float64)
+        if due.max(initial=0) >= _FOREVER:  # paused until now: that was no gap
+            seen[due >= _FOREVER] = 0.0
+        usual = np.minimum(seen, np.where(arrivals >= config.min_changes, 2.0 * gap, np.inf))
         gap = np.maximum(gap * _FORGET, usual)
-        arrivals = arrivals + 1.0
-        self._arrived[at] = np.maximum(arrived, before)
-        self._gap[at], self._arrivals[at] = gap, arrivals
+        self._arrived[at], self._gap[at], self._arrivals[at] = arrived, gap, arrivals + 1.0
         self._last[at], self._seq[at] = time, seq
-        allowed = np.maximum(self._least[at], config.factor * gap).astype(np.int64)
-        self._due[at] = np.maximum(arrived, before) + allowed if config.missing else _FOREVER
+        if config.missing:
+            self._due[at] = arrived + np.maximum(self._least[at], config.factor * gap).astype(np.int64)
 
     def _allowed_gap(self) -> Floats:
         return np.maximum(self._least, self._config.factor * self._gap)
@@ -319,7 +353,7 @@ class Stuck:
     def _arrays(self) -> dict[str, Floats | Times]:
         return {
             "value": self._value, "hold": self._hold, "changes": self._changes, "gap": self._gap, "arrivals": self._arrivals,
-            "first": self._first, "last": self._last, "changed": self._changed, "bad": self._bad, "arrived": self._arrived,
+            "warm": self._warm, "first": self._first, "last": self._last, "changed": self._changed, "bad": self._bad, "arrived": self._arrived,
             "due": self._due, "seq": self._seq,
         }  # fmt: skip
 
@@ -339,6 +373,7 @@ class Stuck:
         for name, array in mine.items():
             array[slots[known]] = stored[name][known]
         self._clock[:] = clock
+        self._any_bad = bool((self._bad != NEVER).any())
 
 
 PLUGIN: Plugin[StuckConfig, EdgeModel] = Plugin(StuckConfig, Stuck)
