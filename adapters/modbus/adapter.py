@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 import pyarrow as pa
+import structlog
 
 from adapters.base import AdapterContext
 from adapters.polling import Schedule
@@ -19,6 +20,7 @@ from .scanner import Scanner, Silence
 
 MAX_ROWS: Final = 65_536
 """A poll of more tags comes as several batches."""
+_PERSISTENT: Final = 5  # polls in a row that skipped slots
 
 
 class ModbusAdapter:
@@ -54,12 +56,10 @@ class ModbusAdapter:
                 await _until_lost(connection)
             schedule = Schedule([scanner.period_us for scanner in self._scanners])
             silence = Silence(self._units)
-            late = set[int]()
+            paces = [_Pace(scanner.period_us / 1e6, self._log) for scanner in self._scanners]
             while True:
                 number = await _due(schedule, connection)
-                if schedule.overruns[number] and number not in late:
-                    late.add(number)
-                    self._log.warning("polls take longer than their scan class", scan_s=self._scanners[number].period_us / 1e6)
+                paces[number].note(schedule.overruns[number])
                 batch = await self._poll(self._scanners[number], connection, silence)
                 for first in range(0, batch.num_rows, MAX_ROWS):
                     yield batch.slice(first, MAX_ROWS)
@@ -83,6 +83,26 @@ class ModbusAdapter:
             integers=values.integers,
             texts=values.texts,
         )
+
+
+class _Pace:
+    """Says once that a scan class cannot keep its period, and once that it can again; a poll that is late now and then is neither."""
+
+    def __init__(self, scan_s: float, log: structlog.stdlib.BoundLogger) -> None:
+        self._scan_s, self._log = scan_s, log
+        self._overruns = self._behind = 0
+        self._late = False
+
+    def note(self, overruns: int) -> None:
+        """A slot has come; `overruns` is how many have been skipped so far."""
+        self._behind = min(self._behind + 1, _PERSISTENT) if overruns > self._overruns else max(self._behind - 1, 0)
+        self._overruns = overruns
+        if self._behind == _PERSISTENT and not self._late:
+            self._late = True
+            self._log.warning("polls take longer than their scan class", scan_s=self._scan_s, skipped=overruns)
+        elif self._behind == 0 and self._late:
+            self._late = False
+            self._log.info("polls keep to their scan class again", scan_s=self._scan_s, skipped=overruns)
 
 
 async def _due(schedule: Schedule, connection: Connection) -> int:

@@ -68,8 +68,10 @@ async def test_a_missing_register_costs_its_own_tag_and_no_row_of_its_neighbours
     assert got.pop("w37") == [q.BAD_NODE_ID_UNKNOWN] * 4
     assert set(map(tuple, got.values())) == {(q.GOOD,) * 4}
     assert [row["value"] for row in seen.rows["w99"]] == [99.0] * 4
-    assert start_and_count(device.requests)[-4:] == [(0, 37), (38, 62)] * 2, "the block is read as two from then on"
-    assert len(device.requests) < 1 + 14 + 4 * 2 + 1, "halving takes two requests a level"
+    asked = start_and_count(device.requests)
+    search = asked.index((38, 62))
+    assert search <= 1 + 2 * 7 + 1, "halving takes two requests a level"
+    assert set(asked[search:]) == {(0, 37), (38, 62)}, "the block is read as two from then on"
     (entry,) = rig.log
     assert (entry["tag"], entry["address"], entry["adapter"]) == ("acme/osaka/device/w37", "hr:37", "device")
     assert "illegal data address" in entry["error"]
@@ -95,7 +97,7 @@ async def test_a_hole_between_tags_blames_no_tag(tmp_path: Path) -> None:
     async with running(Device(missing={(3, n) for n in range(15, 60)})) as device:
         rig, seen = await read(device, words(0, 5, 10, 60, 65, 100), tmp_path)
     assert {code for codes in qualities(seen).values() for code in codes} == {q.GOOD}
-    assert start_and_count(device.requests)[-2:] == [(0, 11), (60, 41)]
+    assert set(start_and_count(device.requests)[-2:]) == {(0, 11), (60, 41)}
     assert events(rig) == [("info", "the device does not answer this block in one request")]
 
 
@@ -173,8 +175,8 @@ async def test_an_answer_that_is_none_is_a_communication_error(tmp_path: Path) -
 async def test_a_block_that_is_not_answered_costs_its_own_tags(tmp_path: Path) -> None:
     device = Device(lambda request: None if request.start == 500 else frame(request, pdu(request)))
     async with running(device):
-        rig, seen = await read(device, words(0, 500, 900), tmp_path, polls=8, timeout="30ms")
-    assert qualities(seen) == {"w0": [q.GOOD] * 8, "w500": [q.BAD_TIMEOUT] * 8, "w900": [q.GOOD] * 8}
+        rig, seen = await read(device, words(0, 500, 900), tmp_path, polls=5, timeout="100ms")
+    assert qualities(seen) == {"w0": [q.GOOD] * 5, "w500": [q.BAD_TIMEOUT] * 5, "w900": [q.GOOD] * 5}
     assert events(rig) == [("warning", "a block cannot be read")]
 
 
@@ -182,7 +184,7 @@ async def test_a_silent_unit_costs_one_deadline_a_poll_and_the_others_nothing(tm
     device = Device(lambda request: None if request.unit == 2 else frame(request, pdu(request)))
     devices = {"one": {"unit_id": 1, "tags": words(0)}, "two": {"unit_id": 2, "tags": words(0, 200, 400, 600)}}
     async with running(device):
-        rig = rig_of(device, {}, tmp_path, devices=devices, timeout="20ms")
+        rig = rig_of(device, {}, tmp_path, devices=devices, timeout="100ms")
         await rig.adapter.connect()
         seen = await rig.read(lambda s: len(s.batches) == 8)
         await rig.adapter.aclose()
@@ -206,7 +208,7 @@ async def test_a_device_that_falls_silent_is_lost_after_three_deadlines(tmp_path
             seen = rig.seen()
             with pytest.raises(NotConnected, match="not answered") as raised:
                 await seen.drain(stream, within_s=5)
-    assert 0.2 < time.monotonic() - began < 0.8
+    assert 0.2 < time.monotonic() - began < 2
     assert raised.value.quality == q.BAD_TIMEOUT
     assert {code for codes in qualities(seen).values() for code in codes} == {q.BAD_TIMEOUT}
 
@@ -262,11 +264,23 @@ async def test_two_scan_classes_learn_from_each_other(tmp_path: Path) -> None:
     assert {code for codes in qualities(seen).values() for code in codes} == {q.GOOD}
 
 
-async def test_polls_that_take_longer_than_their_scan_class_are_said_once(tmp_path: Path) -> None:
-    async with running(Device(delay_s=0.05)) as device:
-        rig, seen = await read(device, words(0, scan="20ms"), tmp_path, polls=6)
-    assert events(rig) == [("warning", "polls take longer than their scan class")]
-    assert qualities(seen) == {"w0": [q.GOOD] * 6}
+async def test_polls_that_take_longer_than_their_scan_class_are_said_once_and_when_they_no_longer_do(tmp_path: Path) -> None:
+    async with running(Device(delay_s=0.25)) as device:
+        rig = rig_of(device, words(0, scan="100ms"), tmp_path)
+        await rig.adapter.connect()
+        async with aclosing(rig.stream()) as stream:
+            seen = rig.seen()
+            for _ in range(8):
+                seen.add(await anext(stream))
+            device.delay_s = 0.0
+            async with asyncio.timeout(20):
+                while len(rig.log) < 2:
+                    seen.add(await anext(stream))
+    assert events(rig) == [
+        ("warning", "polls take longer than their scan class"),
+        ("info", "polls keep to their scan class again"),
+    ]
+    assert {code for codes in qualities(seen).values() for code in codes} == {q.GOOD}
 
 
 async def test_a_poll_of_very_many_tags_is_several_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
