@@ -39,8 +39,9 @@ style: $(STAMP)
 	@$(BIN)/python docs/reference.py --check
 	@$(BIN)/lint-imports --no-logo > $(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 
-docs: $(STAMP)  ## write docs/reference anew from the configuration classes
+docs: $(STAMP)  ## write docs/reference, configuration and errors anew from the configuration classes
 	@$(BIN)/python docs/reference.py
+	@$(BIN)/python -m gateway.config.reference
 
 bench: $(STAMP)  ## every benchmark, quick; FULL=1 for the published figures; JSON in build/bench
 	@mkdir -p build/bench

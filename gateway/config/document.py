@@ -59,12 +59,10 @@ class _TooDeep(Exception):
         self.mark = node.start_mark
 
 
-class _Composer(_Parser):
-    """Composes nodes. Tags are not resolved here, only plain and quoted scalars told apart; depth is bounded."""
+class _Rules:
+    """How nodes are composed: tags are not resolved here, only plain and quoted scalars told apart; depth is bounded."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._depth = 0
+    _depth = 0
 
     def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
         if kind is ScalarNode:
@@ -78,6 +76,10 @@ class _Composer(_Parser):
 
     def ascend_resolver(self) -> None:
         self._depth -= 1
+
+
+class _Composer(_Rules, _Parser):
+    """The parser with these rules."""
 
 
 class YamlSpot:

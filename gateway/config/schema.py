@@ -130,6 +130,18 @@ def _parts(config: type[BaseModel]) -> list[type[BaseModel]]:
     return found
 
 
+def _is_text(schema: _Schema) -> bool:
+    """Any text."""
+    return schema.get("type") == "string" and not {"pattern", "enum", "const", "format"} & schema.keys()
+
+
+def _is_scalar(schema: _Schema) -> bool:
+    """One value: a number, a word, a choice, a path; nothing that has parts."""
+    if "anyOf" in schema:
+        return all(_is_scalar(one) for one in schema["anyOf"])
+    return schema.get("type") in _SCALARS or "enum" in schema or "const" in schema
+
+
 def _allow_references(schema: Any) -> None:
     """Numbers, booleans, choices and secrets may be given as references, secrets also as `{file: …}`."""
     if isinstance(schema, list):
@@ -151,13 +163,12 @@ def _allow_references(schema: Any) -> None:
             }
             others = {k: below.pop(k) for k in list(below) if k not in ("description", "default", "examples")}
             below["anyOf"] = [*others.get("anyOf", [others]), file]
-        elif below.get("type") in ("integer", "number", "boolean") or ("enum" in below and below.get("type") == "string"):
+        elif _is_text(below):
+            below["type"] = ["string", "number"]  # `unit: 1`: a number is taken as it is written
+        elif any(map(_is_text, below.get("anyOf", ()))):
+            below["anyOf"] = [*below["anyOf"], {"type": "number"}]
+        elif _is_scalar(below):
             choice = {k: below.pop(k) for k in list(below) if k not in ("description", "default", "examples")}
-            below["anyOf"] = [choice, _REFERENCE]
-        elif "anyOf" in below and all(one.get("type") in _SCALARS for one in below["anyOf"]):
-            below["anyOf"] = [*below["anyOf"], _REFERENCE]
-        elif "pattern" in below:
-            choice = {k: below.pop(k) for k in list(below) if k not in ("description", "default")}
             below["anyOf"] = [choice, _REFERENCE]
     for key in ("additionalProperties", "items", "anyOf", "allOf", "oneOf"):
         if key in schema and not isinstance(schema[key], bool):

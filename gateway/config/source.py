@@ -13,7 +13,7 @@ _SECRET_WORD: Final = re.compile(
     r"passw|pasw|pwd|passphrase|secret|token|credential|apikey|(api|private|access|shared|secret)_key|psk|(^|_)(pass|pin)$"
 )
 _ASSIGNMENT: Final = re.compile(r"""^\s*(?:-\s+)*["']?(?P<key>[\w.-]+)["']?\s*:(?:\s|$)""")
-_INLINE: Final = re.compile(r"""(?P<key>[\w-]+)["']?\s*:\s*""")
+_SECRETS: Final = ("password", "passphrase", "passwd", "secret", "token", "credential", "private_key", "api_key")
 
 
 class Span(NamedTuple):
@@ -54,14 +54,20 @@ class Source:
         for (first, begin), (last, end) in self._hidden:
             if first <= number <= last:
                 line = _masked(line, begin if number == first else 0, end if number == last else len(line))
+        comment = line.find(" #")
+        if comment >= 0 and any(map(sounds_secret, re.findall(r"\w+", line[comment:]))):
+            line = _masked(line, comment + 2, len(line))
         return self._guessed(number, line) if guess else line
 
     def _guessed(self, number: int, line: str) -> str:
-        for match in _INLINE.finditer(line):
-            if sounds_secret(match["key"]):
-                line = _masked(line, match.end(), len(line))
+        """The line, or all of it masked when it or what it continues could hold a secret: even a mistyped or torn key counts."""
+        above = self.lines[max(0, number - 2) : number]
+        words = re.findall(r"\w+", " ".join([*above, line])) + re.findall(r"\w+", "".join([*above, line.lstrip()]))
         key = self._key_above(number)
-        return _masked(line, 0, len(line)) if key is not None and sounds_secret(key) else line
+        if any(map(_resembles_secret, words)) or (key is not None and sounds_secret(key)):
+            begin = len(line) - len(line.lstrip())
+            return _masked(line, begin, len(line))
+        return line
 
     def _key_above(self, number: int) -> str | None:
         """The key that a line without a key of its own continues: it may be the middle of a private key."""
@@ -78,6 +84,13 @@ class Source:
 def sounds_secret(key: str) -> bool:
     """Whether a key of this name probably holds a secret, for places whose type is not known (unknown keys, broken YAML)."""
     return _SECRET_WORD.search(key.casefold().replace("-", "_")) is not None
+
+
+def _resembles_secret(word: str) -> bool:
+    """Whether a word is, or could be a slip of a finger for, the name of a secret. Slow: only for lines that are shown."""
+    from gateway.suggest import nearest
+
+    return sounds_secret(word) or nearest(word, _SECRETS) is not None
 
 
 class Unreadable(Exception):

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from gateway.suggest import did_you_mean, listed, nearest
 
+from .diagnose import dotted
 from .places import Found, Items, Loc, Section, Unresolved, find
 from .report import Report
 from .source import sounds_secret
@@ -18,6 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 Elsewhere = Mapping[str, type[BaseModel]]
 """Configuration classes in use by what they are: `a sink of kind mqtt` -> its class. Their keys are suggested across sections."""
 
+_COMMON_SECRETS: Final = ("password", "passphrase", "secret", "token")
 _WANTED: Final = {
     "string_type": "text",
     "string_sub_type": "text",
@@ -160,10 +162,16 @@ class Validator:
     def _unknown_key(self, at: Loc, model: type[BaseModel], loc: Loc) -> None:
         key = str(at[-1])
         found = find(self._root, at)
-        if sounds_secret(key) and found.spot is not None:
-            found.spot.hide()
         here = model_at(model, loc, at[:-1])
         known = self._known(at, model, loc)
+        if found.spot is not None and sounds_secret(f"{key} {nearest(key, [*known, *_COMMON_SECRETS])}"):
+            found.spot.hide()
+            if not key.replace("-", "_").isidentifier():  # the blank behind `password:` is missing: the secret is in the key
+                line, column, length = found.spot.key()
+                found.spot.source.hide((line, column), (line, column + length))
+                hint = "write a blank behind the colon of a key"
+                self._report.at_spot("E012", found.spot, "unknown key", on="key", key=dotted((*at[:-1], "***")), hint=hint)
+                return
         hint = did_you_mean(key, known) or self._belongs(key, model, here) or f"known keys are {listed(known, 30)}"
         self._report.at("E012", self._root, at, "unknown key", on="key", hint=hint)
 
