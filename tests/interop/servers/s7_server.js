@@ -1,11 +1,12 @@
 // An S7 server made of snap7: loopback only, fixed data blocks.
 //
-//   node s7_server.js PORT        0 = any free port; prints `PORT n` once it listens, then serves until it is killed
+//   node s7_server.js PORT [PDU]  0 = any free port; prints `PORT n` once it listens, then serves until it is killed.
+//                                 PDU = the PDU size in bytes that is granted whatever a client asks for
 //
 // DB1 (256 bytes)                                     DB2 (4000 bytes): REAL number i at byte 4 * i is i / 10
-//   0   REAL   21.5                                   M (64 bytes): MB0 = 0b10101010, MW2 = 4242
-//   4   REAL   counts up by 1 every 100 ms            I (64 bytes): IB0 = 1
-//   8   INT    -1234                                  Q (64 bytes): QB0 = 2
+//   0   REAL   21.5                                   DB4 (40000 bytes): as DB2
+//   4   REAL   counts up by 1 every 100 ms            M (64 bytes): MB0 = 0b10101010, MW2 = 4242
+//   8   INT    -1234                                  I (64 bytes): IB0 = 1; Q (64 bytes): QB0 = 2
 //   10  UINT   54321
 //   12  DINT   -100000
 //   16  UDINT  3000000000
@@ -37,6 +38,9 @@ db1.writeUInt8(200, 86);
 const db2 = Buffer.alloc(4000);
 for (let i = 0; i < 1000; i++) db2.writeFloatBE(i / 10, 4 * i);
 
+const db4 = Buffer.alloc(40000);
+for (let i = 0; i < 10000; i++) db4.writeFloatBE(i / 10, 4 * i);
+
 const flags = Buffer.alloc(64);
 flags.writeUInt8(0b10101010, 0);
 flags.writeUInt16BE(4242, 2);
@@ -46,8 +50,10 @@ async function main() {
   const server = new snap7.S7Server();
   server.SetEventMask(0); // with events on, snap7 resets connections under load
   server.SetParam(server.LocalPort, port);
+  if (process.argv[3]) server.SetParam(10, Number(process.argv[3])); // snap7's p_i32_PDURequest, which node-snap7 does not name here
   server.RegisterArea(server.srvAreaDB, 1, db1);
   server.RegisterArea(server.srvAreaDB, 2, db2);
+  server.RegisterArea(server.srvAreaDB, 4, db4);
   server.RegisterArea(server.srvAreaMK, flags);
   server.RegisterArea(server.srvAreaPE, Buffer.alloc(64, Buffer.from([1, ...Array(63).fill(0)])));
   server.RegisterArea(server.srvAreaPA, Buffer.alloc(64, Buffer.from([2, ...Array(63).fill(0)])));
