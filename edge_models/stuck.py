@@ -47,7 +47,11 @@ class StuckConfig(ModelConfig):
     min_changes: int = Field(
         10, ge=2, description="Changes, or readings, of a tag before it is scored; a tag that never changes is never stuck."
     )
-    missing: bool = Field(True, description="Also raise when no reading comes any more while others still do.")
+    missing: bool = Field(
+        True,
+        description="Also raise when a tag that reports at the pace of its scan class falls silent while others go on. "
+        "A tag that reports now and then, such as a set-point that is subscribed to, is never missed.",
+    )
     max_rate: float | None = Field(
         None, gt=0, description="Fastest possible change, in units of the tag per second.", examples=[5.0]
     )
@@ -59,9 +63,10 @@ class Stuck:
     The score of a state that has lasted t where T is allowed is 1 − 10^(−6 t/T); T is `factor` times the longest that the tag
     has normally held a value (or been silent), slowly forgotten, and at least `at_least`. READING(n) -> one SCORE batch with a
     row per reading of the model's tags, plus, while a tag is silent, one row each time T has passed again (its `seq` is that of
-    the tag's last reading, its value null). Silence is measured on the gateway's clock as it shows in the rows, and time in
-    which no tag at all was seen does not count; empty batches move it to `now`. A device that is away, or a gated tag, pauses
-    the watch. 128 bytes of state per tag.
+    the tag's last reading, its value null). A tag whose pauses were longer than `at_least` and ten periods of its scan class
+    before it was judged reports by exception, and its silence says nothing. Silence is measured on the gateway's clock as it
+    shows in the rows, and time in which no tag at all was seen does not count; empty batches move it to `now`. A device that is
+    away, or a gated tag, pauses the watch. 128 bytes of state per tag.
     """
 
     kind: ClassVar[str] = "stuck"
@@ -295,7 +300,9 @@ class Stuck:
         seen = (arrived - before).astype(np.float64)
         if due.max(initial=0) >= _FOREVER:  # paused until now: that was no gap
             seen[due >= _FOREVER] = 0.0
-        usual = np.minimum(seen, np.where(arrivals >= config.min_changes, 2.0 * gap, np.inf))
+        # A judged tag is not blinded by one long fault; pauses before that are how the tag is.
+        judged = (arrivals >= config.min_changes) & (self._last[at] - self._first[at] >= config.warm_up.us)
+        usual = np.minimum(seen, np.where(judged, 2.0 * gap, np.inf))
         gap = np.maximum(gap * _FORGET, usual)
         self._arrived[at], self._gap[at], self._arrivals[at] = arrived, gap, arrivals + 1.0
         self._last[at], self._seq[at] = time, seq
@@ -319,7 +326,8 @@ class Stuck:
         due = np.repeat(first_due, number) + nth * np.repeat(allowed, number)
         first = self._first[slots]
         warm = (first != NEVER) & (self._last[slots] - first >= self._config.warm_up.us)
-        known = np.repeat(warm & (self._arrivals[slots] >= self._config.min_changes), number)
+        steady = self._gap[slots] <= self._least[slots]
+        known = np.repeat(steady & warm & (self._arrivals[slots] >= self._config.min_changes), number)
         slots, before, due, limit = (
             each[known] for each in (*(np.repeat(a, number) for a in (slots, before)), due, np.repeat(limit, number))
         )
@@ -348,7 +356,7 @@ class Stuck:
             return f"{tag.display} jumped to {quantity(row.value, tag)}, faster than it can change"
         if np.isfinite(row.value):
             return f"{tag.display} has not changed for {lasted}, it stays at {quantity(row.value, tag)}"
-        return f"{tag.display} has given no good reading for {lasted}"
+        return f"{tag.display} has sent no new good value for {lasted}"
 
     def _arrays(self) -> dict[str, Floats | Times]:
         return {

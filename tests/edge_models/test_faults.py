@@ -133,7 +133,7 @@ def test_a_sensor_that_falls_silent_is_found_while_others_go_on() -> None:
     delays = raised_per_tag(alerts, 60)
     assert sorted(delays) == list(range(SEEDS))
     assert max(delays.values()) < 6
-    assert alerts[0]["problem"] == "press t0 has given no good reading for 5 s"
+    assert alerts[0]["problem"] == "press t0 has sent no new good value for 5 s"
 
 
 def test_silence_of_everything_is_not_the_sensors_fault_but_ticks_are_time() -> None:
@@ -165,7 +165,7 @@ def test_lasting_bad_quality_is_found_unless_the_device_is_away() -> None:
     made = models([make_tag(n, limits=None) for n in range(3)], frozen_sensor=STUCK)
     alerts = watch(made, T0 + (second * S).astype(np.int64), value, quality=quality)
     assert list(raised_per_tag(alerts, 30)) == [0]
-    assert alerts[0]["problem"] == "press t0 has given no good reading for 5 s"
+    assert alerts[0]["problem"] == "press t0 has sent no new good value for 5 s"
 
 
 def test_an_impossible_jump_is_found_when_a_rate_is_given() -> None:
