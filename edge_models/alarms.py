@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import StateMismatch
+from schemas.kinds import SCORE
 from schemas.span import Command
 from schemas.tags import Severity, Tag
 
@@ -28,6 +29,7 @@ from .state import array_text, pack, text_array, unpack
 
 _KIND: Final = "alarms"
 _VERSION: Final = 1
+_SCORE, _LIMIT = SCORE.get_field_index("score"), SCORE.get_field_index("limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,8 @@ class AlarmLayer:
     def feed(self, model: str, alarm: str, scores: pa.RecordBatch, *, inactive: Bools | None = None) -> list[Message]:
         """The same for rows of one model and alarm, without a look at the shelves. Costs next to nothing while all is well."""
         delays = self._delays_of(model, alarm)
-        score: Floats = scores.column("score").to_numpy(zero_copy_only=False)
-        limit: Floats = scores.column("limit").to_numpy(zero_copy_only=False)
+        score: Floats = scores.column(_SCORE).to_numpy(zero_copy_only=False)
+        limit: Floats = scores.column(_LIMIT).to_numpy(zero_copy_only=False)
         if delays.is_quiet(score, limit):
             return []
         subject = self._subjects(scores)

@@ -60,11 +60,14 @@ class Limits:
     def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
         """See EdgeModel."""
         del now  # time runs by the rows
-        readings = decode(batch)
+        return self.take(decode(batch)) if batch.num_rows else []
+
+    def take(self, readings: Readings) -> list[pa.RecordBatch]:
+        """See TakesReadings."""
         plan = self.slots.plan(readings.tag)
         if plan.count == 0:
             return []
-        usable = readings.usable()
+        usable = readings.usable
         found: list[list[tuple[Index, Index, Floats]]] = [[], [], [], []]
         for part in plan.rounds:
             value, time, at = readings.value[part.rows], readings.time[part.rows], part.at

@@ -65,11 +65,14 @@ class PerTagModel(ABC):
     def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
         """See EdgeModel."""
         del now  # time runs by the rows
-        readings = decode(batch)
+        return self.take(decode(batch)) if batch.num_rows else []
+
+    def take(self, readings: Readings) -> list[pa.RecordBatch]:
+        """See TakesReadings."""
         plan = self.slots.plan(readings.tag)
         if plan.count == 0:
             return []
-        usable = readings.usable()
+        usable = readings.usable
         with np.errstate(all="ignore"):  # the cold and the masked slots compute nonsense that nobody reads
             if len(plan.rounds) == 1:
                 whole = self._whole_round(readings, plan.rounds[0], usable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from schemas.asset import matches_any
 from schemas.errors import ConfigError, StateMismatch
-from schemas.kinds import kind_of
+from schemas.kinds import SCORE, kind_of
 from schemas.plugin import Plugin
 from schemas.tags import Tag
 
@@ -22,12 +22,13 @@ from .alarms import AlarmLayer
 from .base import EdgeModel, ModelConfig, ModelContext
 from .gate import Gate, parse
 from .limits import LimitsConfig
-from .slots import NEVER, Bools, Readings, Times, decode
+from .slots import NEVER, Bools, Readings, TakesReadings, Times, decode
 from .state import array_text, pack, text_array, unpack
 
 _KIND: Final = "model_set"
 _VERSION: Final = 1
 _LIMITS: Final = "limits"
+_MODEL, _ALARM = SCORE.get_field_index("model"), SCORE.get_field_index("alarm")
 _ALARMS: Final = "\0alarms"  # no model can be called that
 
 
@@ -57,7 +58,7 @@ class Warmth:
         ids = np.minimum(readings.tag, len(self.first) - 1)
         new = self.first[ids] == NEVER
         if new.any():
-            usable = readings.usable()
+            usable = readings.usable
             rows = np.flatnonzero(new if usable is None else new & usable)[::-1]  # the earliest row is written last
             self.first[ids[rows]] = readings.time[rows]
         self.first[-1] = NEVER
@@ -80,6 +81,7 @@ class _Member:
 
     def __init__(self, name: str, config: ModelConfig, model: EdgeModel, gate: Gate | None, tags: Sequence[Tag]) -> None:
         self.name, self.model, self.gate = name, model, gate
+        self._take = model.take if isinstance(model, TakesReadings) else None
         self.alarm = config.alarm.name or name
         self.warmth = Warmth(tags, config.warm_up.us)
         self.ids = np.zeros(max((tag.id for tag in tags), default=-1) + 2, dtype=bool)
@@ -95,8 +97,10 @@ class _Member:
                 if (mine & ~active).any():
                     shut = ~active
                     batch = batch.append_column("active", pa.array(active))
-                    readings = decode(batch)
+                    readings = replace(readings.gated(active), batch=batch)
             self.warmth.see(readings)
+            if self._take is not None:
+                return self._take(readings), shut
         return self.model.update(batch, now), shut
 
 
@@ -252,12 +256,11 @@ def watched(config: ModelConfig, tags: Sequence[Tag]) -> list[Tag]:
 
 def _named(scores: pa.RecordBatch, member: _Member) -> tuple[pa.RecordBatch, str]:
     """Model and alarm filled in where the model leaves them open. A batch is about one alarm."""
-    for name, text in (("model", member.name), ("alarm", member.alarm)):
-        column = scores.column(name)
+    for at, text in ((_MODEL, member.name), (_ALARM, member.alarm)):
+        column = scores.column(at)
         if column.null_count:
-            at = scores.schema.get_field_index(name)
-            scores = scores.set_column(at, scores.schema.field(at), column.fill_null(text))
-    return scores, str(scores.column("alarm")[0].as_py())
+            scores = scores.set_column(at, SCORE.field(at), column.fill_null(text))
+    return scores, str(scores.column(_ALARM)[0].as_py())
 
 
 def _empty() -> pa.RecordBatch:

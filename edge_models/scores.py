@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import pyarrow as pa
 
-from schemas.kinds import SCORE, TIME
+from schemas.kinds import SCORE, TELEMETRY, TIME
 
 from .slots import NEVER, Floats, Index, Readings, Times
 
-_KEPT = 8
+_KEPT: Final = 8
+_PASSED: Final = tuple([*TELEMETRY.names, "seq"].index(name) for name in ("time", "seq", "tag", "value"))  # through unchanged
 
 
 class ScoreRows:
@@ -25,8 +28,7 @@ class ScoreRows:
         """One SCORE row per reading of `rows` (None: all); NaN is null. `complete` promises that there is no NaN, in `value` neither."""
         batch = readings.batch
         if rows is None:
-            time, seq, tag = batch.column("time"), batch.column("seq"), batch.column("tag")
-            value = batch.column("value")
+            time, seq, tag, value = (batch.column(at) for at in _PASSED)
             if not complete or value.null_count:
                 value = pa.array(readings.value, from_pandas=True)
         else:

@@ -8,14 +8,15 @@ interleaved. A poll of all tags is one round over a contiguous range of slots: v
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from schemas import quality as q
+from schemas.kinds import TELEMETRY
 
 Floats = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
@@ -28,6 +29,11 @@ NEVER: Final = np.iinfo(np.int64).min
 HUGE: Final = 1e100
 """A number beyond this is no measurement; it is treated like NaN, so that squares stay finite."""
 _ALL: Final = slice(None)
+# The place of a column never changes, and finding it by name in every batch costs more than reading it.
+_TIME, _LAG, _TAG, _VALUE, _VALUE_INT, _QUALITY, _ORIGIN = (
+    TELEMETRY.get_field_index(name) for name in ("time", "lag", "tag", "value", "value_int", "quality", "origin")
+)
+_SEQ: Final = len(TELEMETRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,55 +47,67 @@ class Readings:
     value: Floats
     quality: npt.NDArray[np.uint32]
     active: Bools | None  # None: no row is gated
+    usable: Bools | None
+    """True where a model may score and learn: not bad, a finite number, active. None when all rows are."""
 
     def __len__(self) -> int:
         return len(self.tag)
 
-    def usable(self) -> Bools | None:
-        """True where a model may score and learn: not bad, a finite number, active. None when all rows are."""
-        sane = len(self.value) == 0 or bool(np.abs(self.value).max() <= HUGE)  # a NaN makes this false
-        if sane and self.active is None:
-            return None
-        usable = np.abs(self.value) <= HUGE
-        return usable if self.active is None else usable & self.active
-
     def gateway_time(self) -> Times:
         """When the gateway saw the row, µs: source time plus lag."""
-        lag = self.batch.column("lag")
-        filled = lag.fill_null(0) if lag.null_count else lag
-        seen: Times = self.time + filled.to_numpy().astype(np.int64) * 1000
+        lag = self.batch.column(_LAG)
+        seen: Times = self.time + (lag.fill_null(0) if lag.null_count else lag).to_numpy() * np.int64(1000)
         return seen
 
     def backfilled(self) -> Bools:
         """True where the row is not live: backfilled, replayed or downsampled."""
-        origin = self.batch.column("origin")
-        filled = origin.fill_null(0) if origin.null_count else origin
-        live: Bools = filled.to_numpy() != 0
+        origin = self.batch.column(_ORIGIN)
+        live: Bools = (origin.fill_null(0) if origin.null_count else origin).to_numpy() != 0
         return live
+
+    def gated(self, active: Bools) -> Readings:
+        """The same rows under a gate."""
+        usable = active if self.usable is None else self.usable & active
+        return replace(self, active=active, usable=None if usable.all() else usable)
+
+
+@runtime_checkable
+class TakesReadings(Protocol):
+    """A model that takes a batch that has been decoded already, so that it is decoded once for all models."""
+
+    def take(self, readings: Readings) -> list[pa.RecordBatch]:
+        """`EdgeModel.update` of a batch that is not empty."""
+        ...
 
 
 def decode(batch: pa.RecordBatch) -> Readings:
-    """TELEMETRY(n) with `seq`, and `active` where a gate added it, as arrays. Raises KeyError for a batch without `seq`."""
-    names = batch.schema.names
-    value = batch.column("value")
+    """TELEMETRY(n) with `seq` behind it, and behind that perhaps `active`, as arrays. Raises ValueError for other columns."""
+    if batch.num_columns <= _SEQ or batch.schema.field(_SEQ).name != "seq":
+        raise ValueError("models take telemetry with its row number `seq`")
+    value = batch.column(_VALUE)
     numbers: Floats = value.to_numpy(zero_copy_only=False)
-    whole = batch.column("value_int")
+    whole = batch.column(_VALUE_INT)
     if whole.null_count < len(whole):
         valid = whole.is_valid().to_numpy(zero_copy_only=False)
         numbers = np.where(valid, whole.fill_null(0).to_numpy().astype(np.float64), numbers)
-    quality = batch.column("quality").to_numpy()
+    quality = batch.column(_QUALITY).to_numpy()
     if len(quality) and quality.max() >= q.BAD:
         numbers = np.where(q.is_bad(quality), np.nan, numbers)  # whatever a bad row shows is no measurement
-    active = batch.column("active").to_numpy(zero_copy_only=False) if "active" in names else None
-    return Readings(
+    size = np.abs(numbers)
+    sane = not len(size) or bool(size.max() <= HUGE)  # a NaN makes this false
+    readings = Readings(
         batch=batch,
-        seq=batch.column("seq").to_numpy(),
-        time=_int64(batch.column("time")),
-        tag=batch.column("tag").to_numpy(),
+        seq=batch.column(_SEQ).to_numpy(),
+        time=_int64(batch.column(_TIME)),
+        tag=batch.column(_TAG).to_numpy(),
         value=numbers,
         quality=quality,
-        active=active,
+        active=None,
+        usable=None if sane else size <= HUGE,
     )
+    if batch.num_columns > _SEQ + 1:
+        return readings.gated(batch.column(_SEQ + 1).to_numpy(zero_copy_only=False))
+    return readings
 
 
 def _int64(column: pa.Array) -> Times:

@@ -100,26 +100,29 @@ class Stuck:
 
     def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
         """See EdgeModel."""
+        return self.take(decode(batch)) if batch.num_rows else self._tick(now)
+
+    def take(self, readings: Readings) -> list[pa.RecordBatch]:
+        """See TakesReadings."""
+        gateway = readings.gateway_time()
+        start = int(self._clock[0])
         with np.errstate(all="ignore"):
-            if batch.num_rows == 0:
-                return self._tick(now)
-            readings = decode(batch)
-            gateway = readings.gateway_time()
-            start = int(self._clock[0])
             if start != NEVER and int(gateway.max()) - start <= self._jump_us:
                 return self._segment(readings, gateway)
             running = np.maximum.accumulate(np.append(start, gateway))
             steps = np.diff(running) if start != NEVER else np.append(0, np.diff(running[1:]))
-            cuts = np.flatnonzero(steps > self._jump_us)
+            cuts = np.flatnonzero(steps > self._jump_us).tolist()
             found = []
-            for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(readings)], strict=True):
-                if first < len(steps) and steps[first] > self._jump_us:
+            for first, last in zip([0, *cuts], [*cuts, len(readings)], strict=True):
+                if first in cuts[:1] or first > 0:
                     self._skip(int(steps[first]))
                 if last > first:
-                    found += self._segment(decode(batch.slice(first, last - first)), gateway[first:last])
+                    part = readings if last - first == len(readings) else decode(readings.batch.slice(first, last - first))
+                    found += self._segment(part, gateway[first:last])
             return found
 
     def _tick(self, now: int) -> list[pa.RecordBatch]:
+        """Time passes without a reading."""
         step = now - int(self._clock[0])
         if self._clock[0] == NEVER or step <= 0:
             return []
@@ -129,7 +132,8 @@ class Stuck:
         slots = np.flatnonzero(self._due <= now)
         if len(slots) == 0:
             return []
-        return [self._overdue(slots, slots, np.full(len(slots), now))[1]]
+        with np.errstate(all="ignore"):
+            return [self._overdue(slots, slots, np.full(len(slots), now))[1]]
 
     def _skip(self, step: int) -> None:
         """Nothing at all was seen for `step` µs: whoever may be silent for less than twice that long is not to blame."""
@@ -145,7 +149,7 @@ class Stuck:
         seen = self._seen(gateway)
         end = int(self._clock[1])
         quiet = len(plan.rounds) == 1 and not (self._due <= end).any()
-        usable = readings.usable()
+        usable = readings.usable
         for part in plan.rounds:
             if not quiet:
                 late = np.flatnonzero(self._due[part.at] <= (end if seen is None else seen[part.rows]))

@@ -48,9 +48,9 @@ def test_a_tag_twice_is_refused() -> None:
 
 def test_decode_knows_what_is_usable() -> None:
     fine = decode(readings([0, 1], np.array([1.0, 2.0]), T0))
-    assert fine.usable() is None
+    assert fine.usable is None
     odd = decode(readings([0] * 5, [1.0, None, float("nan"), 1e200, 2.0], T0, quality=np.array([0, 0, 0, 0, q.BAD])))
-    usable = odd.usable()
+    usable = odd.usable
     assert usable is not None
     assert usable.tolist() == [True, False, False, False, False]
 
