@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 
 from cloud_sinks.base import BatchPolicy, Sink
@@ -30,6 +32,9 @@ from .spool import Cut, Spool
 State = Literal["starting", "up", "down", "misconfigured"]
 Report = Callable[[str, str, str], Awaitable[None]]
 """(event, severity, message): writes an event row about this sink."""
+
+
+_LEAST_WAIT_S: Final = 0.05  # of a sink that says it is busy and names no time
 
 
 class Delivery:
@@ -61,6 +66,8 @@ class Delivery:
         self._dead_letters, self._report, self._log = dead_letters, report, log.bind(sink=name)
         self._waiting: dict[Kind, float] = {}  # loop time at which the oldest undelivered row of a kind was noticed
         self._finishing = asyncio.Event()
+        self._enough = {kind: self._policy[kind].max_rows for kind in self.kinds}  # rows that fill a cut
+        self._due = dict.fromkeys(self.kinds, 0)  # rows below this are due, whatever their age
         self._start = {kind: spool.end(kind) for kind in self.kinds}
 
     def finish(self) -> None:
@@ -70,7 +77,8 @@ class Delivery:
     async def run(self) -> None:
         """Deliver until `finish()` and nothing is left, or cancelled. Raises only what is a bug."""
         try:
-            while True:
+            while not (self._finishing.is_set() and self._nothing_left()):
+                wait_s = 0.0
                 try:
                     await self._sink.connect()
                     await self._enter("up", "")
@@ -80,9 +88,26 @@ class Delivery:
                     await self._enter("misconfigured", str(error))
                 except NotConnected as error:
                     await self._enter("down", str(error))
-                await asyncio.sleep(self._backoff.next_s())
+                except Busy as busy:
+                    await self._enter("down", str(busy))
+                    wait_s = busy.wait_s
+                await self._pause(max(wait_s, self._backoff.next_s()))
         finally:
             await self._sink.aclose()
+
+    async def _pause(self, seconds: float) -> None:
+        """Back off; `finish()` cuts it short once, so that a stop finds out at once whether the sink is back."""
+        if self._finishing.is_set():
+            await asyncio.sleep(seconds)
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._finishing.wait()
+        except TimeoutError:
+            return
+
+    def _nothing_left(self) -> bool:
+        return all(self._spool.durable(kind) <= self._spool.ledger.cursor(kind, self.name).acked for kind in self.kinds)
 
     async def _deliver(self) -> None:
         lost = asyncio.ensure_future(self._sink.lost())
@@ -107,6 +132,9 @@ class Delivery:
         finishing = asyncio.ensure_future(self._until_finishing())
         try:
             await asyncio.wait({grown, finishing, lost}, timeout=due_in_s, return_when=asyncio.FIRST_COMPLETED)
+            for future in (grown, lost):
+                if future.done():
+                    future.result()  # a spool that has ended must not be asked again and again
         finally:
             await _cancel(grown, finishing)
 
@@ -129,7 +157,7 @@ class Delivery:
             # Rows of a previous run have waited for an unknown time: they are due at once.
             began = self._waiting.setdefault(kind, now if cursor.acked >= self._start[kind] else now - policy.max_age_s)
             due_in = began + policy.max_age_s - now
-            if self._finishing.is_set() or due_in <= 0 or available >= policy.max_rows:
+            if self._finishing.is_set() or due_in <= 0 or available >= self._enough[kind] or cursor.acked < self._due[kind]:
                 return kind, 0.0
             soonest = due_in if soonest is None else min(soonest, due_in)
         return None, soonest
@@ -139,13 +167,18 @@ class Delivery:
         policy = self._policy[kind]
         cut = cursor.cut
         if cut is None:
-            read = await self._spool.read(kind, cursor.acked, max_rows=policy.max_rows, max_bytes=policy.max_bytes)
+            end = self._spool.durable(kind)
+            read = await self._spool.read(kind, cursor.acked, max_rows=policy.max_rows, max_bytes=policy.max_bytes, last=end - 1)
             if not read:
                 # Rows that are durable and not readable were quarantined: they are lost to this sink, and counted.
                 await self._spool.skip_missing(kind, self.name)
                 return
             cut = Cut(first=cursor.acked, last=read[-1][0] + read[-1][1].num_rows - 1)
-            await self._spool.ledger.begin_cut(kind, self.name, cut.first, cut.last)
+            self._learn(kind, cut, end)
+            try:
+                await self._spool.ledger.begin_cut(kind, self.name, cut.first, cut.last)
+            except Busy:
+                return  # the oldest rows were given up for room meanwhile: cut again from where the sink stands now
         else:
             read = await self._spool.read(kind, cut.first, max_rows=cut.last - cut.first + 1, last=cut.last)
         rows = total_rows([batch for _, batch in read])
@@ -163,16 +196,29 @@ class Delivery:
         self._waiting.pop(kind, None)
         self.writes += 1
 
+    def _learn(self, kind: Kind, cut: Cut, end: int) -> None:
+        """How many rows fill a cut, where bytes do before rows; and what such a cut leaves over has waited as long as it has."""
+        most, rows = self._policy[kind].max_rows, cut.last - cut.first + 1
+        if cut.last + 1 < end and rows < most:
+            self._enough[kind], self._due[kind] = rows, end
+        elif rows >= self._enough[kind]:
+            self._enough[kind] = min(most, 2 * self._enough[kind])
+
     async def _write(self, batches: list[pa.RecordBatch], span: SpoolSpan) -> int:
         """Write until the sink has decided about every row; returns how many were dead-lettered."""
         while True:
             try:
                 await self._sink.write(batches, span)
             except Busy as busy:
-                await asyncio.sleep(busy.wait_s)
+                await asyncio.sleep(max(_LEAST_WAIT_S, busy.wait_s))
                 continue
             except Rejected as rejected:
-                dead = await asyncio.to_thread(bury, self._dead_letters / self.name, batches, span, rejected)
+                self._backoff.reset()
+                try:
+                    dead = await asyncio.to_thread(bury, self._dead_letters / self.name, batches, span, rejected)
+                except OSError as error:
+                    # Neither taken nor buried: the cut stays in flight, and somebody must know why.
+                    raise NotConnected(f"rejected rows cannot be stored: {error.strerror or error}") from error
                 self._log.error("rows were rejected for good", kind=span.kind, rows=dead, error=rejected.reason)
                 await self._report(
                     "dead_lettered", "warning", f"{dead} {span.kind} rows rejected by {self.name}: {rejected.reason}"
@@ -206,12 +252,10 @@ def bury(directory: Path, batches: Sequence[pa.RecordBatch], span: SpoolSpan, re
 
     Blocking; the files are named after the span, so that burying twice leaves one grave.
     """
-    import os
-
     directory.mkdir(parents=True, exist_ok=True)
     if rejected.rows:
         wanted = pa.array(sorted(rejected.rows), pa.int64())
-        batches = [batch.filter(pa.compute.is_in(batch.column(batch.num_columns - 1), value_set=wanted)) for batch in batches]
+        batches = [batch.filter(pc.is_in(batch.column(batch.num_columns - 1), value_set=wanted)) for batch in batches]
         batches = [batch for batch in batches if batch.num_rows]
     rows = total_rows(batches)
     if not rows:
