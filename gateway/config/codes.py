@@ -219,7 +219,7 @@ _ALL: Final = (
         "W021",
         "nothing is read",
         "The connection or device has no tags, or there are no adapters at all.",
-        "Add `tags:`. `genba browse` lists what a device offers.",
+        "Add `tags:`, or delete the entry.",
     ),
     Code(
         "W030",

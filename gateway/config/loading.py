@@ -168,10 +168,12 @@ class _Examination:
                 self._report.at("E010", root, loc, "the key 'kind' is missing", on="key", hint=hint)
             elif isinstance(kind, Unresolved):
                 self._complete = False
+            elif not isinstance(kind, str):
+                self._report.at("E011", root, (*loc, "kind"), "must be text")
             else:
                 try:
-                    entries.plugins[name] = self._catalogue.plugin(group, str(kind))
-                    entries.kinds[name] = str(kind)
+                    entries.plugins[name] = self._catalogue.plugin(group, kind)
+                    entries.kinds[name] = kind
                 except ConfigError as error:
                     self._report.at("E013", root, (*loc, "kind"), error.message, hint=error.hint)
         return entries

@@ -13,7 +13,7 @@ from gateway.suggest import did_you_mean, listed
 
 from . import tagfile
 from .diagnose import dotted
-from .places import Items, Loc, Section, Spot, Value
+from .places import Items, Loc, Section, Spot, Unresolved, Value
 from .report import Report
 from .secrets import References
 from .source import Unreadable, read
@@ -31,7 +31,7 @@ class Merger:
 
     def kind(self, entry: Section) -> Value:
         """The `kind` of a connection, which its template may give."""
-        template = self._templates.get(str(entry.get("template")))
+        template = self._templates.get(_template_name(entry) or "")
         return entry.get("kind") or (template.get("kind") if isinstance(template, Section) else None)
 
     def connection(self, entry: Section, loc: Loc, kind: str, device_keys: Collection[str] | None) -> Section:
@@ -66,11 +66,12 @@ class Merger:
     def _template(self, owner: Section, loc: Loc, kind: str) -> Section:
         """What the template that `owner` names holds; empty when it names none or a wrong one, which the report then says."""
         nothing = Section(owner.source)
-        name = owner.get("template")
-        if not isinstance(name, str):
+        name = _template_name(owner)
+        if name is None:
             return nothing
         spot, key = owner.spots["template"], _key(loc, "template")
         found = self._templates.get(name)
+        self.used.add(name)
         if not isinstance(found, Section):
             if name not in self._templates:
                 hint = did_you_mean(name, self._templates) or (
@@ -78,7 +79,6 @@ class Merger:
                 )
                 self._report.at_spot("E020", spot, f"unknown template {name!r}", key=key, hint=hint)
             return nothing
-        self.used.add(name)
         if found.get("kind", kind) != kind:
             self._report.at_spot("E020", spot, f"{name} is a template for {found['kind']}, this is {kind}", key=key)
             return nothing
@@ -98,6 +98,10 @@ class Merger:
         made = Section(owner.source)
         places = list(zip(named, named.spots, strict=True)) if isinstance(named, Items) else [(named, tags.spots["file"])]
         for name, spot in places:
+            if isinstance(name, Unresolved):
+                whole = owner.copied()
+                whole.put("tags", Unresolved(), owner.spots["tags"])
+                return whole
             if isinstance(name, str):
                 made = _tags_over(self._file(name, spot, _key(loc, "tags")) or Section(owner.source), made)
             else:
@@ -124,6 +128,14 @@ class Merger:
         if tags is not None:
             self._references.substitute(tags)
         return tags
+
+
+def _template_name(owner: Section) -> str | None:
+    """The template that is named; a bare number is a name as it is written."""
+    name = owner.get("template")
+    if isinstance(name, str):
+        return name
+    return owner.spots["template"].written() if isinstance(name, (int, float)) else None
 
 
 def _key(loc: Loc, last: str) -> str:

@@ -35,6 +35,8 @@ class Resolver:
         made: list[BoundTag[TagConfig]] = []
         devices: Mapping[str, DeviceConfig[TagConfig]] = devices_of(name, config)
         several = bool(getattr(config, "devices", None))
+        if config.timeout <= 0:
+            self.report.at("E015", self.root, ("adapters", name, "timeout"), "must be longer than 0s")
         for key, device in devices.items():
             loc: Loc = ("adapters", name, "devices", key) if several else ("adapters", name)
             if not getattr(device, "tags", None):
@@ -73,7 +75,12 @@ class Resolver:
             self.report.at(
                 "W031", self.root, (*loc, "report_at_least"), "changes nothing without a deadband", on="key", hint=hint
             )
-        scan = config.scan or device.scan or DEFAULT_SCAN
+        scan = next(span for span in (config.scan, device.scan, DEFAULT_SCAN) if span is not None)
+        if scan <= 0:
+            owner = loc if config.scan is not None else loc[:-2]
+            self.report.at("E015", self.root, (*owner, "scan"), "must be longer than 0s")
+        if config.scale == 0:
+            self.report.at("E018", self.root, (*loc, "scale"), "a scale of 0 makes every value the same")
         return Tag(
             path=path,
             asset=path.removesuffix(f"/{name}"),

@@ -71,7 +71,7 @@ class Validator:
                 return model.model_validate(data)
             except ValidationError as error:
                 details = error.errors(include_url=False, include_input=False)
-                if again and self._as_written(details, loc):
+                if again and self._as_written(details, data, loc):
                     continue
                 self._explain(details, model, loc)
             except Exception as error:  # noqa: BLE001 (a plug-in's class may fail in any way; the other entries are still judged)
@@ -79,7 +79,7 @@ class Validator:
             return None
         return None
 
-    def _as_written(self, details: Sequence[ErrorDetails], loc: Loc) -> bool:
+    def _as_written(self, details: Sequence[ErrorDetails], data: Mapping[str, object], loc: Loc) -> bool:
         """Where text is wanted and a bare number stands (`unit: 1`, `label: 007`), take the text as it was written."""
         changed = False
         for detail in details:
@@ -91,6 +91,8 @@ class Validator:
             key = found.loc[-1]
             if written is not None and isinstance(owner, (Section, Items)):
                 owner.replace(key, written)
+                if owner is self._root and isinstance(data, dict):
+                    data[key] = written  # the top of the file is validated from a copy
                 self._report.withdraw("W001", found.spot)
                 changed = True
         return changed
@@ -130,7 +132,12 @@ class Validator:
             )
         elif kind in _WANTED:
             wanted = " or ".join(dict.fromkeys(_WANTED[one["type"]] for one in several if one["type"] in _WANTED))
-            self._wrong_type(find(root, at), at, wanted)
+            if detail["loc"][-1:] == ("[key]",):
+                report.at("E011", root, at, f"this key must be {wanted}", on="key")
+            else:
+                self._wrong_type(find(root, at), at, wanted)
+        elif kind == "is_instance_of" and context.get("class") == "Sequence":
+            self._wrong_type(find(root, at), at, "a list")
         elif kind in _BOUNDS:
             report.at("E015", root, at, _BOUNDS[kind].format(**{name: _plain(value) for name, value in context.items()}))
         elif kind in ("genba_duration", "genba_size", "genba_rate"):
