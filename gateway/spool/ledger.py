@@ -81,6 +81,12 @@ class Book:
         rows += [pin.row for (k, _), pin in self.pins.items() if k == kind]
         return max([*rows, self.durable.get(kind, 0)])
 
+    def needed(self, kind: Kind) -> int | None:
+        """The lowest row that a sink or a named cursor still needs; None when nobody reads this kind."""
+        rows = [cursor.acked for (k, _), cursor in self.cursors.items() if k == kind]
+        rows += [pin.row for (k, _), pin in self.pins.items() if k == kind]
+        return min(rows, default=None)
+
     def pack(self) -> bytes:
         """As the JSON of a slot."""
         document = {
@@ -263,10 +269,7 @@ class Ledger:
 
     def needed(self, kind: Kind) -> int | None:
         """The lowest row that a sink or a named cursor still needs, as it is on disk; None when nobody reads this kind."""
-        book = self._settled
-        rows = [cursor.acked for (k, _), cursor in book.cursors.items() if k == kind]
-        rows += [pin.row for (k, _), pin in book.pins.items() if k == kind]
-        return min(rows, default=None)
+        return self._settled.needed(kind)
 
     def cuts(self, kind: Kind) -> list[Cut]:
         """The cuts in flight, which pin their rows."""

@@ -123,9 +123,14 @@ def _open_log(
     known = book.gone.get(kind, Spans())
     # Given up, and the process died before the file went.
     log.remove([segment for segment in segments if known.within(segment.first, segment.next) == segment.next - segment.first])
-    lowest = min((cursor.acked for (k, _), cursor in book.cursors.items() if k == kind), default=log.oldest)
+    needed = book.needed(kind)
     found = Spans(report.missing)
-    found.add(lowest, min(log.oldest, report.next_row))
+    if needed is not None:
+        # What is neither here nor needed was removed in good order.
+        found.add(needed, log.oldest)
+        found.discard_below(needed)
+    elif not segments:
+        found = Spans()
     report.missing = [new for first, end in found for new in known.missing_from(first, end)]
     report.first_row = log.oldest
     return log, report

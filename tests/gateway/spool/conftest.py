@@ -14,6 +14,7 @@ import pytest
 import structlog
 
 from gateway.spool import DiskStorage, Spool
+from gateway.spool.worker import ThreadWorker
 from schemas.kinds import Kind, make_batch, telemetry
 from tests.conftest import ManualClock
 
@@ -196,8 +197,9 @@ def crash(spool: Spool) -> None:
     for task in spool._tasks:
         task.cancel()
     spool._closed = True
-    spool._writer.close()
-    spool._reader.close()
+    for worker in (spool._writer, spool._reader):
+        if isinstance(worker, ThreadWorker):  # what is being written when the process dies is written or not; here it is
+            worker._executor.shutdown(wait=True, cancel_futures=True)
     storage = spool._storage
     for log in spool._logs.values():
         if log._fd is not None:
