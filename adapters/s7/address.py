@@ -7,23 +7,30 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
-Area = Literal["DB", "M", "I", "Q"]
+Area = Literal["DB", "M", "I", "Q", "T", "C"]
 Width = Literal["X", "B", "W", "D", "L"]
 """The letter of an address: bit, byte, word (2), double word (4) and IEC 61131-3's long word (8 bytes)."""
 
-AREA_CODES: Final[dict[Area, int]] = {"I": 0x81, "Q": 0x82, "M": 0x83, "DB": 0x84}
+AREA_CODES: Final[dict[Area, int]] = {"C": 0x1C, "T": 0x1D, "I": 0x81, "Q": 0x82, "M": 0x83, "DB": 0x84}
 """How the protocol numbers the areas of a PLC."""
 WIDTHS: Final[dict[Width, int]] = {"X": 1, "B": 1, "W": 2, "D": 4, "L": 8}
 MAX_BYTE: Final = (1 << 21) - 1  # the wire has 24 bits for the bit address
-_LETTERS: Final[dict[str, Area]] = {"M": "M", "I": "I", "E": "I", "Q": "Q", "A": "Q"}
+MAX_NUMBER: Final = 65535  # of a timer or counter
+ELEMENTS: Final[tuple[Area, ...]] = ("T", "C")
+"""Areas whose addresses count timers or counters of two bytes each, not bytes."""
+_LETTERS: Final[dict[str, Area]] = {"M": "M", "I": "I", "E": "I", "Q": "Q", "A": "Q", "T": "T", "C": "C", "Z": "C"}
 _DB: Final = re.compile(r"DB(\d{1,5})\.DB([XBWDL])(\d{1,7})(?:\.(\d))?")
 _OTHER: Final = re.compile(r"([MIEQA])([XBWDL]?)(\d{1,7})(?:\.(\d))?")
-_EXAMPLES: Final = "DB10.DBD4, DB10.DBX0.3, MW10, M10.3, I0.0 or QB4"
+_ELEMENT: Final = re.compile(r"([TCZ])(\d{1,6})")
+_EXAMPLES: Final = "DB10.DBD4, DB10.DBX0.3, MW10, M10.3, I0.0, QB4, T5 or C12"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
-    """Where a value begins. `db` is 0 outside of data blocks; `bit` is None unless the address names one."""
+    """Where a value begins. `db` is 0 outside of data blocks; `bit` is None unless the address names one.
+
+    Of a timer or counter `byte` is its number and `width` is W.
+    """
 
     area: Area
     db: int
@@ -32,11 +39,18 @@ class Address:
     bit: int | None = None
 
     def __str__(self) -> str:
-        """The canonical spelling: English letters, no `%`, `DB10.DBX0.3`, `M10.3`, `MW10`."""
+        """The canonical spelling: English letters, no `%`, `DB10.DBX0.3`, `M10.3`, `MW10`, `T5`, `C12`."""
         bit = "" if self.bit is None else f".{self.bit}"
         if self.area == "DB":
             return f"DB{self.db}.DB{self.width}{self.byte}{bit}"
+        if self.area in ELEMENTS:
+            return f"{self.area}{self.byte}"
         return f"{self.area}{'' if self.width == 'X' else self.width}{self.byte}{bit}"
+
+    @property
+    def start(self) -> int:
+        """The first byte within the area, taking timers and counters as two bytes each."""
+        return self.byte * 2 if self.area in ELEMENTS else self.byte
 
 
 @lru_cache(maxsize=16384)
@@ -49,6 +63,10 @@ def parse(text: str) -> Address:
         area, db = "DB", int(number)
         if not 1 <= db <= 65535:
             raise ValueError(f"{text}: data blocks are numbered 1 to 65535")
+    elif found := _ELEMENT.fullmatch(plain):
+        if int(found[2]) > MAX_NUMBER:
+            raise ValueError(f"{text}: timers and counters are numbered 0 to {MAX_NUMBER}")
+        return Address(_LETTERS[found[1]], 0, int(found[2]), "W")
     elif found := _OTHER.fullmatch(plain):
         name, letter, byte, bit = found.groups()
         area, db, letter = _LETTERS[name], 0, letter or "X"
@@ -75,8 +93,6 @@ def _width(letter: str) -> Width:
 
 def _why(plain: str) -> str:
     """What is special about a spelling that does not parse, and the way out."""
-    if re.fullmatch(r"[TCZ]\d+", plain):
-        return "timers and counters cannot be read yet; copy the value to a data block or a flag word (M)"
     if re.fullmatch(r"P[IEQA].*", plain) or plain.endswith(":P"):
         return "peripheral addresses are not read; take the process image (I, Q)"
     if re.fullmatch(r"DB\d+\.\d+(\.\d)?", plain):

@@ -14,7 +14,7 @@ from schemas.plugin import Finding
 from schemas.tags import ValueType
 from schemas.values import Strict
 
-from .address import WIDTHS, Address, parse
+from .address import ELEMENTS, WIDTHS, Address, parse
 from .datatypes import DataType, parse_type
 
 Cpu = Literal["s7-300", "s7-400", "s7-1200", "s7-1500"]
@@ -29,15 +29,16 @@ _BITS_OF: Final = ("byte", "word", "dword", "lword")
 
 
 class S7Tag(TagConfig):
-    """One value in a data block, the flags, the inputs or the outputs of a PLC."""
+    """One value in a data block, the flags, the inputs, the outputs, the timers or the counters of a PLC."""
 
     address: str = Field(
-        description="Absolute address: `DB10.DBD4`, `DB10.DBX0.3`, `MW10`, `M10.3`, `I0.0`, `QB4`; TIA's `%DB10.DBD4` and German `E`/`A` too.",
+        description="Absolute address: `DB10.DBD4`, `DB10.DBX0.3`, `MW10`, `M10.3`, `I0.0`, `QB4`, `T5`, `C12`; TIA's `%DB10.DBD4` and German `E`/`A`/`Z` too.",
         examples=["DB10.DBD4"],
     )
     type: str = Field(
         description="S7 type, in any case: bool, byte, word, dword, lword, sint, usint, int, uint, dint, udint, lint, ulint, real, "
-        "lreal, char, wchar, string[n], wstring[n], s5time, time, tod (ms), date, dt, dtl.",
+        "lreal, char, wchar, string[n], wstring[n], s5time, time, tod, ltime, ltod (all ms), date, dt, dtl, ldt, timer, counter; "
+        "array[n] of a type that is a number of up to four bytes or lreal: a waveform.",
         examples=["real", "string[32]"],
     )
     encoding: str = Field("latin-1", description="Characters of char and string: `latin-1`, `cp932` (Shift JIS), `utf-8` …")
@@ -71,6 +72,8 @@ class S7Tag(TagConfig):
             for option, given in (("scale", self.scale != 1), ("offset", self.offset != 0), ("enum", bool(self.enum))):
                 if given:
                     raise ValueError(f"{option} needs a number, and {self.type} is text")
+        if self.data_type.kind == "array" and self.enum:
+            raise ValueError(f"enum needs one number, and {self.type} has many")
         return self
 
     @property
@@ -82,7 +85,7 @@ class S7Tag(TagConfig):
     def place(self) -> Address:
         """Where the value begins, with the letter that its type has."""
         given, kind = parse(self.address), self.data_type
-        if kind.kind == "bool":
+        if kind.kind == "bool" or given.area in ELEMENTS:
             return given
         letters: Mapping[int, Literal["B", "W", "D"]] = {1: "B", 2: "W", 4: "D"}
         return Address(given.area, given.db, given.byte, letters.get(kind.size, "B") if not kind.length else "B")
@@ -92,8 +95,11 @@ class S7Tag(TagConfig):
         return str(self.place)
 
     def value_type(self) -> ValueType:
-        """64-bit integers stay whole unless they are scaled or named; strings, dates and times of day with a date are text."""
+        """64-bit integers stay whole unless they are scaled or named; strings, dates and times of day with a date are text;
+        an array is samples."""
         kind = self.data_type.kind
+        if kind == "array":
+            return "samples"
         if kind in ("text", "date", "clock"):
             return "text"
         if kind == "integer" and self.scale == 1 and self.offset == 0 and not self.enum:
@@ -192,6 +198,13 @@ class S7Config(S7Device, AdapterConfig):
 
 
 def _check_width(address: Address, kind: DataType) -> None:
+    if address.area in ELEMENTS:
+        usual = "timer" if address.area == "T" else "counter"
+        if str(kind) not in (usual, "word") and not (usual == "timer" and kind.name == "s5time"):
+            raise ValueError(
+                f"{address} is a {usual} and {kind} is not its type; write {usual} (or word for its bits as they are)"
+            )
+        return
     at = f"DB{address.db}.DB" if address.area == "DB" else address.area
     if kind.kind == "bool":
         if address.bit is None:
@@ -206,7 +219,11 @@ def _check_width(address: Address, kind: DataType) -> None:
             same = "" if address.bit else "; or type bool"
             raise ValueError(f"{address} is a bit and {kind} has {kind.size} bytes; write {fix}{same}")
         return  # TIA shows where long values begin as byte.0
-    fits = address.width == "B" or (address.width == "L" and kind.size == 8) if long else WIDTHS[address.width] == kind.size
+    if long:  # an array may also be written with the letter of its elements
+        element = parse_type(kind.name).size if kind.kind == "array" else 8 if kind.size == 8 else 0
+        fits = address.width == "B" or WIDTHS[address.width] == element
+    else:
+        fits = WIDTHS[address.width] == kind.size
     if not fits:
         width = WIDTHS[address.width]
         alternatives = {1: "byte, sint", 2: "word, int, uint", 4: "dword, dint, udint, real", 8: "lword, lint, ulint, lreal"}
@@ -224,7 +241,7 @@ def check(config: S7Config) -> Iterator[Finding]:
     for loc, device in places:
         for name, tag in device.tags.items():
             at, kind = tag.place, tag.data_type
-            first = at.byte * 8 + (at.bit or 0)
+            first = at.start * 8 + (at.bit or 0)
             last = first if kind.kind == "bool" else first + kind.size * 8 - 1
             spans.append((at.area, at.db, first, last, tag, (*loc, "tags", name, "address")))
     spans.sort(key=lambda span: span[:4])

@@ -12,16 +12,21 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Final, Literal
 
-Kind = Literal["bool", "number", "integer", "s5time", "text", "date", "clock"]
-"""How a type is decoded: a bit; a number that float64 holds exactly; a 64-bit integer; S5TIME; text; a date; DT or DTL."""
+Kind = Literal["bool", "number", "integer", "s5time", "counter", "nanoseconds", "text", "date", "clock", "array"]
+"""How a type is decoded: a bit; a number that float64 holds exactly; a 64-bit integer; S5TIME; three BCD digits;
+LTIME and LTOD; text; a date; DT, DTL or LDT; elements of one numeric type."""
 
 _EPOCH: Final = date(1990, 1, 1)
+_UNIX: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (LDT counts on the wall clock of the plant)
 _S5_STEPS: Final = (10, 100, 1000, 10_000)  # ms
 
 
 @dataclass(frozen=True, slots=True)
 class DataType:
-    """One S7 type. `size` in bytes on the wire, `code` the numpy dtype of a numeric one, `length` the characters of a string."""
+    """One S7 type. `size` in bytes on the wire, `code` the numpy dtype of a numeric one.
+
+    `length` is the characters of a string or the elements of an array; `name` of an array is that of its elements.
+    """
 
     name: str
     kind: Kind
@@ -30,7 +35,9 @@ class DataType:
     length: int = 0
 
     def __str__(self) -> str:
-        """The canonical spelling: `real`, `string[32]`."""
+        """The canonical spelling: `real`, `string[32]`, `array[10] of real`."""
+        if self.kind == "array":
+            return f"array[{self.length}] of {self.name}"
         return f"{self.name}[{self.length}]" if self.length else self.name
 
 
@@ -54,18 +61,32 @@ _PLAIN: Final = {
         DataType("lreal", "number", 8, ">f8"),
         DataType("time", "number", 4, ">i4"),  # ms
         DataType("tod", "number", 4, ">u4"),  # ms since midnight
+        DataType("ltime", "nanoseconds", 8, ">i8"),
+        DataType("ltod", "nanoseconds", 8, ">u8"),
         DataType("s5time", "s5time", 2, ">u2"),
+        DataType("timer", "s5time", 2, ">u2"),
+        DataType("counter", "counter", 2, ">u2"),
         DataType("date", "date", 2, ">u2"),
         DataType("dt", "clock", 8),
         DataType("dtl", "clock", 12),
+        DataType("ldt", "clock", 8),
         DataType("char", "text", 1),
         DataType("wchar", "text", 2),
     )
 }
-_SYNONYMS: Final = {"date_and_time": "dt", "time_of_day": "tod", "float": "real", "double": "lreal"}
+_SYNONYMS: Final = {
+    "date_and_time": "dt",
+    "date_and_ltime": "ldt",
+    "time_of_day": "tod",
+    "ltime_of_day": "ltod",
+    "float": "real",
+    "double": "lreal",
+}
 _STRING: Final = re.compile(r"(w?string)(?:\[(\d{1,5})\])?")
+_ARRAY: Final = re.compile(r"array\[(?:(-?\d{1,6})\.\.)?(-?\d{1,6})\]of(.+)")
+_LONGEST_ARRAY: Final = 65536  # bytes
 _LONGEST: Final = {"string": 254, "wstring": 16382}
-NAMES: Final = (*_PLAIN, "string[n]", "wstring[n]")
+NAMES: Final = (*_PLAIN, "string[n]", "wstring[n]", "array[n] of real")
 
 
 @lru_cache(maxsize=1024)
@@ -81,11 +102,23 @@ def parse_type(text: str) -> DataType:
         if not 1 <= length <= _LONGEST[name]:
             raise ValueError(f"{text}: a {name} has 1 to {_LONGEST[name]} characters")
         return DataType(name, "text", 2 + length if name == "string" else 4 + 2 * length, length=length)
+    if found := _ARRAY.fullmatch(plain):
+        return _array(text, parse_type(found[3]), int(found[1]) if found[1] else None, int(found[2]))
     if re.fullmatch(r"array.*|.*\[[\d.]+\]", plain):
-        raise ValueError(f"{text}: arrays are not read as one tag yet; write a tag for each element you need")
-    if plain in ("ltime", "ltod", "ldt", "counter", "timer", "struct", "udt"):
-        raise ValueError(f"{text}: this type cannot be read yet; types are {', '.join(NAMES)}")
+        raise ValueError(f"{text}: write an array like `array[10] of real` or `Array[0..9] of Real`")
+    if plain in ("struct", "udt"):
+        raise ValueError(f"{text}: a structure is read element by element; types are {', '.join(NAMES)}")
     raise ValueError(f"{text}: not an S7 type; types are {', '.join(NAMES)}")
+
+
+def _array(text: str, element: DataType, first: int | None, last: int) -> DataType:
+    """An array by its element and either its length (`first` None) or its bounds."""
+    if element.kind != "number":
+        raise ValueError(f"{text}: an array is read as one tag where its elements are numbers; write a tag for each {element}")
+    length = last if first is None else last - first + 1
+    if not 1 <= length * element.size <= _LONGEST_ARRAY:
+        raise ValueError(f"{text}: an array of {element} has 1 to {_LONGEST_ARRAY // element.size} elements")
+    return DataType(element.name, "array", length * element.size, element.code, length)
 
 
 def decode_text(kind: DataType, raw: bytes, encoding: str) -> str:
@@ -127,7 +160,13 @@ def encode_date(day: date) -> bytes:
 
 
 def decode_clock(kind: DataType, raw: bytes, zone: tzinfo) -> str:
-    """DT or DTL, plant time in `zone`, as ISO 8601 in UTC. Raises ValueError where it is no date (a block never written is zeros)."""
+    """DT, DTL or LDT, plant time in `zone`, as ISO 8601 in UTC.
+
+    Raises ValueError where it is no date (a block never written is zeros, which only LDT takes for one: 1970-01-01).
+    """
+    if kind.name == "ldt":
+        moment = (_UNIX + timedelta(microseconds=int.from_bytes(raw) // 1000)).replace(tzinfo=zone)
+        return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if kind.name == "dtl":
         year, month, day = int.from_bytes(raw[0:2]), raw[2], raw[3]
         hour, minute, second, us = raw[5], raw[6], raw[7], int.from_bytes(raw[8:12]) // 1000
@@ -140,7 +179,10 @@ def decode_clock(kind: DataType, raw: bytes, zone: tzinfo) -> str:
 
 
 def encode_clock(kind: DataType, moment: datetime) -> bytes:
-    """The inverse of `decode_clock` for a moment in plant time. DT keeps ms and the years 1990 to 2089."""
+    """The inverse of `decode_clock` for a moment in plant time. DT keeps ms and the years 1990 to 2089, LDT µs from 1970 on."""
+    if kind.name == "ldt":
+        since = moment.replace(tzinfo=None) - _UNIX
+        return max((since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds) * 1000, 0).to_bytes(8)
     weekday = moment.isoweekday() % 7 + 1  # Sunday is 1
     if kind.name == "dtl":
         head = moment.year.to_bytes(2) + bytes((moment.month, moment.day, weekday, moment.hour, moment.minute, moment.second))
@@ -157,6 +199,12 @@ def encode_s5time(ms: float) -> bytes:
     base = next((base for base, step in enumerate(_S5_STEPS) if round(ms / step) <= 999), 3)
     digits = min(max(round(ms / _S5_STEPS[base]), 0), 999)
     return (base << 12 | digits // 100 << 8 | digits // 10 % 10 << 4 | digits % 10).to_bytes(2)
+
+
+def encode_counter(count: float) -> bytes:
+    """Three BCD digits, 0 to 999."""
+    digits = min(max(round(count), 0), 999)
+    return (digits // 100 << 8 | digits // 10 % 10 << 4 | digits % 10).to_bytes(2)
 
 
 def _from_bcd(byte: int) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from datetime import datetime, tzinfo
 from typing import Final
 
-from .datatypes import DataType, encode_clock, encode_date, encode_s5time, encode_text
+from .datatypes import DataType, encode_clock, encode_counter, encode_date, encode_s5time, encode_text, parse_type
 
 _FLOATS: Final = {"real": ">f", "lreal": ">d"}
 
@@ -30,11 +31,21 @@ def encode(kind: DataType, value: float | str, *, encoding: str, zone: tzinfo) -
         return None
     if kind.kind == "s5time":
         return encode_s5time(min(max(number, 0), 9_990_000))
+    if kind.kind == "counter":
+        return encode_counter(min(max(number, 0), 999))
+    if kind.kind == "nanoseconds":
+        number *= 1e6  # from ms
     signed = kind.code.startswith(">i")
     bits = kind.size * 8
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
     whole = low if number == -math.inf else high if number == math.inf else min(max(round(number), low), high)
     return whole.to_bytes(kind.size, signed=signed)
+
+
+def encode_array(kind: DataType, values: Sequence[float], *, zone: tzinfo) -> bytes:
+    """The bytes of an array from the raw values of its elements; NaN is 0 where the elements have no bytes for it."""
+    element = parse_type(kind.name)
+    return b"".join(encode(element, value, encoding="latin-1", zone=zone) or bytes(element.size) for value in values)
 
 
 def _encode_float(code: str, number: float) -> bytes:

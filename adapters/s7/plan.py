@@ -46,7 +46,7 @@ def places_of(tags: Sequence[BoundTag[TagConfig]]) -> list[Place]:
     for bound in tags:
         config = cast(S7Tag, bound.config)
         at, kind = config.place, config.data_type
-        span = Span(AREA_CODES[at.area], at.db, at.byte, kind.size)
+        span = Span(AREA_CODES[at.area], at.db, at.start, kind.size)
         places.append(Place(span, kind, at.bit or 0, config.encoding, bound.tag.value_type == "integer"))
     return places
 
@@ -59,7 +59,7 @@ def cut(spans: Iterable[Span], pdu: int, apart: AbstractSet[Block] = frozenset()
     wanted = sorted(set(spans))
     merged = [span for span in wanted if span[:2] not in apart]
     alone = [span for span in wanted if span[:2] in apart]
-    most = pdu - ANSWER_OVERHEAD
+    most = (pdu - ANSWER_OVERHEAD) & ~1  # a timer is never cut in half
     best: list[Span] = []
     cost = float("inf")
     for gap in _GAPS:
@@ -131,6 +131,7 @@ class Values:
     quality: npt.NDArray[np.uint32]
     integers: npt.NDArray[np.int64] | None
     texts: dict[int, str] = field(default_factory=dict)
+    samples: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
 
 
 class Layout:
@@ -160,6 +161,7 @@ class Layout:
         self._first, self.offsets, self._torn = self._locate(read)
         self._columns = self._compile(read)
         self._texts = [position for position in read if places[position].kind.kind in ("text", "date", "clock")]
+        self._arrays = [position for position in read if places[position].kind.kind == "array"]
         self._last: dict[int, tuple[bytes, str]] = {}
         self._wide = any(place.whole for place in places)
 
@@ -189,12 +191,10 @@ class Layout:
         groups: dict[tuple[str, str], list[int]] = defaultdict(list)
         for position in read:
             kind = self.places[position].kind
-            if kind.code or kind.kind == "bool":
+            if (kind.code and kind.kind not in ("date", "array")) or kind.kind == "bool":
                 groups[kind.code or ">u1", kind.kind].append(position)
         columns = []
-        for (code, name), members in groups.items():
-            if name == "date":
-                continue
+        for (code, _), members in groups.items():
             dtype = np.dtype(code)
             positions = np.array(members, dtype=np.intp)
             at_each_byte = np.ndarray(
@@ -239,6 +239,12 @@ class Layout:
         for position in self._texts:
             if not quality[position]:
                 self._text(position, out)
+        for position in self._arrays:
+            if not quality[position]:
+                place = self.places[position]
+                raw = np.frombuffer(self._bytes, place.kind.code, place.kind.length, int(self.offsets[position]))
+                with np.errstate(invalid="ignore"):
+                    out.samples[position] = raw.astype(np.float64)
         return out
 
     def _numbers(self, column: _Column, out: Values) -> None:
@@ -253,8 +259,10 @@ class Layout:
                     out.integers[column.positions] = whole
                 if column.kind.code == ">u8":
                     _flag(out, column.positions, column.whole & (whole < 0), q.BAD_OUT_OF_RANGE)  # more than int64 holds
-            case "s5time":
-                value, valid = s5time_ms(raw.astype(np.uint16))
+            case "nanoseconds":
+                out.numbers[column.positions] = raw.astype(np.float64) / 1e6
+            case "s5time" | "counter":
+                value, valid = (s5time_ms if column.kind.kind == "s5time" else counted)(raw.astype(np.uint16))
                 out.numbers[column.positions] = value
                 _flag(out, column.positions, ~valid, q.BAD_DECODING_ERROR)
             case _:
@@ -283,6 +291,12 @@ def s5time_ms(raw: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.float64], npt
     base = 10.0 ** (((raw >> 12) & 3) + 1)
     valid: npt.NDArray[np.bool_] = (hundreds <= 9) & (tens <= 9) & (ones <= 9)
     return (hundreds * 100.0 + tens * 10.0 + ones) * base, valid
+
+
+def counted(raw: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """A counter: three decimal digits below four bits that mean nothing. Its value, and where the digits are digits."""
+    value, valid = s5time_ms(raw & np.uint16(0xFFF))
+    return value / 10, valid
 
 
 def _flag(out: Values, positions: npt.NDArray[np.intp], wrong: npt.NDArray[np.bool_], code: int) -> None:

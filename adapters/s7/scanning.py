@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import structlog
 
@@ -81,7 +83,13 @@ class ScanClass:
             time_us=self._clock.now_us(),
             integers=values.integers,
             texts=values.texts or None,
+            samples={position: self._scaled(position, raw) for position, raw in values.samples.items()} or None,
         )
+
+    def _scaled(self, position: int, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        config = self._tags[position].config
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (raw * config.scale + config.offset).astype(np.float32)
 
     def _compile(self, pdu: int, zone: tzinfo) -> Layout:
         without = {position: refusal(code).quality for position, code in self._refused.items()}

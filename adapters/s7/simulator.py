@@ -19,7 +19,7 @@ from adapters.simulation import Signals
 from schemas.tags import Tag
 
 from .config import CPUS, S7Config, S7Tag
-from .encode import encode
+from .encode import encode, encode_array
 from .plan import Block, Place, places_of
 from .wire import OK, frame
 
@@ -29,7 +29,19 @@ _REFUSED: Final = 0x03
 _UNSUPPORTED: Final = 0x8104
 _TOO_LONG: Final = 0x8500
 _WINDOW: Final = 8
-_UNITS: Final = {0x01: 0, 0x02: 1, 0x03: 1, 0x04: 2, 0x05: 2, 0x06: 4, 0x07: 4, 0x08: 4}  # bytes by transport size; 0 is a bit
+_UNITS: Final = {
+    0x01: 0,
+    0x02: 1,
+    0x03: 1,
+    0x04: 2,
+    0x05: 2,
+    0x06: 4,
+    0x07: 4,
+    0x08: 4,
+    0x1C: 2,
+    0x1D: 2,
+}  # bytes by transport size; 0 is a bit
+_ELEMENTS: Final = (0x1C, 0x1D)  # counters and timers: addressed by number, with the transport size of the same number
 _MAX_FRAME: Final = 8192
 
 
@@ -45,6 +57,11 @@ class _Cell:
 
     def refresh(self, memory: bytearray, signals: Signals, *, step: bool) -> None:
         """Put what the signal shows now into `memory`."""
+        if self.place.kind.kind == "array":
+            shown_now = (float(signals.value(self.tag, step=False)) for _ in range(self.place.kind.length))
+            raw_now = [(value - self.config.offset) / self.config.scale for value in shown_now]
+            memory[self.start : self.start + self.place.span.size] = encode_array(self.place.kind, raw_now, zone=self._zone)
+            return
         shown = signals.value(self.tag, step=step and self.stepwise, boolean=self.place.kind.kind == "bool")
         at, size = self.start, self.place.span.size
         if self.place.kind.kind == "bool":
@@ -174,7 +191,11 @@ class _Peer(asyncio.Protocol):
         transport, count, db, area = struct.unpack_from(">BHHB", item, 3)
         address = int.from_bytes(item[9:12])
         unit = _UNITS.get(transport)
-        if item[:3] != b"\x12\x0a\x10" or unit is None or (unit == 0 and count != 1) or (unit and address & 7):
+        elements = area in _ELEMENTS or transport in _ELEMENTS
+        if elements:
+            address *= 16  # two bytes each, in bits as elsewhere
+        wrong = area != transport if elements else (unit == 0 and count != 1) or (unit and address & 7)
+        if item[:3] != b"\x12\x0a\x10" or unit is None or wrong:
             return b"\x06\0\0\0"
         size = max(unit, 1) * count
         if 18 + size > self._pdu:

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from s7.datatypes import S7Area, S7DataTypes, S7WordLen
 from s7.s7protocol import S7Protocol
 
 from schemas import quality as q
@@ -22,6 +23,9 @@ _ACK: Final = 2
 _ACK_DATA: Final = 3
 _READ: Final = 4
 _TPKT_COTP: Final = 7
+_ITEMS_AT: Final = 12  # header 10 (an answer has 2 more), function and number of items
+_ITEM: Final = 12
+_ELEMENTS: Final = (0x1C, 0x1D)  # counters, timers: area and transport size have the same number
 _IN_BYTES: Final = (0x03, 0x07, 0x09)  # transport sizes whose length counts bytes (a bit is one); the others count bits
 
 
@@ -30,7 +34,10 @@ class Malformed(Exception):
 
 
 class Span(NamedTuple):
-    """Bytes of one area: `area` as the protocol numbers it, `db` 0 outside of data blocks."""
+    """Bytes of one area: `area` as the protocol numbers it, `db` 0 outside of data blocks.
+
+    Timers and counters are taken as bytes too, two each; `start` and `size` are even there.
+    """
 
     area: int
     db: int
@@ -89,7 +96,12 @@ def frame(pdu: bytes) -> bytes:
 
 def read_request(items: Sequence[Span]) -> tuple[bytes, bytes]:
     """The frame that reads `items`, before and behind its two bytes of PDU reference."""
-    return _around_reference(S7Protocol().build_multi_read_request(list(items)))
+    pdu = bytearray(S7Protocol().build_multi_read_request(list(items)))
+    for number, item in enumerate(items):
+        if item.area in _ELEMENTS:  # the wire counts these by number, with a transport size of their own
+            at, word = _ITEMS_AT + _ITEM * number, S7WordLen(item.area)
+            pdu[at : at + _ITEM] = S7DataTypes.encode_address(S7Area(item.area), 0, item.start // 2, word, item.size // 2)
+    return _around_reference(bytes(pdu))
 
 
 def setup_request(window: int, pdu: int) -> tuple[bytes, bytes]:

@@ -47,6 +47,10 @@ TAGS = {
     "word": ("MW2", "word"),
     "input": ("EB0", "byte"),
     "output": ("AB0", "byte"),
+    "delay": ("T0", "timer"),
+    "parts": ("Z0", "counter"),
+    "shift": ("C1", "counter"),
+    "curve": ("DB2.DBD4", "Array[0..499] of Real"),
 }
 
 
@@ -63,7 +67,9 @@ async def test_values_of_every_type(snap7_node_server: Callable[[], Started]) ->
         first, *_, last = (rig.rows_of(config, batch) for batch in await rig.take(adapter, 10))
     numbers = {"real": 21.5, "int": -1234, "uint": 54321, "dint": -100_000, "udint": 3_000_000_000, "on": 1, "off": 0, "alarm": 1}
     numbers |= {"lreal": 3.141592653589793, "byte": 200, "flags": 0b10101010, "word": 4242, "input": 1, "output": 2}
+    numbers |= {"delay": 12_300, "parts": 427, "shift": 3}
     assert {name: first[name]["value"] for name in numbers} == numbers
+    assert first["curve"]["samples"] == pytest.approx([n / 10 for n in range(1, 501)])
     assert first["lint"]["value_int"] == 9007199254740993
     assert first["recipe"]["text"] == "GENBA"
     assert first["made"]["text"] == "2026-01-01T18:04:05.678000Z"

@@ -17,14 +17,15 @@ addresses = st.builds(
     st.sampled_from(["X", "B", "W", "D", "L"]),
     st.integers(0, 7),
 )
+elements = st.builds(lambda area, number: Address(area, 0, number, "W"), st.sampled_from(["T", "C"]), st.integers(0, 65535))
 
 
-@given(addresses)
+@given(addresses | elements)
 def test_the_canonical_spelling_reads_back_as_the_same_address(address: Address) -> None:
     assert parse(str(address)) == address
 
 
-@given(addresses)
+@given(addresses | elements)
 def test_tia_lower_case_and_blanks_mean_the_same(address: Address) -> None:
     assert parse(f" %{str(address).lower()} ".replace(".", ". ")) == address
 
@@ -42,10 +43,27 @@ def test_tia_lower_case_and_blanks_mean_the_same(address: Address) -> None:
         ("M10.3", "M10.3"),
         ("MX10.3", "M10.3"),
         ("MD4", "MD4"),
+        ("T 5", "T5"),
+        ("%T5", "T5"),
+        ("c12", "C12"),
+        ("Z12", "C12"),
     ],
 )
 def test_spellings_of_step_7_tia_and_german_mnemonics(spelling: str, canonical: str) -> None:
     assert str(parse(spelling)) == canonical
+
+
+@pytest.mark.parametrize(("letter", "area"), [("I", "I"), ("E", "I"), ("Q", "Q"), ("A", "Q"), ("M", "M")])
+@pytest.mark.parametrize("width", ["", "X", "B", "W", "D", "L"])
+def test_inputs_outputs_and_flags_in_every_width(letter: str, area: str, width: str) -> None:
+    bit = ".5" if width in ("", "X") else ""
+    canonical = f"{area}{'' if width == 'X' else width}12{bit}"
+    for spelling in (f"{letter}{width}12{bit}", f"%{letter}{width}12{bit}", f"{letter}{width} 12{bit}".lower()):
+        assert str(parse(spelling)) == canonical
+
+
+def test_timers_and_counters_begin_at_every_second_byte_of_their_area() -> None:
+    assert [parse(spelling).start for spelling in ("T0", "T5", "C12", "MW10")] == [0, 10, 24, 10]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +77,9 @@ def test_spellings_of_step_7_tia_and_german_mnemonics(spelling: str, canonical: 
         ("MW4.1", "M4.1"),
         ("DB1.DBX0.8", "0 to 7"),
         ("DB1.DBB9999999", "end at byte"),
-        ("T5", "timers and counters"),
-        ("C12", "timers and counters"),
+        ("T65536", "0 to 65535"),
+        ("T5.1", "write it like"),
+        ("TW4", "write it like"),
         ("PIW256", "peripheral"),
         ("VW100", "DB1.DBW0"),
         ('"Furnace".temp', "symbolic"),

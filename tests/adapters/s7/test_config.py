@@ -36,9 +36,19 @@ def tag(address: str, kind: str, **more: Any) -> S7Tag:
         ("DB10.DBX4.1", "string[4]", "write DB10.DBB4"),
         ("DB10.DBD4", "quaternion", "types are bool, byte"),
         ("DB10.DBB4", "string[255]", "1 to 254"),
-        ("DB10.DBD4", "real[10]", "a tag for each element"),
-        ("DB10.DBD4", "array[0..9] of real", "a tag for each element"),
-        ("DB10.DBL4", "ltime", "cannot be read yet"),
+        ("DB10.DBD4", "real[10]", "array[10] of real"),
+        ("DB10.DBD4", "array[0..9, 0..2] of real", "array[10] of real"),
+        ("DB10.DBB4", "array[0..9] of string[4]", "a tag for each string[4]"),
+        ("DB10.DBB4", "array[0..9] of lint", "a tag for each lint"),
+        ("DB10.DBB4", "array[0] of real", "1 to 16384 elements"),
+        ("DB10.DBB4", "array[5..4] of real", "1 to 16384 elements"),
+        ("DB10.DBB4", "array[16385] of real", "1 to 16384 elements"),
+        ("DB10.DBW4", "array[4] of real", "write DB10.DBB4"),
+        ("DB10.DBD4", "string[2]", "write DB10.DBB4"),
+        ("DB10.DBB4", "struct", "element by element"),
+        ("T5", "int", "T5 is a timer and int is not its type; write timer"),
+        ("C5", "s5time", "C5 is a counter and s5time is not its type; write counter"),
+        ("C5", "array[2] of word", "write counter"),
     ],
 )
 def test_width_and_type_that_do_not_fit_are_refused_with_the_way_out(address: str, kind: str, says: str) -> None:
@@ -63,6 +73,17 @@ def test_width_and_type_that_do_not_fit_are_refused_with_the_way_out(address: st
         ("MB8", "Date_And_Time", "MB8", "text"),
         ("MW8", "date", "MW8", "text"),
         ("EB0", "char", "IB0", "text"),
+        ("DB10.DBL4", "LTime", "DB10.DBB4", "number"),
+        ("MB8", "LTime_Of_Day", "MB8", "number"),
+        ("MB8", "LDT", "MB8", "text"),
+        ("%T5", "Timer", "T5", "number"),
+        ("T5", "s5time", "T5", "number"),
+        ("Z12", "Counter", "C12", "number"),
+        ("C12", "word", "C12", "number"),
+        ("MW8", "counter", "MW8", "number"),
+        ("DB10.DBX20.0", "Array[0..9] of Real", "DB10.DBB20", "samples"),
+        ("DB10.DBD20", "array[10] of real", "DB10.DBB20", "samples"),
+        ("DB10.DBB20", "Array[-1..1] of SInt", "DB10.DBB20", "samples"),
     ],
 )
 def test_spellings_canonical_addresses_and_value_columns(address: str, kind: str, canonical: str, column: str) -> None:
@@ -79,6 +100,8 @@ def test_options_that_need_a_number_are_refused_on_text() -> None:
     for option in ({"scale": 2}, {"offset": 1}, {"enum": {0: "idle"}}):
         with pytest.raises(ValidationError, match="needs a number"):
             tag("MB0", "string[4]", **option)
+    with pytest.raises(ValidationError, match="enum needs one number"):
+        tag("MB0", "array[4] of int", enum={0: "idle"})
     with pytest.raises(ValidationError, match="cp932"):
         tag("MB0", "string[4]", encoding="klingon")
 
@@ -104,7 +127,7 @@ def test_a_wrong_endpoint_shows_a_right_one(endpoint: str) -> None:
 )
 def test_how_the_cpu_is_addressed(options: dict[str, Any], remote: int) -> None:
     config = rig.configure({}, "s7://plc", **options)
-    assert config.tsaps[1] == remote
+    assert config.tsaps == (0x1000 if isinstance(options.get("tsap"), dict) else 0x0100, remote)
     assert (config.host, config.port) == ("plc", 102)
 
 
@@ -144,6 +167,15 @@ def test_bits_of_a_word_and_the_same_value_twice_are_no_overlap() -> None:
         }
     )
     assert findings(config) == []
+
+
+def test_timers_side_by_side_do_not_overlap_and_arrays_do() -> None:
+    config = rig.configure(
+        {"t5": ("T5", "timer"), "t6": ("T6", "timer"), "curve": ("DB1.DBB0", "array[4] of real"), "one": ("DB1.DBD12", "real")}
+    )
+    assert [message for _, _, message in findings(config)] == [
+        "DB1.DBD12 (real) overlaps DB1.DBB0 (array[4] of real) of tag 'curve'"
+    ]
 
 
 def test_reading_a_configuration_imports_no_protocol_library() -> None:

@@ -179,6 +179,57 @@ def test_s5time_round_trips_within_its_base(ms: int) -> None:
     assert decode_one("s5time", struct.pack(">H", 0x0FAB))[1] == q.BAD_DECODING_ERROR
 
 
+@given(st.integers(0, 999))
+def test_counters_round_trip_and_what_is_no_digit_is_a_bad_value(count: int) -> None:
+    raw = encode(parse_type("counter"), count, encoding="latin-1", zone=UTC)
+    assert raw is not None
+    assert decode_one("counter", raw) == (count, q.GOOD)
+    assert decode_one("counter", bytes((raw[0] | 0xC0, raw[1]))) == (count, q.GOOD)  # flags of a counter in STEP 5 style
+    assert decode_one("counter", b"\x00\x0a")[1] == q.BAD_DECODING_ERROR
+
+
+@pytest.mark.parametrize(
+    ("kind", "nanoseconds", "ms"),
+    [("ltime", 1_500_000, 1.5), ("ltime", -1, -1e-6), ("ltod", 86_399_999_999_999, 86_399_999.999999), ("ltime", 0, 0)],
+)
+def test_long_times_are_milliseconds(kind: str, nanoseconds: int, ms: float) -> None:
+    raw = nanoseconds.to_bytes(8, signed=True)
+    assert decode_one(kind, raw) == (pytest.approx(ms, rel=1e-15), q.GOOD)
+    assert encode(parse_type(kind), ms, encoding="latin-1", zone=UTC) == raw
+
+
+def test_ldt_counts_nanoseconds_on_the_clock_of_the_plant() -> None:
+    local = datetime(2026, 7, 1, 9, 0, 0, 123456, tzinfo=TOKYO)
+    raw = encode(parse_type("ldt"), local.isoformat(), encoding="latin-1", zone=TOKYO)
+    assert raw == (int(local.replace(tzinfo=UTC).timestamp()) * 10**9 + 123_456_000).to_bytes(8)
+    assert decode_one("ldt", raw) == ("2026-07-01T00:00:00.123456Z", q.GOOD)
+    assert decode_one("ldt", bytes(8)) == ("1969-12-31T15:00:00Z", q.GOOD)  # 1970-01-01 in Osaka
+
+
+ARRAYS = {"real": ">f4", "lreal": ">f8", "int": ">i2", "udint": ">u4", "sint": ">i1", "byte": ">u1"}
+
+
+@given(st.sampled_from(sorted(ARRAYS)), st.integers(1, 600), pdus, st.integers(0, 2**32))
+def test_an_array_is_one_waveform_however_many_answers_it_comes_in(element: str, length: int, pdu: int, seed: int) -> None:
+    kind = parse_type(f"Array[1..{length}] of {element}")
+    raw = random.Random(seed).randbytes(kind.size)
+    layout = Layout([Place(Span(0x84, 1, 6, kind.size), kind), Place(Span(0x84, 1, 0, 2), parse_type("int"))], pdu, zone=UTC)
+    answer_all(layout, {(0x84, 1): b"\x01\x00" + bytes(4) + raw})
+    values = layout.decode()
+    assert values.numbers[1] == 256
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        expected = np.frombuffer(raw, ARRAYS[element]).astype(np.float64)
+    assert np.array_equal(values.samples[0], expected, equal_nan=True)
+    layout.store(layout.items.index(max(layout.items)), Answer(0x05, b""))
+    assert 0 not in layout.decode().samples
+
+
+@given(st.sets(st.integers(0, 511), min_size=1, max_size=60), pdus)
+def test_timers_and_counters_are_never_cut_in_half(numbers: set[int], pdu: int) -> None:
+    items = cut((Span(area, 0, 2 * number, 2) for number in numbers for area in (0x1C, 0x1D)), pdu - 1)
+    assert all(item.start % 2 == 0 and item.size % 2 == 0 for item in items)
+
+
 @given(st.text(st.characters(max_codepoint=255), max_size=32), st.text(st.characters(exclude_categories=["Cs"]), max_size=16))
 def test_texts_round_trip(narrow: str, wide: str) -> None:
     for kind, text in (("string[32]", narrow), ("wstring[32]", wide)):

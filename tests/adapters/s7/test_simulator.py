@@ -64,6 +64,44 @@ async def test_the_library_s_client_reads_bytes_bits_words_and_several_items() -
     await device.aclose()
 
 
+async def test_timers_and_counters_are_read_by_their_number_with_the_library_s_client() -> None:
+    tags = {"delay": ("T5", "timer"), "parts": ("C12", "counter"), "shift": ("C13", "counter")}
+    signals = {"furnace/delay": SignalConfig(constant=12_300), "furnace/parts": SignalConfig(constant=427.0)}
+    signals["furnace/shift"] = SignalConfig(constant=3.0)
+    config = rig.configure(tags)
+    device = rig.make_simulator(config, signals)
+    endpoint = await device.start()
+
+    def work(client: Client) -> None:
+        assert bytes(client.read_area(Area.TM, 0, 5, 1)) == bytes.fromhex("1123")  # 123 times 100 ms
+        assert bytes(client.read_area(Area.CT, 0, 12, 2)) == bytes.fromhex("04270003")
+        with pytest.raises((S7Error, RuntimeError)):
+            client.read_area(Area.CT, 0, 13, 2)
+
+    await ask(endpoint, work)
+    async with rig.connected(config, endpoint) as adapter:
+        (batch,) = await rig.take(adapter, 1)
+    await device.aclose()
+    assert batch.column("value").to_pylist() == [12_300, 427, 3]
+
+
+async def test_an_array_is_a_waveform_scaled_like_a_number() -> None:
+    config = rig.configure(
+        {
+            "curve": {"address": "DB1.DBD0", "type": "Array[0..299] of Real", "scale": 0.5, "offset": 1},
+            "counts": ("DB1.DBB1200", "array[3] of int"),
+            "plain": ("DB1.DBW1206", "int"),
+        }
+    )
+    signals = {f"furnace/{name}": SignalConfig(constant=7.0) for name in ("curve", "counts", "plain")}
+    device = rig.make_simulator(config, signals)
+    async with rig.connected(config, await device.start()) as adapter:
+        (batch,) = await rig.take(adapter, 1)
+    await device.aclose()
+    assert batch.column("samples").to_pylist() == [[7.0] * 300, [7.0] * 3, None]
+    assert batch.column("value").to_pylist() == [None, None, 7]
+
+
 @pytest.mark.parametrize(
     "forbidden",
     [

@@ -21,6 +21,9 @@ def answer(data: bytes, parameters: bytes, error: int = 0) -> bytes:
 def test_a_request_is_what_the_standard_says() -> None:
     head, tail = read_request([Span(0x84, 10, 4, 8)])
     assert head + b"\0\1" + tail == bytes.fromhex("0300001f02f080320100000001000e00000401120a10020008000a84000020")
+    head, tail = read_request([Span(0x84, 10, 4, 8), Span(0x1D, 0, 10, 2), Span(0x1C, 0, 24, 4)])
+    items = "120a10020008000a84000020 120a101d000100001d000005 120a101c000200001c00000c"
+    assert head + b"\0\1" + tail == bytes.fromhex("0300003702f080320100000001002600000403" + items)
     head, tail = setup_request(8, 960)
     assert head + b"\0\1" + tail == bytes.fromhex("0300001902f08032010000000100080000f0000008000803c0")
 

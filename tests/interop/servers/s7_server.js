@@ -7,6 +7,7 @@
 //   0   REAL   21.5                                   DB4 (40000 bytes): as DB2
 //   4   REAL   counts up by 1 every 100 ms            M (64 bytes): MB0 = 0b10101010, MW2 = 4242
 //   8   INT    -1234                                  I (64 bytes): IB0 = 1; Q (64 bytes): QB0 = 2
+//                                                     T: T0 = 12.3 s (123 x 100 ms), C: C0 = 427, C1 = 3
 //   10  UINT   54321
 //   12  DINT   -100000
 //   16  UDINT  3000000000
@@ -57,6 +58,8 @@ async function main() {
   server.RegisterArea(server.srvAreaMK, flags);
   server.RegisterArea(server.srvAreaPE, Buffer.alloc(64, Buffer.from([1, ...Array(63).fill(0)])));
   server.RegisterArea(server.srvAreaPA, Buffer.alloc(64, Buffer.from([2, ...Array(63).fill(0)])));
+  server.RegisterArea(server.srvAreaTM, Buffer.from([0x11, 0x23])); // snap7 looks T2 up where T1 should be: T0 and C0 only
+  server.RegisterArea(server.srvAreaCT, Buffer.from([0x04, 0x27, 0x00, 0x03]));
   if (!server.StartTo("127.0.0.1")) throw new Error(server.ErrorText(server.LastError()));
   console.log(`PORT ${port}`);
 
