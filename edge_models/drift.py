@@ -19,6 +19,7 @@ from .sentences import interval, quantity
 from .slots import At, Bools, Floats, Times
 
 _LIMIT: Final = 0.999999  # the score at which the sum has reached `threshold`
+_BAND: Final = 3.0  # the expected band is so many standard deviations to either side
 _CLIP: Final = 4.0  # standard deviations that one reading may add
 _CLIP_COLD: Final = 10.0
 _SUSPICIOUS: Final = 0.2  # share of `threshold` from which the reference is learnt slower
@@ -61,13 +62,16 @@ class Drift(PerTagModel):
 
     def __init__(self, config: DriftConfig, context: ModelContext) -> None:
         super().__init__(config, context, limit=_LIMIT, min_samples=config.min_samples)
-        self._slowest, self._slack, self._threshold = 1.0 / config.memory, config.slack, config.threshold
+        self._slack, self._threshold = config.slack, config.threshold
+        # Arrays: numpy is faster with one than with a number.
+        self._slowest, self._nothing = np.full(len(self.slots), 1.0 / config.memory), np.zeros(len(self.slots))
         self._decay = log(1.0 - _LIMIT) / config.threshold
 
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
         s = self.view(at)
         level, spread, up, down = s["level"], s["spread"], s["up"], s["down"]
-        gain = np.maximum(1.0 / count, self._slowest)
+        gain = 1.0 / count
+        np.maximum(gain, self._slowest[at], out=gain)
         if ready is not None:  # some slot may be cold: its first reading is its level
             cold = np.flatnonzero(count == 1.0)
             level[cold] = s["previous"][cold] = value[cold]
@@ -76,31 +80,38 @@ class Drift(PerTagModel):
         scale = np.maximum(spread, s["step"])
         residual = value - level
         deviation = residual / scale
-        np.minimum(deviation, _CLIP, out=deviation)
-        np.maximum(deviation, -_CLIP, out=deviation)
+        size = np.abs(deviation)
+        far = np.flatnonzero(size > _CLIP)
+        if len(far):
+            most = _CLIP if ready is None else np.where(ready[far], _CLIP, _CLIP_COLD)
+            residual[far] = np.copysign(np.minimum(size[far], most) * scale[far], residual[far])
+            deviation[far] = np.copysign(_CLIP, deviation[far])
+        nothing = self._nothing[at]
         up += deviation
         down -= deviation
-        room = self._threshold * _ROOM
         for total in (up, down):
             total -= self._slack
-            np.maximum(total, 0.0, out=total)
-            np.minimum(total, room, out=total)
+            np.maximum(total, nothing, out=total)
             if ready is not None:
                 total *= ready
         largest = np.maximum(up, down)
 
-        score = np.zeros(len(value))
-        rising = np.flatnonzero(largest)
-        if len(rising):
-            sums = largest[rising]
-            score[rising] = 1.0 - np.exp(self._decay * sums)
-            gain[rising[sums > _SUSPICIOUS * self._threshold]] *= _SUSPICIOUS_GAIN
-        margin = scale * 3.0
+        suspicious = np.flatnonzero(largest > self._threshold * _SUSPICIOUS)
+        if len(suspicious):
+            room = self._threshold * _ROOM
+            for total in (up, down, largest):
+                total[suspicious] = np.minimum(total[suspicious], room)
+            gain[suspicious] *= _SUSPICIOUS_GAIN
+        largest *= self._decay
+        score = np.exp(largest, out=largest)
+        np.subtract(1.0, score, out=score)
+        margin = scale * _BAND
         low, high = level - margin, level + margin
-        reach = (_CLIP if ready is None else np.where(ready, _CLIP, _CLIP_COLD)) * scale
-        size = np.minimum(np.abs(residual), reach)
-        level += np.copysign(size, residual) * gain
-        spread += (size * _MEAN_OF_ABSOLUTE - spread) * gain
+        level += residual * gain
+        size = np.abs(residual)
+        size *= _MEAN_OF_ABSOLUTE
+        size -= spread
+        spread += size * gain
         self.keep(at, s)
         return score, low, high
 

@@ -23,7 +23,8 @@ _TAIL_MEAN: Final = 0.5  # what the mean excess is taken to be before any was se
 _TAIL_WEIGHT: Final = 20.0  # how many excursions that assumption counts for
 _TAIL_MEMORY: Final = 200.0
 _ACCEPTED_SHARE: Final = 1 / 3  # how far the tail moves towards an excursion that has been accepted
-_CLIP: Final = 3.0  # standard deviations that one reading may count for
+_BAND: Final = 3.0  # the expected band is so many standard deviations to either side
+_CLIP: Final = 3.0  # standard deviations that one reading may count for; not below _TAIL
 _CLIP_COLD: Final = 10.0  # the same before the first score: a spread that began too small must grow
 _ABNORMAL_GAIN: Final = 0.05  # how much slower an abnormal reading is learnt
 _ABNORMAL_SLOPE: Final = 0.9  # what is left of the trend after an abnormal reading, lest it runs on while nothing corrects it
@@ -75,8 +76,9 @@ class ForecastResidual(PerTagModel):
 
     def __init__(self, config: ForecastResidualConfig, context: ModelContext) -> None:
         super().__init__(config, context, limit=config.limit, min_samples=config.min_samples)
-        self._limit, self._slowest = config.limit, 1.0 / config.memory
-        self._slope_gain = self._slowest**2 / 4.0  # critically damped together with the level
+        self._limit = config.limit
+        self._slowest = np.full(len(self.slots), 1.0 / config.memory)  # an array: numpy is faster with one than with a number
+        self._slope_gain = config.memory**-2 / 4.0  # critically damped together with the level
         self._window_gain = 2.0 / (config.window + 1.0)
         self._least_mean_spread = float(np.sqrt(self._window_gain / (2.0 - self._window_gain)))  # of white noise
         self._accept_after_us = config.accept_after.us
@@ -88,7 +90,8 @@ class ForecastResidual(PerTagModel):
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
         s = self.view(at)
         level, slope, mean, spread, mean_spread = s["level"], s["slope"], s["mean"], s["spread"], s["mean_spread"]
-        gain = np.maximum(1.0 / count, self._slowest)
+        gain = 1.0 / count
+        np.maximum(gain, self._slowest[at], out=gain)
         mean_gain: Floats | float = self._window_gain
         if ready is not None:  # some slot may be cold: its first reading is its level
             cold = np.flatnonzero(count == 1.0)
@@ -108,6 +111,7 @@ class ForecastResidual(PerTagModel):
         score = statistic * ((1.0 - _TAIL_SHARE) / _TAIL)
         beyond = np.flatnonzero(statistic > _TAIL)
         if len(beyond):
+            self._clip(beyond, ready, residual, size, scale, shift, mean_scale)
             score[beyond] = 1.0 - _TAIL_SHARE * np.exp((_TAIL - statistic[beyond]) / s["excess"][beyond])
             abnormal = beyond[score[beyond] >= self._limit]
             if ready is not None:
@@ -115,18 +119,28 @@ class ForecastResidual(PerTagModel):
             gain[abnormal] *= _ABNORMAL_GAIN
             slope[abnormal] *= _ABNORMAL_SLOPE
 
-        band = scale * _CLIP
-        most = band if ready is None else np.where(ready, band, scale * _CLIP_COLD)
-        np.minimum(size, most, out=size)
-        learnt = np.copysign(size, residual)
-        np.minimum(shift, mean_scale * _CLIP if ready is None else np.where(ready, _CLIP, _CLIP_COLD) * mean_scale, out=shift)
-        slope += learnt * self._slope_gain
-        np.add(forecast, learnt * gain, out=level)
-        spread += (size * _MEAN_OF_ABSOLUTE - spread) * gain
-        mean_spread += (shift * _MEAN_OF_ABSOLUTE - mean_spread) * gain
+        slope += residual * self._slope_gain
+        np.add(forecast, residual * gain, out=level)
+        size *= _MEAN_OF_ABSOLUTE
+        size -= spread
+        spread += size * gain
+        shift *= _MEAN_OF_ABSOLUTE
+        shift -= mean_spread
+        mean_spread += shift * gain
         self.keep(at, s)
         self._learn_tail(at, time, statistic, beyond, score)
-        return score, forecast - band, forecast + band
+        scale *= _BAND
+        return score, forecast - scale, forecast + scale
+
+    @staticmethod
+    def _clip(
+        beyond: Index, ready: Bools | None, residual: Floats, size: Floats, scale: Floats, shift: Floats, mean_scale: Floats
+    ) -> None:
+        """Bound in place what one reading may teach. Only rows in the tail can be concerned."""
+        most = _CLIP if ready is None else np.where(ready[beyond], _CLIP, _CLIP_COLD)
+        size[beyond] = np.minimum(size[beyond], most * scale[beyond])
+        residual[beyond] = np.copysign(size[beyond], residual[beyond])
+        shift[beyond] = np.minimum(shift[beyond], most * mean_scale[beyond])
 
     def _learn_tail(self, at: At, time: Times, statistic: Floats, beyond: Index, score: Floats) -> None:
         """Each excursion counts once, with its peak, when it is over: a fault that lasts teaches nothing."""

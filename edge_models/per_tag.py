@@ -105,12 +105,27 @@ class PerTagModel(ABC):
         if len(keep) == 0:
             return
         everything = len(keep) == len(good)
+        if isinstance(part.at, slice) and len(good) // 4 >= len(good) - len(keep) > 0:
+            self._mostly(part, time, readings.value[part.rows], good, score, low, high)
+            return
         at = part.at if everything else part.slots[keep]
         value = readings.value[part.rows]
         found = self._take(at, time if everything else time[keep], value if everything else value[keep])
         out = part.out if everything else keep if isinstance(part.out, slice) else part.out[keep]
         for target, given in zip((score, low, high), found[:3], strict=True):
             target[out] = given if found[3] is None else self._blank(given, found[3])
+
+    def _mostly(self, part: Round, time: Times, value: Floats, good: Bools, score: Floats, low: Floats, high: Floats) -> None:
+        """A few rows of a poll are not to be learnt: cheaper than copying all others is to learn all and put those few back."""
+        spared = part.slots[~good]
+        before = {name: array[spared] for name, array in self._arrays().items()}
+        found = self._take(part.at, time, value)
+        for name, array in self._arrays().items():
+            array[spared] = before[name]
+        self._settle()
+        shown = good if found[3] is None else good & found[3]
+        for target, given in zip((score, low, high), found[:3], strict=True):
+            target[part.out] = self._blank(given, shown)
 
     def _in_order(self, readings: Readings, part: Round, time: Times, usable: Bools | None) -> Bools:
         """True where the row is usable and newer than the last one of its slot, or the slot's clock has been set back."""
@@ -144,9 +159,12 @@ class PerTagModel(ABC):
         self.count[at] = count
         score, low, high = self._score(at, time, value, count, ready)
         if ready is not None:
-            warm = (self._last - self._first >= self._warm_up_us) & (self.count >= self._min_samples)
-            self._settled = bool((warm & (self._first != NEVER)).all())
+            self._settle()
         return score, low, high, ready
+
+    def _settle(self) -> None:
+        warm = (self._last - self._first >= self._warm_up_us) & (self.count >= self._min_samples)
+        self._settled = bool((warm & (self._first != NEVER)).all())
 
     @staticmethod
     def _blank(values: Floats, ready: Bools) -> Floats:

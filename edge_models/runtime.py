@@ -28,6 +28,7 @@ from .state import array_text, pack, text_array, unpack
 _KIND: Final = "model_set"
 _VERSION: Final = 1
 _LIMITS: Final = "limits"
+_SCRATCH_BYTES: Final = 30 << 20
 _MODEL, _ALARM = SCORE.get_field_index("model"), SCORE.get_field_index("alarm")
 _ALARMS: Final = "\0alarms"  # no model can be called that
 
@@ -121,6 +122,9 @@ class ModelSet:
             self._members.append(_Member(name, config, model, gate, watched))
             self.alarms.add(name, config.alarm, model, limits=config.kind == _LIMITS)
         self._fresh: set[str] = {*members}
+        # glibc hands the memory of each batch's arrays back to the system and faults it in again for the next one, which costs
+        # as much as the arithmetic, until it has seen something larger than a batch come and go. This is never touched.
+        np.empty(_SCRATCH_BYTES, dtype=np.uint8)
 
     @classmethod
     def build(

@@ -242,7 +242,9 @@ class Stuck:
             same &= ~unknown
         flat = np.flatnonzero(same)
         held = (time - changed_at).astype(np.float64)
-        found = self._floor(at, slots, time, changes)
+        few = np.flatnonzero(changes < config.min_changes)
+        found = self._floor(at, slots, time)
+        found[few] = np.nan
         if len(flat):
             allowed = np.maximum(self._least[slots[flat]], config.factor * hold[flat])
             found[flat] += 1.0 - np.exp(_DECAY * held[flat] / allowed)
@@ -255,8 +257,9 @@ class Stuck:
         if len(flat):
             since[out] = np.where((found >= _LIMIT) & same, changed_at, NEVER)
 
-        longest = np.minimum(held, np.where(changes >= config.min_changes, 2.0 * hold, np.inf))  # one fault must not blind it
-        longest = np.maximum(hold * _FORGET, longest)
+        longest = np.minimum(held, 2.0 * hold)  # one fault must not blind it
+        longest[few] = held[few]
+        np.maximum(hold * _FORGET, longest, out=longest)
         if resumed or len(flat):
             moved = ~(same | unknown)
             self._hold[at] = np.where(moved, longest, hold)
@@ -270,19 +273,17 @@ class Stuck:
             self._bad[slots] = NEVER
             self._any_bad = bool((self._bad != NEVER).any())
 
-    def _floor(self, at: slice | Index, slots: Index, time: Times, changes: Floats) -> Floats:
-        """0 where a slot may be scored, else NaN: it is not warm, or has not changed often enough."""
-        warm = self._warm[at]
+    def _floor(self, at: slice | Index, slots: Index, time: Times) -> Floats:
+        """A copy of `_warm`: 0 where a slot is warm at its `time`, else NaN."""
+        warm: Floats = self._warm[at].copy()
         cold = np.flatnonzero(np.isnan(warm))
         if len(cold):
             which = slots[cold]
             first = self._first[which]
             first = np.where(first == NEVER, time[cold], first)
             self._first[which] = first
-            self._warm[which] = np.where(time[cold] - first >= self._config.warm_up.us, 0.0, np.nan)
-            warm = self._warm[at]
-        floor: Floats = np.where(changes >= self._config.min_changes, warm, np.nan)
-        return floor
+            warm[cold] = self._warm[which] = np.where(time[cold] - first >= self._config.warm_up.us, 0.0, np.nan)
+        return warm
 
     def _take_bad(self, slots: Index, time: Times, out: Index, score: Floats, since: Times) -> None:
         """Bad readings of a device that is there."""
