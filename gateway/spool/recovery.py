@@ -111,6 +111,7 @@ class _Loader:
             size = self.storage.size(fd)
             found = read_summary(self.storage, fd)
             if found is not None and found[0].kind == self.kind:
+                self._check_version(found[0])
                 return self._closed(found[1], size)
             data = read_patiently(self.storage, fd, size, 0)
         except OSError as error:
@@ -141,6 +142,8 @@ class _Loader:
         if header is not None and header.kind != self.kind:
             self.quarantine.take_file(self.path, f"{self.kind}-{self.path.name}")
             return None
+        if header is not None:
+            self._check_version(header)
         result = scan(data, header.first if header is not None else self.first)
         if not result.entries:
             blank = not data.strip(b"\0")
@@ -161,6 +164,11 @@ class _Loader:
         if segment.first > expected:
             holes.append((expected, segment.first))
         return segment, holes
+
+    def _check_version(self, header: f.SegmentHeader) -> None:
+        """Rows of a newer schema would be taken for damage; nobody may throw them away for an old version's sake."""
+        if header.schema > SCHEMA_VERSION or header.columns > len(SCHEMAS[self.kind]):
+            raise f.TooNew(f"{self.kind} rows have columns of a newer schema")
 
     def _close(self, result: Scan) -> Segment:
         """Cut the file behind its last whole record, flush it (what was read back may never have been) and give it its footer."""

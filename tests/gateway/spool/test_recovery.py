@@ -14,6 +14,7 @@ from gateway.spool.quarantine import Quarantine
 from gateway.spool.recovery import KindRecovery, recover
 from gateway.spool.segment import scan
 from schemas.errors import ConfigError
+from schemas.kinds import make_batch
 
 from .conftest import MemoryStorage, OpenSpool, crash, everything, numbers, readings, running, segments, values
 
@@ -276,6 +277,27 @@ async def test_a_newer_format_is_refused_with_a_sentence(open_spool, tmp_path, m
     monkeypatch.setattr(f, "FORMAT", 1)
     with pytest.raises(ConfigError, match="newer version of genba"):
         await open_spool()
+
+
+@pytest.mark.parametrize("closed", [True, False])
+async def test_rows_of_a_newer_schema_are_refused_and_kept(open_spool, tmp_path, closed):
+    spool = await open_spool()
+    await spool.put("gap", make_batch("gap", 1, time=1))
+    await spool.flush()
+    if closed:
+        await spool.close()
+    else:
+        crash(spool)
+    [path] = segments(tmp_path / "spool", "gap")
+    data = path.read_bytes()
+    header = f.unpack_segment_header(data)
+    assert header is not None
+    path.write_bytes(f.pack_segment_header(header._replace(columns=header.columns + 1)) + data[64:])
+    with pytest.raises(ConfigError, match="newer schema"):
+        await open_spool()
+    path.write_bytes(data)
+    async with running(open_spool) as spool:
+        assert numbers(await everything(spool, "gap")) == [0]
 
 
 async def test_files_that_are_not_ours_are_left_alone(open_spool, tmp_path):
