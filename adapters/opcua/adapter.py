@@ -102,7 +102,17 @@ class OpcuaAdapter:
             await subscriber.run()
         except NoSubscriptions:
             context.log.info("the server has no subscriptions: reading cyclically", adapter=context.name)
-            await Reader(connection, self._facts, self._plan, self._rows, outbox, clock=context.clock).run()
+            reader = Reader(
+                connection,
+                self._facts,
+                self._plan,
+                self._rows,
+                outbox,
+                name=context.name,
+                clock=context.clock,
+                log=context.log,
+            )
+            await reader.run()
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 from asyncua import ua
 
 from adapters.polling import Schedule
@@ -16,10 +18,22 @@ from .connection import Connection
 from .decode import decode_read
 from .outbox import Outbox
 from .plan import Plan, chunks
+from .refusals import RETRY_S, Refusals
 from .resolve import ServerFacts, resolve
 from .rows import Rows
 from .wire import MalformedMessage
 
+_NODE_FAULTS: Final = np.array(
+    [
+        ua.StatusCodes.BadNodeIdUnknown,
+        ua.StatusCodes.BadNodeIdInvalid,
+        ua.StatusCodes.BadAttributeIdInvalid,
+        ua.StatusCodes.BadNotReadable,
+        ua.StatusCodes.BadUserAccessDenied,
+    ],
+    np.uint32,
+)
+"""What a read answers for a node that a subscription would have refused; other bad codes are the value's."""
 _Poll = tuple[ua.ReadRequest, npt.NDArray[np.uint32]]  # the request, and the positions that it reads
 
 
@@ -27,17 +41,33 @@ class Reader:
     """Reads the nodes of `plan` class by class and puts a batch per request into `outbox`. `run` ends only by raising."""
 
     def __init__(
-        self, connection: Connection, facts: ServerFacts, plan: Plan, rows: Rows, outbox: Outbox, *, clock: Clock
+        self,
+        connection: Connection,
+        facts: ServerFacts,
+        plan: Plan,
+        rows: Rows,
+        outbox: Outbox,
+        *,
+        name: str,
+        clock: Clock,
+        log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._connection, self._facts, self._plan, self._rows, self._outbox = connection, facts, plan, rows, outbox
         self._clock = clock
+        self._refusals = Refusals(plan, name, log)
+        self._unresolved: dict[int, int] = {}  # addresses that lead to no node
+        self._unread: dict[int, int] = {}  # nodes that the server does not read
 
     async def run(self) -> None:
         """Raises NotConnected (the server refuses to read) and what `failures` translates."""
-        polls = [await self._prepare(sampling.positions) for sampling in self._plan.classes]
-        schedule = Schedule([sampling.period_us for sampling in self._plan.classes])
+        loop = asyncio.get_running_loop()
+        polls = await self._prepare()
+        schedule, retry_at = Schedule([sampling.period_us for sampling in self._plan.classes]), loop.time() + RETRY_S
         while True:
-            for request, positions in polls[await schedule.next()]:
+            number = await schedule.next()
+            if self._unresolved and loop.time() >= retry_at:
+                polls, retry_at = await self._prepare(), loop.time() + RETRY_S
+            for request, positions in polls[number]:
                 result, changes = decode_read(await self._connection.request(request))
                 if result & 0x8000_0000:
                     raise NotConnected(f"read failed: {ua.StatusCode(result).name}")
@@ -45,15 +75,34 @@ class Reader:
                     raise MalformedMessage(f"{len(changes)} values for {len(positions)} nodes")
                 changes.handle = positions
                 self._outbox.put(self._rows.batch(changes, self._clock.now_us()))
+                self._note(positions, changes.status)
                 await asyncio.sleep(0)
 
-    async def _prepare(self, positions: tuple[int, ...]) -> list[_Poll]:
-        found = await resolve(self._connection, self._facts, self._plan.addresses, positions)
-        if found.refused:
-            self._outbox.put(self._rows.bad(list(found.refused), list(found.refused.values()), self._clock.now_us()))
-        polls: list[_Poll] = []
-        for chunk in chunks(list(found.nodes), self._facts.nodes_per_read):
-            nodes = [ua.ReadValueId(NodeId=found.nodes[p], AttributeId=ua.AttributeIds.Value) for p in chunk]
-            asked = ua.ReadParameters(TimestampsToReturn=ua.TimestampsToReturn.Both, NodesToRead=nodes)
-            polls.append((ua.ReadRequest(Parameters=asked), np.array(chunk, np.uint32)))
+    async def _prepare(self) -> list[list[_Poll]]:
+        """The requests of each sampling class; a bad row, once, for a tag whose address leads nowhere."""
+        polls: list[list[_Poll]] = []
+        unresolved: dict[int, int] = {}
+        for sampling in self._plan.classes:
+            found = await resolve(self._connection, self._facts, self._plan.addresses, sampling.positions)
+            unresolved |= found.refused
+            polls.append([])
+            for chunk in chunks(list(found.nodes), self._facts.nodes_per_read):
+                nodes = [ua.ReadValueId(NodeId=found.nodes[p], AttributeId=ua.AttributeIds.Value) for p in chunk]
+                asked = ua.ReadParameters(TimestampsToReturn=ua.TimestampsToReturn.Both, NodesToRead=nodes)
+                polls[-1].append((ua.ReadRequest(Parameters=asked), np.array(chunk, np.uint32)))
+        self._unresolved = unresolved
+        new = self._refusals.update(self._unresolved | self._unread)
+        if new:
+            self._outbox.put(self._rows.bad(list(new), list(new.values()), self._clock.now_us()))
         return polls
+
+    def _note(self, positions: npt.NDArray[np.uint32], status: npt.NDArray[np.uint32]) -> None:
+        """Keep account of nodes that the server does not read; their bad rows are in the batch."""
+        refused = np.flatnonzero(np.isin(status, _NODE_FAULTS))
+        if len(refused) == 0 and not self._unread:
+            return
+        unread = {position: code for position, code in self._unread.items() if position not in positions}
+        unread |= {int(positions[at]): int(status[at]) for at in refused}
+        if unread != self._unread:
+            self._unread = unread
+            self._refusals.update(self._unresolved | unread)

@@ -56,6 +56,7 @@ class SamplingClass:
 class Plan:
     """The tags of one connection in a fixed order: position i is `addresses[i]`, and client handle i on the wire."""
 
+    paths: tuple[str, ...]
     addresses: tuple[Address, ...]
     classes: tuple[SamplingClass, ...]
 
@@ -66,6 +67,7 @@ def compile_plan(tags: Sequence[BoundTag[TagConfig]]) -> Plan:
     for position, bound in enumerate(tags):
         by_period.setdefault(bound.tag.period_us, []).append(position)
     return Plan(
+        tuple(bound.tag.path for bound in tags),
         tuple(parse(cast(OpcuaTag, bound.config).address) for bound in tags),
         tuple(SamplingClass(period, tuple(by_period[period])) for period in sorted(by_period)),
     )

@@ -18,6 +18,7 @@ from .connection import Connection
 from .decode import Publish, decode_publish
 from .outbox import Outbox
 from .plan import MAX_NOTIFICATIONS_PER_PUBLISH, Plan, SamplingClass, chunks
+from .refusals import RETRY_S, Refusals
 from .resolve import Resolved, ServerFacts, resolve
 from .rows import Rows
 from .wire import MalformedMessage
@@ -25,7 +26,6 @@ from .wire import MalformedMessage
 _UNSUPPORTED: Final = ("BadServiceUnsupported", "BadNotImplemented", "BadNotSupported")
 _MAX_PUBLISHES: Final = 4
 _LAST_SEQUENCE: Final = 0xFFFF_FFFF
-_RETRY_REFUSED_S: Final = 60.0
 
 
 class NoSubscriptions(Exception):
@@ -63,7 +63,7 @@ class Subscriber:
         self._loop = asyncio.get_running_loop()
         self._subscriptions: dict[int, _Subscription] = {}
         self._acks: list[ua.SubscriptionAcknowledgement] = []
-        self._refused: dict[int, int] = {}
+        self._refusals = Refusals(plan, name, log)
         self._publishes = 0
 
     async def run(self) -> None:
@@ -158,9 +158,9 @@ class Subscriber:
         every = [position for sampling in self._plan.classes for position in sampling.positions]
         await self._add(await resolve(self._connection, self._facts, self._plan.addresses, every))
         while True:
-            await asyncio.sleep(_RETRY_REFUSED_S)
-            if self._refused:
-                again = sorted(self._refused)
+            await asyncio.sleep(RETRY_S)
+            again = self._refusals.positions
+            if again:
                 await self._add(await resolve(self._connection, self._facts, self._plan.addresses, again))
 
     async def _add(self, found: Resolved) -> None:
@@ -174,16 +174,9 @@ class Subscriber:
                 for position, result in zip(chunk, results, strict=True):
                     if not result.StatusCode.is_good():
                         refused[position] = int(result.StatusCode.value)
-        new = {position: status for position, status in refused.items() if self._refused.get(position) != status}
-        back = len(self._refused.keys() - refused.keys())
-        self._refused = refused
+        new = self._refusals.update(refused)
         if new:
             self._outbox.put(self._rows.bad(list(new), list(new.values()), self._clock.now_us()))
-            self._log.warning(
-                "nodes cannot be read", adapter=self._name, count=len(new), nodes=_named(self._plan, list(new), new)
-            )
-        if back:
-            self._log.info("nodes can be read again", adapter=self._name, count=back)
 
     def _items(self, subscription: _Subscription, chunk: Sequence[int], found: Resolved) -> ua.CreateMonitoredItemsParameters:
         items = [
@@ -202,11 +195,6 @@ class Subscriber:
         return ua.CreateMonitoredItemsParameters(
             SubscriptionId=subscription.id, TimestampsToReturn=ua.TimestampsToReturn.Both, ItemsToCreate=items
         )
-
-
-def _named(plan: Plan, positions: Sequence[int], status: dict[int, int], at_most: int = 10) -> list[str]:
-    shown = [f"{plan.addresses[p]}: {ua.StatusCode(status[p]).name}" for p in positions[:at_most]]
-    return [*shown, f"and {len(positions) - at_most} more"] if len(positions) > at_most else shown
 
 
 def _unused(_: ua.PublishResult) -> None:

@@ -15,7 +15,7 @@ import structlog
 from asyncua import Server, ua
 
 from adapters.opcua import adapter as adapter_module
-from adapters.opcua import connection, subscriptions
+from adapters.opcua import connection, cyclic, subscriptions
 from adapters.opcua.simulator import stop
 from adapters.simulation import SignalConfig
 from schemas import quality as q
@@ -134,7 +134,7 @@ async def test_every_change_comes_once_and_in_order(plant: Plant, tmp_path: Path
 async def test_one_bad_node_takes_no_other_along_and_is_taken_when_it_appears(
     plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "_RETRY_REFUSED_S", 0.2)
+    monkeypatch.setattr(subscriptions, "RETRY_S", 0.2)
     await plant.add("Good", 1.0, ua.VariantType.Double)
     await plant.add("Text", "n/a", ua.VariantType.String)
     tags = {
@@ -163,10 +163,12 @@ async def test_one_bad_node_takes_no_other_along_and_is_taken_when_it_appears(
     }
     assert [row["value"] for row in seen.rows["missing"]] == [None, 2.0]
     assert [len(seen.rows[name]) for name in ("space", "path")] == [1, 1]
-    refused = [entry for entry in logs if entry["event"] == "nodes cannot be read"]
+    refused = [entry for entry in logs if entry["event"] == "tags cannot be read"]
     assert [entry["count"] for entry in refused] == [3]
-    assert "ns=2;s=Missing: BadNodeIdUnknown" in refused[0]["nodes"]
-    assert [entry["count"] for entry in logs if entry["event"] == "nodes can be read again"] == [1]
+    assert "acme/osaka/robot/missing (ns=2;s=Missing): BadNodeIdUnknown" in refused[0]["tags"]
+    assert [entry["tags"] for entry in logs if entry["event"] == "tags can be read again"] == [
+        ["acme/osaka/robot/missing (ns=2;s=Missing)"]
+    ]
 
 
 async def test_a_restarted_server_is_read_again_by_the_same_adapter(tmp_path: Path) -> None:
@@ -217,21 +219,39 @@ async def test_a_server_without_subscriptions_is_read_cyclically(
         raise ua.UaStatusCodeError(ua.StatusCodes.BadServiceUnsupported)
 
     monkeypatch.setattr(connection._Session, "create_subscription", unsupported)
+    monkeypatch.setattr(cyclic, "RETRY_S", 0.3)
     await plant.add("Cyclic", 1.0, ua.VariantType.Double)
     await plant.add("N", 2**50, ua.VariantType.Int64)
     tags = {
         "t": "ns=2;s=Cyclic",
         "n": {"address": "/Objects/2:N", "scan": "20ms"},
         "x": "ns=2;s=Absent",
-        "y": "/Objects/2:Absent",
+        "y": "/Objects/2:Late",
+        "z": "/Objects/2:Never",
     }
-    seen = await read_some(
-        configure(tags, plant.endpoint), tmp_path, lambda r: r.everything() and len(r.rows["t"]) >= 3 and len(r.rows["n"]) >= 5
-    )
+    config = configure(tags, plant.endpoint)
+    with structlog.testing.capture_logs() as logs:
+        adapter = make_adapter(config, tmp_path)
+        await adapter.connect()
+        seen = Recorder(config)
+        async with aclosing(adapter.batches()) as stream:
+            await seen.until(stream, lambda r: r.everything() and len(r.rows["t"]) >= 3 and len(r.rows["n"]) >= 5)
+            assert len(seen.rows["y"]) == 1
+            await plant.add("Late", 2.0, ua.VariantType.Double)
+            await seen.until(stream, lambda r: len(r.rows["y"]) >= 3)
+        await adapter.aclose()
     assert {row["value"] for row in seen.rows["t"]} == {1.0}
     assert {row["value_int"] for row in seen.rows["n"]} == {2**50}
     assert {row["quality"] for row in seen.rows["x"]} == {q.BAD_NODE_ID_UNKNOWN}
-    assert len(seen.rows["y"]) == 1
+    assert [row["value"] for row in seen.rows["y"]][:3] == [None, 2.0, 2.0]
+    assert len(seen.rows["z"]) == 1
+    told = [(entry["event"], name) for entry in logs for name in entry.get("tags", [])]
+    assert told == [  # each once, however many polls there were
+        ("tags cannot be read", "acme/osaka/robot/y (/Objects/2:Late): BadNoMatch"),
+        ("tags cannot be read", "acme/osaka/robot/z (/Objects/2:Never): BadNoMatch"),
+        ("tags cannot be read", "acme/osaka/robot/x (ns=2;s=Absent): BadNodeIdUnknown"),
+        ("tags can be read again", "acme/osaka/robot/y (/Objects/2:Late)"),
+    ]
 
 
 async def test_the_secure_channel_is_renewed_in_time(plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
