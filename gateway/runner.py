@@ -18,6 +18,7 @@ import structlog
 
 from edge_models.runtime import ModelSet
 from schemas.clock import Clock
+from schemas.errors import Busy
 from schemas.kinds import Kind, with_seq
 
 from .collector import Put
@@ -57,6 +58,8 @@ class ModelRunner:
         self._wake = asyncio.Event()
         self._finishing = False
         self._now = 0
+        self._stumbled = -1  # row of the batch on which a model crashed
+        self._unstored = ""  # why the newest snapshot could not be stored
 
     def offer(self, first: int, batch: pa.RecordBatch) -> None:
         """Take a batch that has just been put into the spool. Never waits; what does not fit is read from disk later."""
@@ -77,17 +80,24 @@ class ModelRunner:
         self._wake.set()
 
     async def restore(self) -> None:
-        """Take over the newest usable snapshot; without one the models start at the end of the log, cold."""
-        self.cursor = self._spool.durable("telemetry")
-        for row, path in sorted(await asyncio.to_thread(_snapshots, self._directory), reverse=True):
-            if row > self._spool.durable("telemetry"):
-                continue  # of rows that were never durable
-            fresh = self.models.restore(await asyncio.to_thread(path.read_bytes))
+        """Take over the newest usable snapshot; without one the models start at the end of the log, cold.
+
+        A snapshot of rows that were never durable is left aside. Where the newest is damaged as a whole, the one before is taken.
+        """
+        durable = self._spool.durable("telemetry")
+        found = [(row, path) for row, path in await asyncio.to_thread(_snapshots, self._directory) if row <= durable]
+        self.cursor = max((row for row, _ in found), default=durable)
+        for row, path in sorted(found, reverse=True):
+            try:
+                fresh = self.models.restore(await asyncio.to_thread(path.read_bytes))
+            except OSError as error:
+                fresh = dict.fromkeys(self.models.names, error.strerror or str(error))
             for name, reason in fresh.items():
-                self._log.warning("model starts fresh", model=name, error=reason)
-            self.cursor = row
-            break
-        await self._spool.ledger.pin("telemetry", "models", self.cursor)
+                self._log.warning("model starts fresh", model=name, snapshot=path.name, error=reason)
+            if not self.models.names or not fresh.keys() >= set(self.models.names):
+                self.cursor = row
+                break
+        await self._spool.ledger.pin("telemetry", "models", min((row for row, _ in found), default=self.cursor))
         if self._spool.end("alert"):
             first = max(self._spool.oldest("alert"), self._spool.end("alert") - 50_000)
             self.models.replay_alerts([batch for _, batch in await self._spool.read("alert", first, max_rows=50_000)])
@@ -98,7 +108,14 @@ class ModelRunner:
         next_snapshot = loop.time() + self._snapshot_every_s
         while True:
             self._wake.clear()
-            worked = await self._step()
+            try:
+                worked = await self._step()
+            except Busy as busy:
+                # What fell out of memory is not on disk yet, and the disk takes nothing: the spool raises the alarm.
+                if self._finishing:
+                    return
+                await asyncio.sleep(busy.wait_s)
+                continue
             if loop.time() >= next_snapshot:
                 await self.snapshot()
                 next_snapshot = loop.time() + self._snapshot_every_s
@@ -108,7 +125,8 @@ class ModelRunner:
                 await self.snapshot()
                 return
             try:
-                await asyncio.wait_for(self._wake.wait(), timeout=1.0)
+                async with asyncio.timeout(1.0):  # wait_for of Python 3.11 may swallow a cancellation
+                    await self._wake.wait()
             except TimeoutError:
                 # A tick: off-delays run out and missing updates are noticed although nothing arrives.
                 await self._score(None)
@@ -130,7 +148,7 @@ class ModelRunner:
             await self._spool.flush()
         read = await self._spool.read("telemetry", self.cursor, max_rows=50_000)
         if not read:
-            self.cursor = end  # quarantined rows: nobody will ever read them
+            self.cursor = min(end, self._spool.durable("telemetry"))  # quarantined rows: nobody will ever read them
         for first, batch in read:
             await self._score((first, batch))
         return True
@@ -142,7 +160,18 @@ class ModelRunner:
         else:
             first, batch = rows
             self._now = max(self._now, self._clock.now_us())
-            out = self.models.update(with_seq(batch, first), self._now)
+            try:
+                out = self.models.update(with_seq(batch, first), self._now)
+            except Exception as error:
+                if self._stumbled != first:
+                    self._stumbled = first  # once more after the restart
+                    raise
+                # Not for ever: the limits of every other tag are watched by the same models.
+                self.cursor = first + batch.num_rows
+                self._log.error(
+                    "models cannot take these rows and go on behind them", first=first, rows=batch.num_rows, error=repr(error)
+                )
+                return
             self.cursor = first + batch.num_rows
         for batch in out.alerts:
             self.alerts += batch.num_rows
@@ -154,11 +183,21 @@ class ModelRunner:
                     await self._put(kind, batch)
 
     async def snapshot(self) -> None:
-        """Store the models' state as of `cursor`, durable, after every row up to it is durable."""
+        """Store the models' state as of `cursor`, durable, after every row up to it is durable.
+
+        A disk that does not take it is said once; the state before stays in force, and the next call tries again.
+        """
         row, state = self.cursor, self.models.snapshot()
-        await self._spool.flush()
-        await asyncio.to_thread(_store, self._directory, row, state)
-        await self._spool.ledger.pin("telemetry", "models", row)
+        try:
+            await self._spool.flush()
+            oldest = await asyncio.to_thread(_store, self._directory, row, state)
+        except (Busy, OSError) as error:
+            if not self._unstored:
+                self._log.warning("the state of the models cannot be stored", error=str(error))
+            self._unstored = str(error)
+            return
+        self._unstored = ""
+        await self._spool.ledger.pin("telemetry", "models", oldest)
 
 
 def _snapshots(directory: Path) -> list[tuple[int, Path]]:
@@ -167,8 +206,8 @@ def _snapshots(directory: Path) -> list[tuple[int, Path]]:
     return [(int(match[1]), path) for path in directory.iterdir() if (match := _NAME.fullmatch(path.name))]
 
 
-def _store(directory: Path, row: int, state: bytes) -> None:
-    """Durable and whole or not at all; the one before is kept in case this one is damaged."""
+def _store(directory: Path, row: int, state: bytes) -> int:
+    """Durable and whole or not at all; the one before is kept in case this one is damaged. Returns the row of the oldest kept."""
     directory.mkdir(parents=True, exist_ok=True)
     part = directory / ".state.part"
     with part.open("wb") as file:
@@ -179,5 +218,8 @@ def _store(directory: Path, row: int, state: bytes) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-    for _, old in sorted(_snapshots(directory))[:-2]:
+    held = sorted(_snapshots(directory))
+    # One that is ahead of this one is of rows that were never durable.
+    for _, old in [one for one in held if one[0] > row] + [one for one in held if one[0] <= row][:-2]:
         old.unlink()
+    return min(number for number, _ in _snapshots(directory))
