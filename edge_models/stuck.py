@@ -66,7 +66,7 @@ class Stuck:
     the tag's last reading, its value null). A tag whose pauses were longer than `at_least` and ten periods of its scan class
     before it was judged reports by exception, and its silence says nothing. Silence is measured on the gateway's clock as it
     shows in the rows, and time in which no tag at all was seen does not count; empty batches move it to `now`. A device that is
-    away, or a gated tag, pauses the watch. 128 bytes of state per tag.
+    away, or a gated tag, pauses the watch. 112 bytes of state per tag.
     """
 
     kind: ClassVar[str] = "stuck"

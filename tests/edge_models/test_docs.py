@@ -1,0 +1,51 @@
+"""docs/models.md says what there is: every parameter with its default, and the memory that a tag takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from edge_models import drift, forecast_residual, limits, stuck
+from edge_models.base import AlarmConfig, ModelConfig, ModelContext
+from tests.conformance.model import make_tag
+
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+PLUGINS = {"forecast_residual": forecast_residual.PLUGIN, "drift": drift.PLUGIN, "stuck": stuck.PLUGIN, "limits": limits.PLUGIN}
+
+
+def section(kind: str) -> str:
+    return PAGE.partition(f"### `{kind}`\n")[2].partition("\n### ")[0].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_every_parameter_stands_there_with_its_default(kind: str) -> None:
+    said = dict(re.findall(r"^\| `(\w+)` \| (\S*?)(?: .*?)? \|", section(kind), re.MULTILINE))
+    fields = PLUGINS[kind].config.model_fields
+    expected = {
+        name: "none" if field.default is None else str(field.default).replace("True", "true")
+        for name, field in fields.items()
+        if name not in ModelConfig.model_fields
+    }
+    assert said == expected
+
+
+def test_the_alarm_settings_stand_there() -> None:
+    table = PAGE.partition("| `alarm:` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(AlarmConfig.model_fields)
+
+
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_the_memory_per_tag_is_what_is_stated(kind: str) -> None:
+    plugin = PLUGINS[kind]
+
+    def size(tags: int) -> int:
+        model = plugin.build(plugin.config(kind=kind), ModelContext("m", [make_tag(n) for n in range(tags)]))
+        return len(model.snapshot())
+
+    per_tag = (size(2000) - size(1000)) / 1000
+    stated = int(re.search(r"(\d+) bytes per tag", section(kind))[1])  # type: ignore[index]
+    assert per_tag == pytest.approx(stated, abs=1)
+    docstring = plugin.build.__doc__ or ""  # type: ignore[union-attr]
+    assert f"{stated} bytes" in docstring
