@@ -1,6 +1,7 @@
 """A fast Modbus TCP server for benchmarks: float32 registers of one unit, function code 3, as its own process.
 
-Values wander a little with time; tag k can be made to jump for a moment so that alert latency is measured. Prints `PORT n`.
+Values wander a little with time; tag k can be made to jump for a moment so that alert latency is measured. `--delay` makes it a
+device that takes its time over each answer, requests that overlap in parallel. Prints `PORT n`.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class Source:
 class Server(asyncio.Protocol):
     """Modbus TCP framing: MBAP header of 7 bytes, function code 3 only."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, delay_s: float) -> None:
+        self._source, self._delay_s = source, delay_s
+        self._loop = asyncio.get_running_loop()
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -57,10 +59,16 @@ class Server(asyncio.Protocol):
             self._buffer = self._buffer[6 + length :]
             image = self._source.image()
             if code != 3 or (address + count) * 2 > len(image):
-                self._transport.write(struct.pack(">HHHBBB", tid, 0, 3, unit, code | 0x80, 2))
+                self._answer(struct.pack(">HHHBBB", tid, 0, 3, unit, code | 0x80, 2))
                 continue
             body = image[address * 2 : (address + count) * 2]
-            self._transport.write(struct.pack(">HHHBBB", tid, 0, 3 + len(body), unit, code, len(body)) + body)
+            self._answer(struct.pack(">HHHBBB", tid, 0, 3 + len(body), unit, code, len(body)) + body)
+
+    def _answer(self, frame: bytes) -> None:
+        if self._delay_s:
+            self._loop.call_later(self._delay_s, self._transport.write, frame)
+        else:
+            self._transport.write(frame)
 
 
 async def main() -> None:
@@ -69,9 +77,10 @@ async def main() -> None:
     parser.add_argument("--jump-every", type=float, default=0.0)
     parser.add_argument("--hold", type=float, default=1.0)
     parser.add_argument("--quiet", type=float, default=0.0)
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds that a device takes to answer")
     options = parser.parse_args()
     source = Source(options.tags, options.jump_every, options.hold, options.quiet)
-    server = await asyncio.get_running_loop().create_server(lambda: Server(source), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: Server(source, options.delay), "127.0.0.1", 0)
     print(f"PORT {server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 
