@@ -30,7 +30,7 @@ class Replay(Strict):
     tag: str = Field(description="Path of the tag, its path below enterprise/site, a pattern, or `adapter/name`.")
     file: Path = Field(description="CSV file with a header line.")
     column: str | None = Field(None, description="Which column; may be left out where only one is not the time.")
-    speed: float = Field(1.0, gt=0, description="How many times faster than recorded a tag is replayed that follows the time.")
+    speed: float = Field(1.0, gt=0, description="How many times faster than recorded; for tags that follow the time.")
 
 
 def parse_replay(text: str, speed: float = 1.0) -> Replay:

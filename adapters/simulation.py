@@ -89,9 +89,7 @@ class Signals:
         enum. `step` says that this read moves a replayed series on by one row, so that it comes out value for value; without it
         the series follows its own time. A missing value of a recording is NaN; a tag that has no NaN keeps the value before.
         """
-        source = self._sources.get(tag.path)
-        if source is None:
-            source = self._sources[tag.path] = self._source_of(tag)
+        source = self._source(tag)
         t = self._clock() - self._t0
         if tag.value_type == "text" and not isinstance(source, _Replayed):
             return source.text(t)
@@ -107,6 +105,17 @@ class Signals:
         if whole:
             return round(value) if math.isfinite(value) else 0
         return value
+
+    def upcoming(self, tag: Tag) -> float | None:
+        """The row of its recording that the next step will show, NaN where it is missing; None for a tag that is not replayed."""
+        source = self._source(tag)
+        return source.upcoming() if isinstance(source, _Replayed) else None
+
+    def _source(self, tag: Tag) -> _Replayed | _Simulated:
+        source = self._sources.get(tag.path)
+        if source is None:
+            source = self._sources[tag.path] = self._source_of(tag)
+        return source
 
     def _source_of(self, tag: Tag) -> _Replayed | _Simulated:
         names = (f"{tag.adapter}/{tag.name}", f"{tag.device}/{tag.name}")
@@ -129,9 +138,15 @@ class _Replayed:
         self._recording, self._speed = recording, speed
         self._next = 0
 
+    def upcoming(self) -> float:
+        return self._recording.values[self._row()]
+
+    def _row(self) -> int:
+        return min(self._next, len(self._recording.values) - 1)
+
     def value(self, t: float, *, step: bool, real: bool) -> float:
         if step:
-            row = min(self._next, len(self._recording.values) - 1)
+            row = self._row()
             self._next += 1
         else:
             row = self._recording.row_at(t * self._speed)

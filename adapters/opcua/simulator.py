@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from asyncua import Server, ua
 from adapters.base import BoundTag, SimulatorContext, TagConfig
 from adapters.polling import Schedule
 from adapters.simulation import Signals
+from schemas import quality as q
 from schemas.tags import Tag
 
 from .address import Address, NodeAddress, PathAddress
@@ -45,6 +47,10 @@ _RANGES: Final = {
 }
 
 
+_FLOAT_MAX: Final = (2 - 2**-23) * 2.0**127
+_EMPTY: Final = {"bool": False, "string": "", "float32": 0.0, "float64": 0.0, "datetime": datetime(1970, 1, 1, tzinfo=UTC)}
+
+
 @dataclass(frozen=True, slots=True)
 class _Variable:
     node: ua.NodeId
@@ -52,25 +58,52 @@ class _Variable:
     config: OpcuaTag
     type: str
 
-    def value(self, signals: Signals) -> ua.Variant:
-        """What the variable shows now, raw: scale and offset undone."""
-        shown = signals.value(self.tag)
-        kind = _VARIANTS[self.type]
-        if self.type == "datetime":
-            return ua.Variant(datetime.now(UTC), kind)
+    @property
+    def empty(self) -> ua.Variant:
+        """A value of its type."""
+        return ua.Variant(_EMPTY.get(self.type, 0), _VARIANTS[self.type])
+
+    def value(self, signals: Signals, *, watched: bool) -> ua.DataValue:
+        """What the variable shows now, raw: scale and offset undone. Bad where its type has no value for that.
+
+        A recording on a 64-bit floating point variable moves on by a row each time somebody is `watched`ing, and waits else.
+        """
+        stepwise = self.type == "float64"
+        waiting = signals.upcoming(self.tag) if stepwise and not watched else None
+        shown = waiting if waiting is not None else signals.value(self.tag, step=stepwise, boolean=self.type == "bool")
+        now = datetime.now(UTC)
+        raw = now if self.type == "datetime" else self._raw(shown)
+        if raw is None:
+            return bad(q.BAD_SENSOR_FAILURE)
+        return ua.DataValue(ua.Variant(raw, _VARIANTS[self.type]), SourceTimestamp=now, ServerTimestamp=now)
+
+    def _raw(self, shown: float | str) -> float | str | None:
         if self.type == "string":
-            return ua.Variant(str(shown), kind)
-        raw = (float(shown) - self.config.offset) / self.config.scale if not isinstance(shown, str) else 0.0
+            return str(shown)
         if self.type == "bool":
-            return ua.Variant(raw != 0, kind)
-        if self.type in _RANGES:
-            low, high = _RANGES[self.type]
-            return ua.Variant(min(max(round(raw), low), high), kind)
-        return ua.Variant(raw, kind)
+            return bool(shown)
+        number = 0.0 if isinstance(shown, str) else shown
+        if self.config.scale != 1 or self.config.offset != 0:
+            number = (number - self.config.offset) / self.config.scale
+        if self.type not in _RANGES:
+            beyond = self.type == "float32" and math.isfinite(number)
+            return min(max(float(number), -_FLOAT_MAX), _FLOAT_MAX) if beyond else float(number)
+        low, high = _RANGES[self.type]
+        return min(max(round(number), low), high) if math.isfinite(number) else None
+
+
+def bad(status: int) -> ua.DataValue:
+    """A data value without a value."""
+    now = datetime.now(UTC)
+    return ua.DataValue(ua.Variant(), ua.StatusCode(status), now, now)
 
 
 class OpcuaSimulator:
-    """Serves the address map without security and for anybody, on loopback; each sampling class is written on its period."""
+    """Serves the address map without security and for anybody, on loopback; each sampling class is written on its period.
+
+    Where writing fails the tags of that class turn bad (BadDeviceFailure), so that nobody takes old values for new ones, and
+    `aclose` raises.
+    """
 
     def __init__(self, config: OpcuaConfig, context: SimulatorContext) -> None:
         self._context = context
@@ -104,7 +137,7 @@ class OpcuaSimulator:
         return f"opc.tcp://{host}:{server.bserver.port}{self._path}"
 
     async def aclose(self) -> None:
-        """Stop the writers, then the server."""
+        """Stop the writers, then the server. Raises RuntimeError, once, when a writer had failed before: a bug."""
         writers, self._writers = self._writers, []
         for writer in writers:
             writer.cancel()
@@ -113,6 +146,9 @@ class OpcuaSimulator:
         server, self._server = self._server, None
         if server is not None:
             await stop(server)
+        failed = next((error for w in writers if not w.cancelled() and (error := w.exception()) is not None), None)
+        if failed is not None:
+            raise RuntimeError(f"the simulated values of {self._context.name} stopped: {failed}") from failed
 
     async def _populate(self, server: Server) -> None:
         spaces = await _register_namespaces(server, self._plan.addresses)
@@ -124,13 +160,22 @@ class OpcuaSimulator:
 
     async def _write(self, server: Server, period_us: int, positions: Sequence[int]) -> None:
         variables = [self._variables[position] for position in positions if position in self._variables]
+        space, signals = server.iserver.aspace, self._context.signals
+        attributes = [space[variable.node].attributes[ua.AttributeIds.Value] for variable in variables]
+        before = [False] * len(variables)  # whether somebody watched at the slot before
         schedule = Schedule([period_us])
-        while True:
-            await schedule.next()
-            now = datetime.now(UTC)
+        try:
+            while True:
+                await schedule.next()
+                for number, (variable, attribute) in enumerate(zip(variables, attributes, strict=True)):
+                    watched, before[number] = before[number], bool(attribute.datachange_callbacks)
+                    value = variable.value(signals, watched=before[number])
+                    if watched or not before[number]:  # who has just subscribed was sent this row at once
+                        await server.write_attribute_value(variable.node, value)
+        except Exception:
             for variable in variables:
-                value = ua.DataValue(variable.value(self._context.signals), SourceTimestamp=now, ServerTimestamp=now)
-                await server.write_attribute_value(variable.node, value)
+                await server.write_attribute_value(variable.node, bad(q.BAD_DEVICE_FAILURE))
+            raise
 
 
 async def stop(server: Server) -> None:
@@ -177,8 +222,8 @@ async def _add(
     variable = _Variable(node, bound.tag, config, kind)
     if node in server.iserver.aspace:
         return None
-    first = variable.value(signals)
-    await server.get_node(parent).add_variable(node, ua.QualifiedName(name, index), first, first.VariantType)
+    await server.get_node(parent).add_variable(node, ua.QualifiedName(name, index), variable.empty, _VARIANTS[kind])
+    await server.write_attribute_value(node, variable.value(signals, watched=False))
     return variable
 
 

@@ -13,7 +13,12 @@ import click
 @click.option(
     "--replay", multiple=True, metavar="TAG=FILE.csv[:COLUMN]", help="Serve a recorded column as this tag; may be repeated."
 )
-@click.option("--speed", default=1.0, show_default=True, help="How many times faster than recorded subscribed tags are replayed.")
+@click.option(
+    "--speed",
+    default=1.0,
+    show_default=True,
+    help="How many times faster than recorded; a 64-bit floating point tag takes a row per read instead.",
+)
 @click.option("--write", type=click.Path(path_type=Path), help="Write the endpoints as JSON, for `genba run --endpoints`.")
 @click.option("--json", "as_json", is_flag=True, help="Print the endpoints as one line of JSON.")
 def command(file: Path, scenario: Path | None, replay: tuple[str, ...], speed: float, write: Path | None, as_json: bool) -> None:

@@ -234,6 +234,19 @@ def test_a_read_that_is_no_step_shows_the_recording_at_its_own_time_times_speed(
     assert plant.value(tag()) == 1  # the two ways don't disturb each other
 
 
+def test_the_row_to_come_can_be_seen_without_taking_it(tmp_path: Path) -> None:
+    plant, loop = signals({"press-1/other": {"constant": 7}}, replays=(recorded(tmp_path, [1, 2, 3], speed=5.0),))
+    seen = []
+    for _ in range(5):
+        loop.now += 100
+        assert plant.upcoming(tag()) == plant.upcoming(tag())
+        seen.append((plant.upcoming(tag()), plant.value(tag())))
+    assert seen == [(1, 1), (2, 2), (3, 3), (3, 3), (3, 3)]
+    assert plant.upcoming(tag("other")) is None
+    plant.restart()
+    assert plant.upcoming(tag()) == 1
+
+
 def test_tags_without_a_nan_keep_the_value_before_a_missing_one(tmp_path: Path) -> None:
     values: list[object] = [1, "nan", 0, "", "inf", 2]
     for options, boolean, expected in (
