@@ -22,17 +22,24 @@ class Latest:
     def update(self, batch: pa.RecordBatch) -> None:
         """Take over READING(n); the last row of a tag wins."""
         ids: npt.NDArray[np.int32] = batch.column("tag").to_numpy()
-        value = batch.column("value")
-        self.value[ids] = pc.fill_null(value, float("nan")).to_numpy() if value.null_count else value.to_numpy()
+        column = batch.column("value")
+        value = pc.fill_null(column, float("nan")).to_numpy() if column.null_count else column.to_numpy()
         integer = batch.column("value_int")
         if integer.null_count < len(integer):
             rows = np.flatnonzero(integer.is_valid().to_numpy(zero_copy_only=False))
-            self.value[ids[rows]] = integer.take(pa.array(rows)).to_numpy()
+            value = value.copy()
+            value[rows] = integer.take(pa.array(rows)).to_numpy()
+        self.value[ids] = value
         self.quality[ids] = batch.column("quality").to_numpy()
         self.time_us[ids] = batch.column("time").cast(pa.int64()).to_numpy()
         self.lag_ms[ids] = pc.fill_null(batch.column("lag"), 0).to_numpy()
         text = batch.column("text")
+        if self.text:
+            for tag_id in self.text.keys() & set(ids.tolist()):
+                del self.text[tag_id]  # a reading without text must not show the label of the one before
         if text.null_count < len(text):
+            last = dict(zip(ids.tolist(), range(len(ids)), strict=True))  # the newest row of each tag
             for row in np.flatnonzero(text.is_valid().to_numpy(zero_copy_only=False)).tolist():
-                self.text[int(ids[row])] = text[row].as_py()
+                if last[int(ids[row])] == row:
+                    self.text[int(ids[row])] = text[row].as_py()
         self.count += len(ids)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -25,7 +23,7 @@ _SEVERITY_STYLE = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 def number(value: float, unit: str) -> str:
     """A value with its unit as people write it: `96.2 °C`."""
-    text = f"{value:.0f}" if value == int(value) and abs(value) < 1e9 else f"{value:.4g}"
+    text = f"{value:.0f}" if abs(value) < 1e9 and value == int(value) else f"{value:.4g}"
     shown = display(unit)
     return text if unit == "1" else f"{text} {shown}"
 
@@ -50,7 +48,10 @@ def tag_table(tags: Sequence[Tag], latest: Latest, now_us: int, *, limit: int = 
         age = f"{max(0.0, (now_us - seen) / 1e6):.1f} s" if seen else "-"
         style = "red" if bad else "yellow" if quality >= q.UNCERTAIN else ""
         path = tag.path.split("/", 2)[-1]
-        table.add_row(path, shown, Text(q.name(quality), style=style), age, f"{int(latest.lag_ms[tag.id])} ms" if seen else "-")
+        # As Text: a bracket in a name or in what a device sent is no markup.
+        table.add_row(
+            Text(path), Text(shown), Text(q.name(quality), style=style), age, f"{int(latest.lag_ms[tag.id])} ms" if seen else "-"
+        )
     if len(tags) > limit:
         table.caption = f"and {len(tags) - limit} more tags"
     return table
@@ -92,8 +93,3 @@ def dashboard(pipeline: Pipeline, alerts: Sequence[str], *, title: str) -> Rende
 
 def _style(line: str) -> str:
     return next((style for severity, style in _SEVERITY_STYLE.items() if severity in line.lower()), "")
-
-
-def local_time(time_us: int, time_zone: str) -> str:
-    """`14:03:22` in the plant's time zone."""
-    return datetime.fromtimestamp(time_us / 1e6, ZoneInfo(time_zone)).strftime("%H:%M:%S")

@@ -60,7 +60,11 @@ class GatewayMetrics(Collector):
         yield CounterMetricFamily("genba_spool_written_bytes", "Bytes written to the spool", p.spool.bytes_written)
         if p.runner is not None:
             yield GaugeMetricFamily("genba_model_behind_rows", "Rows that the models have not seen", p.runner.behind_rows)
-            yield CounterMetricFamily("genba_alert_rows", "Alert transitions", p.runner.alerts)
+            yield CounterMetricFamily("genba_alert_rows", "Alert transitions of models and limits", p.runner.alerts)
+        crashes = CounterMetricFamily("genba_task_crashes", "Crashes of a task, each a bug; it is restarted", labels=["task"])
+        for task, found in list(p.crashes.items()):
+            crashes.add_metric([task], found.count)
+        yield crashes
 
 
 def registry_for(pipeline: Pipeline) -> CollectorRegistry:

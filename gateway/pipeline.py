@@ -33,6 +33,15 @@ from .spool import Spool
 C = TypeVar("C", bound=Strict)
 
 
+@dataclass(frozen=True, slots=True)
+class Crashes:
+    """How often a task crashed, when last (the loop's time, seconds) and of what."""
+
+    count: int
+    last_s: float
+    error: str
+
+
 @dataclass
 class Pipeline:
     """Everything that a running gateway consists of. The supervisor runs it."""
@@ -51,6 +60,7 @@ class Pipeline:
     collectors: list[Collector] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     sinks: dict[str, Sink] = field(default_factory=dict)
+    crashes: dict[str, Crashes] = field(default_factory=dict)  # by task; kept by the supervisor
 
     @property
     def alarms(self) -> AlarmLayer:

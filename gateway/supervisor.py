@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
-from schemas.errors import ConfigError
+from schemas.errors import Busy, ConfigError
 
 from .backoff import Backoff
-from .pipeline import Pipeline
+from .pipeline import Crashes, Pipeline
 from .troubles import Troubles
+
+_LET_GO_S: Final = 2.0  # for closing a connection; after that it is left to the operating system
+_STEADY_S: Final = 60.0  # a task that ran for so long starts its back-off anew
 
 
 class Supervisor:
     """One running gateway. `run(stop)` returns after a graceful stop."""
 
     def __init__(self, pipeline: Pipeline, *, rng: random.Random, grace_s: float = 10.0, patience_s: float = 3.0) -> None:
-        """`grace_s` is how long sinks may take at the stop to deliver what there is; the rest stays in the spool."""
+        """`grace_s` is how long models and sinks together may take at the stop for what there is; the rest stays in the spool."""
         self._pipeline, self._rng, self._grace_s = pipeline, rng, grace_s
         self._troubles = Troubles(pipeline, patience_s=patience_s)
-        self.crashes: dict[str, int] = {}
         self.ready = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -34,19 +37,23 @@ class Supervisor:
             await p.runner.restore()
             await p.event("gateway_started", "info", f"{p.configuration.plant.gateway} started with {len(p.tags)} tags")
             async with asyncio.TaskGroup() as group:
-                devices = [group.create_task(self._keep(f"adapter {c.name}", c.run)) for c in p.collectors]
-                models = group.create_task(self._keep("models", p.runner.run))
-                sinks = [group.create_task(self._keep(f"sink {d.name}", d.run)) for d in p.deliveries]
-                sides = [group.create_task(self._keep(f"commands of {name}", self._commands(name))) for name in p.sinks]
-                sides.append(group.create_task(self._keep("troubles", self._troubles.run)))
+
+                def start(name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+                    return group.create_task(self._keep(name, run), name=name)
+
+                devices = [start(f"adapter {collector.name}", collector.run) for collector in p.collectors]
+                models = start("models", p.runner.run)
+                sinks = [start(f"sink {delivery.name}", delivery.run) for delivery in p.deliveries]
+                sides = [start(f"commands of {name}", self._commands(name)) for name in p.sinks]
+                sides.append(start("troubles", self._troubles.run))
                 self.ready.set()
                 p.log.info("gateway is ready", tags=len(p.tags), adapters=len(devices), sinks=len(sinks))
                 try:
                     await stop.wait()
                 finally:
-                    await _cancel(devices)
+                    await self._cancel(devices)
                     await self._wind_down(models, sinks)
-                    await _cancel([*sides, models, *sinks])
+                    await self._cancel([*sides, models, *sinks])
         finally:
             await p.spool.close()
             p.log.info("gateway stopped")
@@ -55,14 +62,18 @@ class Supervisor:
         """Score and deliver what was collected, within the grace; what is left waits in the spool for the next start."""
         p = self._pipeline
         assert p.runner is not None
+        end = asyncio.get_running_loop().time() + self._grace_s
         p.runner.finish()
-        await asyncio.wait({models}, timeout=self._grace_s)
-        await p.event("gateway_stopping", "info", f"{p.configuration.plant.gateway} is stopping")
-        await p.spool.flush()
+        await _wait(models, until=end)
+        try:
+            async with asyncio.timeout_at(end):
+                await p.event("gateway_stopping", "info", f"{p.configuration.plant.gateway} is stopping")
+                await p.spool.flush()
+        except (Busy, TimeoutError):
+            p.log.warning("the disk does not take what was collected last", error=p.spool.failure)
         for delivery in p.deliveries:
             delivery.finish()
-        if sinks:
-            await asyncio.wait(set(sinks), timeout=self._grace_s)
+        await _wait(*sinks, until=end)
 
     def _commands(self, name: str) -> Callable[[], Awaitable[None]]:
         async def listen() -> None:
@@ -81,20 +92,37 @@ class Supervisor:
 
     async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run again after a crash, with back-off; a crash is a bug, counted and logged with its traceback."""
+        p, loop = self._pipeline, asyncio.get_running_loop()
         backoff = Backoff(self._rng, first_s=1.0, max_s=30.0)
         while True:
+            began = loop.time()
             try:
                 await run()
                 return
             except ConfigError as error:
-                self._pipeline.log.error("a person must act", task=name, error=str(error))
-            except Exception:  # whatever it is, the other rooms must live on
-                self.crashes[name] = self.crashes.get(name, 0) + 1
-                self._pipeline.log.exception("task crashed and is restarted", task=name, crashes=self.crashes[name])
+                p.log.error("a person must act", task=name, error=str(error))
+            except Exception as error:  # whatever it is, the other rooms must live on
+                p.crashes[name] = Crashes(p.crashes[name].count + 1 if name in p.crashes else 1, loop.time(), repr(error))
+                p.log.exception("task crashed and is restarted", task=name, crashes=p.crashes[name].count)
+            if loop.time() - began > _STEADY_S:
+                backoff.reset()
             await asyncio.sleep(backoff.next_s())
 
+    async def _cancel(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        """End tasks. One that hangs while it lets go of its connection is interrupted there too, and named."""
+        tasks = list(tasks)
+        for task in tasks:
+            task.cancel()
+        hanging = await _wait(*tasks, until=asyncio.get_running_loop().time() + _LET_GO_S)
+        for task in hanging:
+            self._pipeline.log.warning("a task does not let go and is cut off", task=task.get_name())
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+
+async def _wait(*tasks: asyncio.Task[None], until: float) -> set[asyncio.Task[None]]:
+    """Until all have ended or it is `until` by the loop's time; returns those that have not ended."""
+    if not tasks:
+        return set()
+    _, pending = await asyncio.wait(tasks, timeout=max(0.0, until - asyncio.get_running_loop().time()))
+    return pending

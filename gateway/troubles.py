@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from edge_models.alarm_book import GATEWAY
 from schemas.kinds import make_batch
 from schemas.tags import Severity
 
@@ -20,6 +21,8 @@ from .clock import ClockWatch, looks_unset
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline
+
+_CALM_S: Final = 120.0  # a task that has not crashed for so long is well again
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Troubles:
         self._clock_watch = ClockWatch(pipeline.clock)
         self._stepped_until_s = 0.0
         self._step_s = 0.0
+        self._over: set[str] = set()  # levels that were passed and have not come back far enough yet
 
     async def run(self) -> None:
         """Look every second until cancelled."""
@@ -61,7 +65,8 @@ class Troubles:
             await p.event("clock_stepped", "warning", f"the clock of the gateway was set by {step:+.1f} s")
         await self._tell_losses()
         free = await asyncio.to_thread(_free_bytes, p.spool.directory)
-        for trouble in self._conditions(now, free):
+        conditions = list(self._conditions(now, free))
+        for trouble in [*conditions, *self._forgotten(conditions)]:
             batch = p.alarms.condition(
                 trouble.alarm,
                 subject=trouble.subject,
@@ -99,8 +104,7 @@ class Troubles:
         p = self._pipeline
         for collector in p.collectors:
             away = collector.state in ("down", "misconfigured") and abs(now - collector.since_us) >= self._patience_us
-            known = collector.state not in ("down", "misconfigured")
-            if away or known:
+            if away or collector.state in ("up", "finished"):
                 yield Trouble(
                     f"device_unreachable.{collector.name}", collector.name, away, "critical",
                     f"{collector.name} cannot be read: {collector.error}", f"Check power, cable and address of {collector.name}",
@@ -115,11 +119,11 @@ class Troubles:
                 )  # fmt: skip
         used, budget = p.spool.bytes_used(), p.spool_budget
         yield Trouble(
-            "spool_filling", "spool", used > 0.8 * budget, "critical",
+            "spool_filling", "spool", self._above("spool", used, 0.8 * budget, 0.7 * budget), "critical",
             f"the spool holds {used / 1e9:.2f} GB of {budget / 1e9:.2f} GB", "Restore the connection of the sinks or raise spool.max_size",
         )  # fmt: skip
         yield Trouble(
-            "disk_filling", "disk", free < self._low_disk_bytes, "critical",
+            "disk_filling", "disk", self._above("disk", -free, -self._low_disk_bytes, -1.5 * self._low_disk_bytes), "critical",
             f"only {free / 1e6:.0f} MB are free where the spool is", "Free disk space on the gateway",
         )  # fmt: skip
         failure = p.spool.failure
@@ -127,7 +131,8 @@ class Troubles:
             "spool_failing", "spool", bool(failure), "critical",
             f"readings cannot be stored: {failure}", "Check the disk of the gateway",
         )  # fmt: skip
-        stepped = asyncio.get_running_loop().time() < self._stepped_until_s
+        steady_s = asyncio.get_running_loop().time()
+        stepped = steady_s < self._stepped_until_s
         yield Trouble(
             "clock_unsynchronised", "clock", looks_unset(now) or stepped, "warning",
             f"the clock was set by {self._step_s:+.1f} s" if stepped else "the clock of the gateway has never been set",
@@ -136,9 +141,33 @@ class Troubles:
         if p.runner is not None:
             behind = p.runner.behind_rows
             yield Trouble(
-                "models_behind", "models", behind > 1_000_000, "warning",
+                "models_behind", "models", self._above("models", behind, 1_000_000, 100_000), "warning",
                 f"the models have {behind} readings still to see", "Give fewer tags to models or use a faster machine",
             )  # fmt: skip
+        for name, crashes in list(p.crashes.items()):
+            yield Trouble(
+                f"task_crashing.{name.replace(' ', '_')}", name, steady_s - crashes.last_s < _CALM_S, "critical",
+                f"{name} crashed and was restarted ({crashes.count} times since the start): {crashes.error}",
+                "Report this bug with the log of the gateway",
+            )  # fmt: skip
+
+    def _forgotten(self, conditions: Sequence[Trouble]) -> Iterator[Trouble]:
+        """Open alarms of the run before about what is not in the configuration any more: nobody else would ever clear them."""
+        p = self._pipeline
+        watched = {trouble.alarm for trouble in conditions}
+        watched |= {f"device_unreachable.{collector.name}" for collector in p.collectors}
+        watched |= {f"sink_unreachable.{delivery.name}" for delivery in p.deliveries}
+        for entry in p.alarms.active():
+            if entry.model == GATEWAY and entry.active and entry.alarm not in watched:
+                yield Trouble(entry.alarm, entry.subject, False, entry.severity, "", "")
+
+    def _above(self, level: str, value: float, limit: float, back: float) -> bool:
+        """True from `value` > `limit` on until it is below `back`: a level that wavers is one alarm."""
+        if value > limit:
+            self._over.add(level)
+        elif value < back:
+            self._over.discard(level)
+        return level in self._over
 
 
 def _free_bytes(directory: Path) -> int:
