@@ -11,25 +11,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
+
+from schemas.plugin import Check
 
 from .clock import looks_unset
 from .config import Configuration
 
 PACKAGES: Final = ("gateway", "adapters", "schemas", "edge_models", "cloud_sinks")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing looked at. `way_out` is empty when it is fine."""
-
-    name: str
-    result: Literal["ok", "warning", "failure"]
-    found: str
-    way_out: str = ""
 
 
 def foreign_owners() -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ line. The gateway finds modules by folder or file name (the name is the `kind:` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -28,13 +28,36 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that a doctor looked at. `way_out` says what to do, in one or more lines; it is empty when all is fine."""
+
+    name: str
+    result: Literal["ok", "warning", "failure"]
+    found: str
+    way_out: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Doctor(Generic[C]):
+    """What `genba doctor KIND ENDPOINT` runs: `examine(options)` looks at one thing after the other and tells each.
+
+    `options` has a field `endpoint`; each other field is an option of the command with the field's description, `local_port` as
+    `--local-port`, a list as one that may be repeated. `examine` does nothing to the device but read, has a deadline for each
+    exchange, raises nothing because of the device, and ends with the first check after which nothing more can be found out.
+    """
+
+    options: type[C]
+    examine: Callable[[C], AsyncGenerator[Check, None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Plugin(Generic[C, T]):
     """A plug-in: its configuration class, and `build(config, context)` that makes the thing without any I/O.
 
     `build` and the hooks import their heavy libraries when called, so that reading a configuration stays fast.
     `check(config)` finds what needs several fields at once (overlapping addresses); it opens nothing.
     `simulate(config, context)` makes a server of the protocol with the same address map; `probe`, `doctor` and `browse`
-    are what the generic commands of these names call. The context types are in the base module of each package.
+    are what the generic commands of these names use. The context types are in the base module of each package.
     """
 
     config: type[C]
@@ -42,5 +65,5 @@ class Plugin(Generic[C, T]):
     check: Callable[[C], Iterable[Finding]] | None = None
     simulate: Callable[[C, Any], Any] | None = None
     probe: Callable[..., Any] | None = None
-    doctor: Callable[..., Any] | None = None
+    doctor: Doctor[Any] | None = None
     browse: Callable[..., Any] | None = None

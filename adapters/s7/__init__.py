@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from schemas.plugin import Plugin
+from schemas.plugin import Check, Doctor, Plugin
 
 from .config import S7Config, check
+from .examination import S7Examination
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from adapters.base import Adapter, AdapterContext, Simulator, SimulatorContext
 
 
@@ -26,4 +29,11 @@ def simulate(config: S7Config, context: SimulatorContext) -> Simulator:
     return S7Simulator(config, context)
 
 
-PLUGIN: Plugin[S7Config, Adapter] = Plugin(S7Config, build, check=check, simulate=simulate)
+def examine(options: S7Examination) -> AsyncGenerator[Check, None]:
+    """Why a PLC cannot be read, one check after the other."""
+    from .doctor import examine
+
+    return examine(options)
+
+
+PLUGIN: Plugin[S7Config, Adapter] = Plugin(S7Config, build, check=check, simulate=simulate, doctor=Doctor(S7Examination, examine))

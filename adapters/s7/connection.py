@@ -30,6 +30,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, peer: str) -> None:
         self.pdu, self.window = ASKED_PDU, 1
         self.error: NotConnected | None = None
+        self.foreign = False  # what answers is not S7
         self.on_lost: Callable[[], None] | None = None  # called once when the connection ends, whoever ended it
         self._peer = peer
         self._loop = asyncio.get_running_loop()
@@ -47,6 +48,11 @@ class Connection(asyncio.Protocol):
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._timeout_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the PLC confirmed the transport connection: it knows the TSAP, and with it rack and slot."""
+        return self._confirmed.done() and not self._confirmed.cancelled() and self._confirmed.exception() is None
 
     async def greet(self, tsaps: tuple[int, int]) -> None:
         """COTP connect, then S7 set-up. Raises NotConnected."""
@@ -128,6 +134,7 @@ class Connection(asyncio.Protocol):
         while len(received) - at >= 4 and self.error is None:
             length = received[at + 2] << 8 | received[at + 3]
             if received[at] != 3 or not 7 <= length <= _MAX_FRAME:
+                self.foreign = True
                 self.end("what answers there does not speak S7 (ISO on TCP)")
                 return
             if len(received) - at < length:
@@ -152,6 +159,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, pdu: bytes) -> None:
         if len(pdu) < 6 or pdu[0] != 0x32:
+            self.foreign = True
             self.end("what answers there does not speak classic S7")
             return
         found = self._pending.pop(pdu[4] << 8 | pdu[5], None) if pdu[1] in (2, 3) else None

@@ -66,6 +66,7 @@ _ERROR_REFUSALS: Final = {
         q.BAD_NOT_READABLE, True, "the PLC refuses to be read: allow PUT/GET access from a remote partner on the CPU"
     ),
     0x8500: Refusal(q.BAD_COMMUNICATION_ERROR, False, "the PLC finds the request longer than it agreed to"),
+    0xD241: Refusal(q.BAD_NOT_READABLE, True, "the PLC asks for a password before it lets itself be read"),
     0xD602: Refusal(q.BAD_NOT_READABLE, True, "the protection level of the PLC does not allow reading"),
 }
 _OF_A_BLOCK: Final = (0x03, 0x0A)
