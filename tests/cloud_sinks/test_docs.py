@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import runpy
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from cloud_sinks.messages import AlertMessage, schema_text
@@ -69,16 +67,12 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", LAKE, re.DOTALL)
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[str(n) for n in range(len(SNIPPETS))])
 @pytest.mark.usefixtures("plant")
 def test_snippets_run(snippet: str, tmp_path: Path) -> None:
-    for module in re.findall(r"^(?:import|from) (\w+)", snippet, re.MULTILINE):
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{module} is not installed")
     (tmp_path / "snippet.py").write_text(snippet, encoding="utf-8")
     made = runpy.run_path(str(tmp_path / "snippet.py"))
     result = next(
         value for name, value in reversed(made.items()) if name in ("hourly", "named", "latest", "table", "frame", "found")
     )
-    rows = len(result) if isinstance(result, (pl.DataFrame, list)) else result.num_rows
-    assert rows > 0
+    assert len(result) > 0
 
 
 def test_the_alert_of_the_page_fits_the_schema_and_the_class() -> None:
