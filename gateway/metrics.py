@@ -23,6 +23,8 @@ class GatewayMetrics(Collector):
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
+        for kind in KINDS:
+            pipeline.spool.ledger.gone(kind)  # asking makes it, which must not happen on another thread
 
     def describe(self) -> Iterable[Metric]:
         """Nothing up front: what exists depends on the configuration."""
