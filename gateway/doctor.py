@@ -50,7 +50,7 @@ def machine(directory: Path) -> Iterator[Check]:
         time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "set the clock or start a time client" if unset else "",
     )
-    place = next(parent for parent in (directory, *directory.absolute().parents) if parent.is_dir())
+    place = next(parent for parent in (directory.absolute(), *directory.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(place).free
     yield Check(
         "disk",
@@ -103,7 +103,7 @@ def _reach(name: str, endpoint: str, host: str, port: int, timeout_s: float) -> 
     try:
         with socket.create_connection((host, port), timeout=timeout_s):
             return Check(name, "ok", f"{endpoint} answers in {(time.perf_counter() - began) * 1e3:.0f} ms")
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # UnicodeError: not even a possible name, such as `a..b`
         return Check(
             name, "failure", f"{endpoint}: the name {host!r} is not known", "check the host name, or write the IP address"
         )

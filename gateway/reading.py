@@ -15,6 +15,7 @@ import structlog
 from schemas.kinds import Kind
 
 from .clock import WallClock
+from .collector import Collector
 from .config import Configuration
 from .latest import Latest
 from .pipeline import build_collectors
@@ -29,6 +30,8 @@ class Reading:
         self.clock = WallClock()
         self.tags = [replace(tag, id=number) for number, tag in enumerate(configuration.tags)]
         self.latest = Latest(len(self.tags))
+        self.crashed: dict[str, str] = {}  # adapters that ended with a bug
+        self._log = log
         self.collectors = build_collectors(
             configuration,
             self.tags,
@@ -45,10 +48,17 @@ class Reading:
             self.latest.update(batch)
         return 0
 
+    async def _collect(self, collector: Collector) -> None:
+        try:
+            await collector.run()
+        except Exception as error:  # noqa: BLE001 (a bug in one adapter; the values of the others are worth seeing)
+            self.crashed[collector.name] = repr(error)
+            self._log.exception("adapter crashed", adapter=collector.name)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Collect while the block runs."""
-        tasks = [asyncio.create_task(collector.run()) for collector in self.collectors]
+        tasks = [asyncio.create_task(self._collect(collector)) for collector in self.collectors]
         try:
             yield
         finally:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ._options import in_seconds
+
 if TYPE_CHECKING:
     from gateway.config import Configuration
     from gateway.demo import Verdict
@@ -17,22 +19,22 @@ if TYPE_CHECKING:
 @click.option(
     "--scenario", "script", type=click.Path(path_type=Path), help="Another scenario; by default examples/demo.scenario.yaml."
 )
-@click.option("--duration", help="End after this long with a summary, `45s`; by default at Ctrl-C.")
+@click.option(
+    "--duration", "seconds", callback=in_seconds, help="End after this long with a summary, `45s`; by default at Ctrl-C."
+)
 @click.option(
     "--lake", type=click.Path(path_type=Path), default=Path("lake"), show_default=True, help="Where the Parquet files go."
 )
-def command(file: Path | None, script: Path | None, duration: str | None, lake: Path) -> None:
+def command(file: Path | None, script: Path | None, seconds: float | None, lake: Path) -> None:
     """Run a simulated plant and the gateway on it; exit 0 only if each scripted fault raised its own alert."""
     import asyncio
     import tempfile
 
     from gateway import config, logs
-    from schemas.values import Duration
 
     logs.configure(level="warning", as_json=False)
     file, scenario = file or _example("demo.yaml"), script or _example("demo.scenario.yaml")
     configuration = config.load(file)
-    seconds = Duration(duration).s if duration else None
     with tempfile.TemporaryDirectory(prefix="genba-demo-") as scratch:
         ready = _in_scratch(configuration, Path(scratch), lake.absolute())
         verdict = asyncio.run(_demo(ready, file, scenario, seconds, lake.absolute()))

@@ -20,9 +20,16 @@ def command(file: Path, endpoints: Path | None, log_level: str, log_json: bool |
 
     import structlog
 
-    from gateway import config, logs, service
+    from gateway import config, doctor, logs, service
+    from schemas.errors import ConfigError
 
     logs.configure(level=log_level, as_json=log_json)
+    foreign = doctor.foreign_owners()
+    if foreign:
+        raise ConfigError(
+            f"other software is installed under the same package names: {foreign}",
+            hint="install genba in an environment of its own",
+        )
     log = structlog.get_logger()
     configuration = config.load(file)
     for diagnostic in configuration.diagnostics:

@@ -41,7 +41,7 @@ def command(file: Path, scenario: Path | None, replay: tuple[str, ...], speed: f
         async with simulation.simulated_plant(configuration, scenario=script, replays=replays) as endpoints:
             told = json.dumps({"endpoints": endpoints, "started": time.time()}, ensure_ascii=False)
             if write is not None:
-                await asyncio.to_thread(write.write_text, told + "\n", encoding="utf-8")
+                await asyncio.to_thread(_write, write, told + "\n")
             if as_json:
                 click.echo(told)
             else:
@@ -53,3 +53,15 @@ def command(file: Path, scenario: Path | None, replay: tuple[str, ...], speed: f
             await stop.wait()
 
     asyncio.run(main())
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file or none: others wait for it to appear. Raises ConfigError where it cannot be written."""
+    from schemas.errors import ConfigError
+
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write the endpoints: {error.strerror}", where=str(path)) from error

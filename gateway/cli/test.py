@@ -6,16 +6,18 @@ from pathlib import Path
 
 import click
 
+from ._options import in_seconds
+
 
 @click.command("test")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--endpoints", type=click.Path(path_type=Path), help="JSON file of `genba simulate --write`: read these servers instead."
 )
-@click.option("--duration", default="10s", show_default=True, help="How long to read; `0` until Ctrl-C.")
+@click.option("--duration", callback=in_seconds, default="10s", show_default=True, help="How long to read; `0` until Ctrl-C.")
 @click.option("--fail-on", type=click.Choice(["bad"]), help="Exit with 3 when a tag is bad at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the last reading of every tag as JSON instead of a table.")
-def command(file: Path, endpoints: Path | None, duration: str, fail_on: str | None, as_json: bool) -> None:
+def command(file: Path, endpoints: Path | None, duration: float, fail_on: str | None, as_json: bool) -> None:
     """Read every tag of FILE and show a live table. Nothing is stored and nothing is sent."""
     import asyncio
     import json
@@ -29,13 +31,11 @@ def command(file: Path, endpoints: Path | None, duration: str, fail_on: str | No
     from gateway import config, logs, reading, service
     from gateway.live import tag_table
     from schemas import quality as q
-    from schemas.values import Duration
 
     from .run import read_endpoints
 
     logs.configure(level="warning", as_json=False)
     configuration = config.load(file)
-    seconds = Duration(duration).s
     console = Console(stderr=as_json)
 
     async def main() -> reading.Reading:
@@ -50,7 +50,7 @@ def command(file: Path, endpoints: Path | None, duration: str, fail_on: str | No
             )
             async with test.running():
                 loop = asyncio.get_running_loop()
-                end = loop.time() + (seconds or math.inf)
+                end = loop.time() + (duration or math.inf)
                 with Live(console=console, refresh_per_second=4, transient=not console.is_terminal) as live:
                     while loop.time() < end and not stop.is_set():
                         if console.is_terminal:
@@ -75,6 +75,10 @@ def command(file: Path, endpoints: Path | None, duration: str, fail_on: str | No
         click.echo(json.dumps(rows, ensure_ascii=False, indent=1))
     else:
         console.print(tag_table(test.tags, test.latest, test.clock.now_us(), limit=10_000))
+    if test.crashed:
+        for name, error in test.crashed.items():
+            click.echo(f"{name} crashed, which is a bug: {error}", err=True)
+        raise SystemExit(1)
     away = [collector for collector in test.collectors if collector.state in ("down", "misconfigured", "starting")]
     for collector in away:
         click.echo(f"{collector.name} cannot be read: {collector.error or 'no answer yet'}", err=True)
