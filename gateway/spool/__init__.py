@@ -3,7 +3,8 @@
 `Spool` is what other rooms use; `docs/spool-format.md` describes the files.
 """
 
-from .ledger import Cursor, Cut, Ledger, Pin
+from .book import Cursor, Cut, Pin
+from .ledger import Ledger
 from .recovery import KindRecovery
 from .retention import Loss, WhenFull
 from .spool import Account, Spool

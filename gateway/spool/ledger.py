@@ -1,216 +1,24 @@
 """Who has had which rows: per kind and sink the next row to deliver, the cut in flight and the counters; and cursors by name.
 
-Kept in memory and in one small preallocated file of two slots, which are written in turn: whatever happens to a write, the other
-slot is whole. A write is an overwrite in place, so the ledger goes on when the disk is full.
+Kept in memory and in one small preallocated file. A write is an overwrite in place, so the ledger goes on when the disk is full.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import struct
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Final, Literal, cast
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, Literal
 
 from schemas.errors import Busy, ConfigError
 from schemas.kinds import KINDS, Kind
 
-from .format import checksum
+from .book import Book, Cursor, Cut, Pin
+from .ledger_file import LARGEST_BODY, Condition, LedgerFile
 from .spans import Spans
-from .storage import Storage, read_patiently, write_all
 from .worker import Worker
 
-SLOT_BYTES: Final = 128 << 10
-LEDGER_BYTES: Final = 2 * SLOT_BYTES
-_HEADER: Final = struct.Struct("<8sHHIQ")  # magic, format, zero, length of the body, generation; then the checksum
-_CRC: Final = struct.Struct("<I")
-_MAGIC: Final = b"GENBALDG"
-_FORMAT: Final = 1
 _RETRY_S: Final = 0.5
-
-Condition = Literal["new", "whole", "one slot", "lost"]
-"""What a start found: no ledger yet, both slots or the only one written so far, one slot damaged, nothing usable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Rows `first` … `last` (both included) that were handed to a sink and not yet acknowledged."""
-
-    first: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where one sink stands in one log. Rows `start` … `acked` - 1 are decided: delivered, filtered, dropped or dead-lettered."""
-
-    start: int
-    acked: int  # next row to deliver
-    cut: Cut | None = None
-    delivered: int = 0
-    filtered: int = 0
-    dropped: int = 0
-    dead_lettered: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pin:
-    """A cursor by name that is no sink: rows from `row` on are still needed. `note` is its owner's (a snapshot's file name)."""
-
-    row: int
-    note: str = ""
-
-
-@dataclass(slots=True)
-class Book:
-    """The content of the ledger."""
-
-    gateway: str = ""
-    epoch: int = 0
-    durable: dict[Kind, int] = field(default_factory=dict)  # next row of each log when this was written
-    cursors: dict[tuple[Kind, str], Cursor] = field(default_factory=dict)
-    pins: dict[tuple[Kind, str], Pin] = field(default_factory=dict)
-    gone: dict[Kind, Spans] = field(default_factory=dict)  # rows that are no more and have been reported
-
-    def high_water(self, kind: Kind) -> int:
-        """The lowest row number that nobody outside can have seen."""
-        rows = [cursor.acked for (k, _), cursor in self.cursors.items() if k == kind]
-        rows += [cursor.cut.last + 1 for (k, _), cursor in self.cursors.items() if k == kind and cursor.cut]
-        rows += [pin.row for (k, _), pin in self.pins.items() if k == kind]
-        return max([*rows, self.durable.get(kind, 0)])
-
-    def needed(self, kind: Kind) -> int | None:
-        """The lowest row that a sink or a named cursor still needs; None when nobody reads this kind."""
-        rows = [cursor.acked for (k, _), cursor in self.cursors.items() if k == kind]
-        rows += [pin.row for (k, _), pin in self.pins.items() if k == kind]
-        return min(rows, default=None)
-
-    def pack(self) -> bytes:
-        """As the JSON of a slot."""
-        document = {
-            "gateway": self.gateway,
-            "epoch": self.epoch,
-            "durable": self.durable,
-            "cursors": [
-                [k, sink, c.start, c.acked, c.cut.last if c.cut else None, c.delivered, c.filtered, c.dropped, c.dead_lettered]
-                for (k, sink), c in self.cursors.items()
-            ],
-            "pins": [[k, name, pin.row, pin.note] for (k, name), pin in self.pins.items()],
-            "gone": {k: list(spans) for k, spans in self.gone.items() if spans},
-        }
-        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Book:
-        """The inverse of `pack`. Raises ValueError, KeyError or TypeError for anything else."""
-        document = json.loads(data)
-        book = cls(document["gateway"], document["epoch"])
-        book.durable = {cast(Kind, k): row for k, row in document["durable"].items() if k in KINDS}
-        for k, sink, start, acked, last, delivered, filtered, dropped, dead in document["cursors"]:
-            cut = None if last is None else Cut(acked, last)
-            book.cursors[k, sink] = Cursor(start, acked, cut, delivered, filtered, dropped, dead)
-        for k, name, row, note in document["pins"]:
-            book.pins[k, name] = Pin(row, note)
-        book.gone = {cast(Kind, k): Spans((first, end) for first, end in spans) for k, spans in document["gone"].items()}
-        return book
-
-
-class LedgerFile:
-    """The two slots on disk. Blocking, for one thread."""
-
-    def __init__(self, path: Path, storage: Storage) -> None:
-        self.path = path
-        self.condition: Condition = "new"
-        self.generation = 0
-        self.written = 0
-        self._storage = storage
-        self._fd: int | None = None
-
-    def load(self) -> Book:
-        """The newest whole content; an empty one, and `condition` lost, where there is none any more.
-
-        Makes the file when it is missing. Raises OSError.
-        """
-        if not self._storage.exists(self.path):
-            fd = self._storage.create(self.path, LEDGER_BYTES)
-            try:
-                self._storage.fdatasync(fd)
-                self._storage.fsync_directory(self.path.parent)
-            finally:
-                self._storage.close(fd)
-            return Book()
-        slots = [self._read(at) for at in (0, SLOT_BYTES)]
-        used = [data for data in slots if data is None or data.strip(b"\0")]
-        whole = [found for data in slots if data is not None and (found := _read_slot(data)) is not None]
-        if not whole:
-            self.condition = "lost" if used else "new"
-            return Book()
-        self.generation, book = max(whole, key=lambda slot: slot[0])
-        self.condition = "whole" if len(whole) == len(used) else "one slot"
-        return book
-
-    def _read(self, offset: int) -> bytes | None:
-        """One slot's bytes; None when the disk does not give them back."""
-        fd = self._storage.open(self.path)
-        try:
-            return read_patiently(self._storage, fd, SLOT_BYTES, offset)
-        except OSError:
-            return None
-        finally:
-            self._storage.close(fd)
-
-    def save(self, body: bytes) -> None:
-        """Make `body` the newest content, durable when this returns. Raises OSError: then the content before is still whole.
-
-        A write that failed is repeated in the same slot through a new descriptor; the other slot is left alone until it worked.
-        """
-        if self._fd is None:
-            self._fd = self._storage.open(self.path, write=True)
-        generation = self.generation + 1
-        header = _HEADER.pack(_MAGIC, _FORMAT, 0, len(body), generation)
-        slot = header + _CRC.pack(checksum(body, checksum(header))) + body
-        try:
-            write_all(self._storage, self._fd, [slot], (generation & 1) * SLOT_BYTES)
-            self._storage.fdatasync(self._fd)
-        except OSError:
-            self.close()
-            raise
-        self.generation = generation
-        self.written += len(slot)
-
-    def anew(self) -> LedgerFile:
-        """The same ledger with nothing read yet."""
-        return LedgerFile(self.path, self._storage)
-
-    def close(self) -> None:
-        """Let go of the descriptor."""
-        if self._fd is None:
-            return
-        fd, self._fd = self._fd, None
-        try:
-            self._storage.close(fd)
-        except OSError:
-            return  # nothing was promised of it
-
-
-def _read_slot(data: bytes) -> tuple[int, Book] | None:
-    if len(data) < _HEADER.size + 4:
-        return None
-    magic, version, _, length, generation = _HEADER.unpack_from(data)
-    start = _HEADER.size + 4
-    if magic != _MAGIC or start + length > len(data):
-        return None
-    body = data[start : start + length]
-    if _CRC.unpack_from(data, _HEADER.size)[0] != checksum(body, checksum(data[: _HEADER.size])):
-        return None
-    if version > _FORMAT:
-        raise ConfigError(f"the ledger was written by a newer version of genba (format {version})", hint="install that version")
-    try:
-        return generation, Book.unpack(body)
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 class Ledger:
@@ -231,7 +39,7 @@ class Ledger:
         self._durable, self._oldest, self._failed = durable, oldest, failed
         self._version = self._saved = 0
         self._saving = asyncio.Lock()
-        self._settled = replace_book(book)
+        self._settled = book.copy()
         self.changed = asyncio.Event()
         """Set whenever there may be something to write; whoever writes it clears it first."""
 
@@ -424,9 +232,9 @@ class Ledger:
                 self._book.durable[kind] = self._durable(kind)
                 if kind in self._book.gone:
                     self._book.gone[kind].discard_below(self._lowest(kind))
-            settled = replace_book(self._book)
+            settled = self._book.copy()
             body = self._book.pack()
-            if len(body) + _HEADER.size + 4 > SLOT_BYTES:
+            if len(body) > LARGEST_BODY:
                 raise ConfigError("the ledger has no room for so many sinks", hint="drop old ones with `genba spool forget SINK`")
             try:
                 await self._worker.run(lambda: self._file.save(body))
@@ -439,11 +247,5 @@ class Ledger:
 
     def _lowest(self, kind: Kind) -> int:
         """Below this row nobody asks any more."""
-        rows: Iterable[int] = [cursor.acked for (k, _), cursor in self._book.cursors.items() if k == kind]
+        rows = [cursor.acked for (k, _), cursor in self._book.cursors.items() if k == kind]
         return min([*rows, self._oldest(kind)])
-
-
-def replace_book(book: Book) -> Book:
-    """A copy that later changes do not reach."""
-    gone: Mapping[Kind, Spans] = {kind: Spans(spans) for kind, spans in book.gone.items()}
-    return Book(book.gateway, book.epoch, dict(book.durable), dict(book.cursors), dict(book.pins), dict(gone))

@@ -11,9 +11,10 @@ from typing import Final
 from schemas.errors import ConfigError
 from schemas.kinds import KINDS, Kind
 
+from .book import Book
 from .format import TooNew
 from .identity import Identity, identify, take_lock
-from .ledger import Book, LedgerFile
+from .ledger_file import LedgerFile
 from .log import Log
 from .quarantine import Quarantine
 from .recovery import KindRecovery, recover

@@ -11,7 +11,8 @@ from typing import Final, Literal
 
 from schemas.kinds import PRIORITY, Kind
 
-from .ledger import LEDGER_BYTES, Ledger
+from .ledger import Ledger
+from .ledger_file import LEDGER_BYTES
 from .log import Log
 from .segment import Segment
 from .spans import Spans

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -16,9 +16,10 @@ from schemas.clock import Clock
 from schemas.errors import Busy
 from schemas.kinds import KINDS, SCHEMAS, Kind
 
-from .codec import Decoder, Encoded, Encoder
+from .codec import Decoder, Encoder
+from .commit import COMMIT_ORDER, write
 from .ledger import Ledger
-from .log import Log, SpoolFull
+from .log import SpoolFull
 from .opening import Opened, missing_rows, open_directory
 from .recent import Recent
 from .recovery import KindRecovery
@@ -26,15 +27,9 @@ from .retention import Loss, Retention, WhenFull
 from .storage import DiskStorage, Storage
 from .worker import ThreadWorker, Worker
 
-COMMIT_ORDER: Final[tuple[Kind, ...]] = ("telemetry", "image", "event", "gap", "score", "health", "alert")
-"""Readings before what was made of them: an alert is never durable before the reading it came from."""
-
 Tap = Callable[[int, pa.RecordBatch], None]
 """Sees (first row number, batch) of every put, in row order, before the rows are durable. Must not wait or raise."""
 
-_DERIVED: Final[frozenset[Kind]] = frozenset({"score", "health", "alert"})
-_RECORD_BYTES: Final = 4 << 20
-_RECORDS_A_WRITE: Final = 16
 _RETRY_S: Final = (0.1, 2.0)
 _UNLIMITED: Final = 1 << 62
 
@@ -111,6 +106,7 @@ class Spool:
             lost=self._losses.append,
         )  # fmt: skip
         self._tell_recovery()
+        self._first_collection = loop.call_at(self._collect_from_s, self.ledger.changed.set)
         self._tasks = [
             loop.create_task(self._commit_for_ever(), name="spool commits"),
             loop.create_task(self._keep_books(), name="spool ledger"),
@@ -328,6 +324,7 @@ class Spool:
         if self._closed:
             return
         self._closed = self._closing = True
+        self._first_collection.cancel()
         commits, books = self._tasks
         for event in (self._work, self._urgent, self._retry):
             event.set()
@@ -380,7 +377,7 @@ class Spool:
         now = self._clock.now_us()
         taken = {kind: list(self._buffers[kind]) for kind in COMMIT_ORDER if self._buffers[kind]}
         segments = sum(len(log.segments) for log in self._logs.values())
-        stored, error = await self._writer.run(lambda: self._write(taken, now))
+        stored, error = await self._writer.run(lambda: write(taken, now, self._logs, self._encoder))
         for kind, encoded in stored:
             self._recent[kind].add(encoded.record.first, encoded.batch, encoded.record.raw)
         for kind in dict.fromkeys(kind for kind, _ in stored):
@@ -398,28 +395,6 @@ class Spool:
         self._bump()
         return error is None
 
-    def _write(
-        self, taken: Mapping[Kind, Sequence[tuple[int, pa.RecordBatch, int]]], now: int
-    ) -> tuple[list[tuple[Kind, Encoded]], SpoolFull | OSError | None]:
-        """Encode and append, kind by kind; what was stored, and the first error. On the writer's thread."""
-        stored: list[tuple[Kind, Encoded]] = []
-        failed: SpoolFull | OSError | None = None
-        behind = False  # readings are not durable: what was made of them must wait
-        for kind in COMMIT_ORDER:
-            items = [(first, batch) for first, batch, _ in taken.get(kind, ())]
-            if behind and kind in _DERIVED:
-                items = _independent(items) if kind == "alert" else []
-            log = self._logs[kind]
-            try:
-                for group in _grouped(items, log.next):
-                    encoded = [self._encoder.encode(kind, batches, first, now) for first, batches in group]
-                    log.append([(one.record, one.body) for one in encoded], now)
-                    stored += [(kind, one) for one in encoded]
-            except (SpoolFull, OSError) as error:
-                failed = failed or error
-                behind = behind or kind == "telemetry"
-        return stored, failed
-
     async def _keep_books(self) -> None:
         """Writes the ledger a moment after it changed, then frees what everybody has had."""
         loop = asyncio.get_running_loop()
@@ -430,10 +405,7 @@ class Spool:
             if not await self.ledger.try_save():
                 self.ledger.changed.set()
                 await asyncio.sleep(_RETRY_S[1] / 4)
-            elif loop.time() < self._collect_from_s:
-                await asyncio.sleep(self._collect_from_s - loop.time())
-                self.ledger.changed.set()
-            elif await self.retention.collect():
+            elif loop.time() >= self._collect_from_s and await self.retention.collect():
                 self._retry.set()
 
     # Turns, failures, losses
@@ -518,45 +490,3 @@ async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
-
-
-def _grouped(items: Sequence[tuple[int, pa.RecordBatch]], start: int) -> Iterable[list[tuple[int, list[pa.RecordBatch]]]]:
-    """The rows from `start` on as records of bounded size, a bounded number of records for each write."""
-    records: list[tuple[int, list[pa.RecordBatch]]] = []
-    size = _RECORD_BYTES
-    for first, batch in items:
-        if first < start:  # written by the attempt before this one
-            batch, first = batch.slice(start - first), start
-        for at, piece in _pieces(batch):
-            if size >= _RECORD_BYTES:
-                if len(records) == _RECORDS_A_WRITE:
-                    yield records
-                    records = []
-                records.append((first + at, []))
-                size = 0
-            records[-1][1].append(piece)
-            size += piece.nbytes
-    if records:
-        yield records
-
-
-def _pieces(batch: pa.RecordBatch) -> Iterable[tuple[int, pa.RecordBatch]]:
-    """A batch as slices of bounded size, in most cases one, each with its first row."""
-    if not batch.num_rows:
-        return
-    rows = max(1, int(batch.num_rows * _RECORD_BYTES / max(batch.nbytes, _RECORD_BYTES)))
-    for at in range(0, batch.num_rows, rows):
-        yield at, batch.slice(at, rows) if rows < batch.num_rows else batch
-
-
-def _independent(items: Sequence[tuple[int, pa.RecordBatch]]) -> list[tuple[int, pa.RecordBatch]]:
-    """The alerts at the front that come from no reading: the gateway's own troubles, such as a full disk."""
-    out = []
-    for first, batch in items:
-        if batch.column("onset_seq").null_count < batch.num_rows:
-            break
-        out.append((first, batch))
-    return out
-
-
-__all__ = ["COMMIT_ORDER", "Account", "Log", "Spool", "Tap"]

@@ -196,6 +196,7 @@ def crash(spool: Spool) -> None:
     """Leave the spool as a killed process would: nothing is flushed, closed or noted; the lock goes with the descriptor."""
     for task in spool._tasks:
         task.cancel()
+    spool._first_collection.cancel()
     spool._closed = True
     for worker in (spool._writer, spool._reader):
         if isinstance(worker, ThreadWorker):  # what is being written when the process dies is written or not; here it is

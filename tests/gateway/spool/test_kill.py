@@ -24,6 +24,7 @@ from gateway.spool import Spool
 from schemas.kinds import make_batch, telemetry
 
 async def main():
+    telemetry(time_us=0, tag=np.zeros(1, np.int32), value=np.zeros(1))  # what is imported lazily must not use up a short life
     spool = await Spool.open(Path(sys.argv[1]), gateway="gw", clock=WallClock(), log=structlog.get_logger(), commit_every_s=0.002,
                              segment_bytes=256 << 10, retention_grace_s=0)
     await spool.ledger.register("telemetry", "lake", "oldest")

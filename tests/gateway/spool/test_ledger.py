@@ -8,7 +8,8 @@ import errno
 import pytest
 
 from gateway.spool import Cut
-from gateway.spool.ledger import SLOT_BYTES, Book, Cursor, Pin
+from gateway.spool.book import Book, Cursor, Pin
+from gateway.spool.ledger_file import SLOT_BYTES
 from gateway.spool.spans import Spans
 from schemas.errors import Busy, ConfigError
 
@@ -67,6 +68,18 @@ async def test_wrong_cuts_and_counts_are_refused(open_spool):
     await ledger.acknowledge("telemetry", "lake", 9, delivered=10, filtered=0)
     with pytest.raises(ValueError, match="not durable"):
         await ledger.acknowledge("telemetry", "lake", 100, delivered=91, filtered=0)
+
+
+async def test_an_acknowledgement_is_on_disk_a_commit_later_also_in_the_first_seconds(open_spool):
+    spool = await filled(open_spool, commit_every_s=0.01, retention_grace_s=60)
+    await spool.ledger.register("telemetry", "lake", "oldest")
+    await asyncio.sleep(0.1)
+    await spool.ledger.begin_cut("telemetry", "lake", 0, 9)
+    await spool.ledger.acknowledge("telemetry", "lake", 9, delivered=10, filtered=0)
+    await asyncio.sleep(0.2)
+    crash(spool)
+    async with running(open_spool) as again:
+        assert again.ledger.cursor("telemetry", "lake") == Cursor(0, 10, None, 10)
 
 
 async def test_many_acknowledgements_are_one_write(open_spool):

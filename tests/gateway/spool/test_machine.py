@@ -14,8 +14,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from gateway.spool import Spool
-from gateway.spool.ledger import Cut
+from gateway.spool import Cut, Spool
 from gateway.spool.worker import InlineWorker
 from tests.conftest import ManualClock
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gateway.spool.spool import COMMIT_ORDER
+from gateway.spool.commit import COMMIT_ORDER
 from schemas.errors import ConfigError
 from schemas.kinds import KINDS, SCHEMAS, make_batch
 
