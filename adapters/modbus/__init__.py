@@ -1,4 +1,4 @@
-"""Modbus: devices and gateways over TCP, read in few block requests and decoded with numpy."""
+"""Modbus: devices over TCP and on serial lines, read in few block requests and decoded with numpy."""
 
 from __future__ import annotations
 

@@ -14,9 +14,11 @@ from adapters.polling import Schedule
 from schemas.errors import NotConnected
 
 from .config import ModbusConfig
-from .connection import Connection, open_connection
+from .connection import open_connection
+from .exchange import Connection
 from .plan import Cut, points_of, scan_classes
 from .scanner import Scanner, Silence
+from .timing import line_of
 
 MAX_ROWS: Final = 65_536
 """A poll of more tags comes as several batches."""
@@ -31,8 +33,10 @@ class ModbusAdapter:
         self._config, self._context = config, context
         self._log = context.log.bind(adapter=context.name)
         points = points_of(config, context.tags)
+        line = line_of(config)
+        max_gap = line.max_gap if line is not None else None
         self._scanners = [
-            Scanner(scan, [context.tags[position] for position in scan.positions], self._log)
+            Scanner(scan, [context.tags[position] for position in scan.positions], self._log, max_gap=max_gap)
             for scan in scan_classes(context.tags, points)
         ]
         self._units = {point.span.unit for point in points}

@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 from adapters.base import AdapterConfig, DeviceConfig, TagConfig
 from schemas.plugin import Finding
 from schemas.tags import ValueType
-from schemas.values import Strict
+from schemas.values import Duration, Strict
 
 from .address import Address, parse
 from .datatypes import DataType, Order, parse_type
@@ -101,11 +101,12 @@ class ModbusTag(TagConfig):
 
 
 class SerialConfig(Strict):
-    """The serial line of an `rtu:` endpoint."""
+    """The serial line of an `rtu:` endpoint, or the one behind an `rtu+tcp:` converter."""
 
     baud: int = Field(19_200, ge=50, le=4_000_000, description="Bits per second.")
     parity: Literal["even", "odd", "none"] = Field("even", description="Parity; the standard's default is even.")
     stop_bits: Literal[1, 2] = Field(1, description="Stop bits; two when there is no parity, by the standard.")
+    turnaround: Duration = Field(Duration("10ms"), description="What the devices usually take to answer; for planning requests.")
 
 
 class ModbusDevice(DeviceConfig[ModbusTag]):
@@ -129,7 +130,7 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
         description="`tcp://host:502`, `tls://host:802`, `rtu+tcp://host:port` (RTU frames over TCP) or `rtu:/dev/ttyUSB0`.",
         examples=["tcp://10.0.0.7:502"],
     )
-    serial: SerialConfig | None = Field(None, description="Options of the serial line of an `rtu:` endpoint.")
+    serial: SerialConfig | None = Field(None, description="Options of the serial line; `rtu:` and `rtu+tcp:` only.")
     devices: Mapping[str, SerializeAsAny[ModbusDevice]] = Field(
         default_factory=dict, description="Units behind this connection, each with its own asset and tags."
     )
@@ -156,7 +157,7 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
 
     @model_validator(mode="after")
     def _serial_is_rtu(self) -> ModbusConfig:
-        if self.serial is not None and self.transport != "rtu":
+        if self.serial is not None and self.transport in ("tcp", "tls"):
             raise ValueError(f"serial belongs to an endpoint like rtu:/dev/ttyUSB0; remove it, or change {self.endpoint}")
         return self
 
@@ -198,7 +199,7 @@ def _check_place(address: Address, kind: DataType) -> None:
 
 def check(config: ModbusConfig) -> Iterator[Finding]:
     """Findings that need several fields: overlapping addresses of another type, values wider than a request, transports to come."""
-    if config.transport != "tcp":
+    if config.transport == "tls":
         hint = "use a Modbus TCP gateway and tcp:// meanwhile"
         yield Finding("warning", ("endpoint",), f"{config.transport} is not supported yet: this connection will stay down", hint)
     spans = []

@@ -1,7 +1,7 @@
 """Pure planning: the tags of one scan class to few block reads. No library, no I/O.
 
 A block is one request. Tags of one unit and function code are merged while they fit into one answer: an unused register costs next
-to nothing on TCP, a request costs a round trip. No tag is ever split over two blocks, so a value is never half old.
+to nothing on TCP, a request costs a round trip. On a serial line the registers between them must cost less than a request does. No tag is ever split over two blocks, so a value is never half old.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def blocks_of(
 ) -> list[Block]:
     """The fewest blocks that cover every point (positions in `without` left out), ordered by unit, function and address.
 
-    A block never exceeds what the device answers and never reaches across a cut. `max_gap` bounds the unused registers or bits
-    between two points of a block; None: as many as fit.
+    A block never exceeds what the device answers and never reaches across a cut. `max_gap` bounds the unused registers
+    (or bits, 16 for each register) between two points of a block; None: as many as fit.
     """
     order = sorted((p for p in range(len(points)) if p not in without), key=lambda p: points[p].span)
     borders: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -146,7 +146,7 @@ def blocks_of(
         joins = (
             span[:2] == first[:2]
             and reach - first.start <= limit
-            and (max_gap is None or span.start - end <= max_gap)
+            and (max_gap is None or span.start - end <= max_gap * (16 if span.is_bits else 1))
             and not any(first.start < border < reach for border in borders[span[:2]])
         )
         if joins:

@@ -16,8 +16,8 @@ from adapters.readings import Readings
 from schemas import quality as q
 from schemas.errors import NotConnected
 
-from .connection import Connection, NoAnswer, Refused, WrongAnswer
 from .decode import Layout, Values
+from .exchange import Connection, NoAnswer, Refused, WrongAnswer
 from .plan import Block, Cut, ScanClass, Span, blocks_of, halves
 
 EXCEPTIONS: Final = {
@@ -63,8 +63,16 @@ class Silence:
 class Scanner:
     """The tags of one scan class, and what was learnt about reading them. `begin` forgets it for a new connection."""
 
-    def __init__(self, scan: ScanClass, tags: Sequence[BoundTag[TagConfig]], log: structlog.stdlib.BoundLogger) -> None:
-        """`tags` are those of the class, in its order."""
+    def __init__(
+        self,
+        scan: ScanClass,
+        tags: Sequence[BoundTag[TagConfig]],
+        log: structlog.stdlib.BoundLogger,
+        *,
+        max_gap: int | None = None,
+    ) -> None:
+        """`tags` are those of the class, in its order; `max_gap` as in `blocks_of`."""
+        self._max_gap = max_gap
         self.period_us = scan.period_us
         self.readings = Readings(tags)
         self._points, self._tags, self._log = scan.points, tags, log
@@ -98,7 +106,7 @@ class Scanner:
         return values
 
     def _compile(self) -> None:
-        blocks = blocks_of(self._points, without=self._aside, cuts=self._cuts)
+        blocks = blocks_of(self._points, without=self._aside, cuts=self._cuts, max_gap=self._max_gap)
         self._layout = Layout(self._points, blocks, self._aside)
 
     async def _read(self, connection: Connection, silence: Silence) -> list[tuple[Block, int]]:

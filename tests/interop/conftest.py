@@ -99,6 +99,14 @@ class Server:
 
 
 @dataclass
+class LineServer(Server):
+    """A server on a serial device; it has no port."""
+
+    def _listening(self) -> bool:
+        return "PORT 0" in self.log.splitlines()
+
+
+@dataclass
 class Broker(Server):
     """mosquitto. With TLS: `tls_port`, the authority's certificate `ca`, and a client's `certificate` and `key` (PEM files)."""
 
@@ -183,6 +191,12 @@ def libmodbus_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def libmodbus_server(started: Started, libmodbus_binary: Path) -> Callable[[], Server]:
     """Starts Modbus TCP servers; the register map is at the top of servers/modbus_server.c."""
     return lambda: started.start(Server(lambda port: [libmodbus_binary, str(port)], started.new_folder()))
+
+
+@pytest.fixture
+def libmodbus_line(started: Started, libmodbus_binary: Path) -> Callable[[str], Server]:
+    """Starts a Modbus RTU server on a serial device: `libmodbus_line("/dev/pts/7")`."""
+    return lambda device: started.start(LineServer(lambda _port: [libmodbus_binary, device], started.new_folder()))
 
 
 def _node(script: str, package: str) -> Callable[[int], list[str | Path]]:

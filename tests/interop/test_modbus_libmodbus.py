@@ -6,8 +6,9 @@ import asyncio
 import os
 import signal
 import time
+import tty
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -151,3 +152,40 @@ async def test_a_frozen_server_is_bad_rows_then_not_connected(libmodbus_server: 
     await rig.adapter.connect()
     assert (await rig.read(within_s=5)).all_good()
     await rig.adapter.aclose()
+
+
+def cross_over(stack: AsyncExitStack) -> tuple[str, str]:
+    """Two serial devices, wired to one another."""
+    loop = asyncio.get_running_loop()
+    (one, ours), (two, theirs) = os.openpty(), os.openpty()
+    for fd in (one, ours, two, theirs):
+        tty.setraw(fd)
+        stack.callback(os.close, fd)
+    for source, target in ((one, two), (two, one)):
+        loop.add_reader(source, lambda source=source, target=target: os.write(target, os.read(source, 4096)))
+        stack.callback(loop.remove_reader, source)
+    return os.ttyname(ours), os.ttyname(theirs)
+
+
+async def test_libmodbus_on_a_serial_line(libmodbus_line: Callable[[str], Started], tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        ours, theirs = cross_over(stack)
+        server = await asyncio.to_thread(libmodbus_line, theirs)
+        missing = {"behind": {"address": "hr:256", "type": "uint16"}}
+        rig = Bench().rig(Bench().configure(f"rtu:{ours}", TAGS | missing, timeout="500ms", serial={"parity": "none"}), tmp_path)
+        await rig.adapter.connect()
+        stack.push_async_callback(rig.adapter.aclose)
+        seen = await rig.read(lambda s: len(s.batches) == 3, within_s=10)
+        got = {name: rows[-1] for name, rows in seen.rows.items()}
+        assert {name: got[name]["value"] for name in NUMBERS} == NUMBERS
+        assert {name for name, row in got.items() if row["quality"] != q.GOOD} == {"behind"}
+        await rig.adapter.connect()
+        async with aclosing(rig.stream()) as polls:
+            await anext(polls)
+            await asyncio.to_thread(server.kill)
+            with pytest.raises(NotConnected, match="not answered"):
+                await rig.seen().drain(polls, within_s=15)
+        await asyncio.to_thread(server.restart)
+        await rig.adapter.connect()
+        again = await rig.read(lambda s: len(s.batches) == 3, within_s=10)
+        assert again.rows["abcd"][-1]["value"] == NUMBERS["abcd"]

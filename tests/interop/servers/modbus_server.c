@@ -1,8 +1,9 @@
-/* A Modbus TCP server made of libmodbus: loopback only, one fixed register map, any number of clients (up to 32).
+/* A Modbus server made of libmodbus: one fixed register map, over TCP on loopback (up to 32 clients) or RTU on a serial device.
  *
  *   modbus_server PORT        0 = any free port; prints `PORT n` once it listens, then serves until it is killed
+ *   modbus_server DEVICE      RTU, 19200 baud, 8N1 (a pseudo terminal has no parity), unit 1; prints `PORT 0` once it is open
  *
- * Any unit id is answered. Addresses are zero-based; what lies outside the map answers exception 2.
+ * Over TCP any unit id is answered. Addresses are zero-based; what lies outside the map answers exception 2.
  *
  *   holding registers (256)                            input registers (64)
  *     0-1    float32 ABCD   21.5                         0-1   uint32 ABCD  requests answered so far
@@ -81,6 +82,27 @@ static void fill(modbus_mapping_t *map) {
     memcpy(map->tab_input_bits, inputs, sizeof inputs);
 }
 
+static int serve_line(const char *device, modbus_mapping_t *map) {
+    modbus_t *ctx = modbus_new_rtu(device, 19200, 'N', 8, 1);
+    uint32_t answered = 0;
+
+    if (!ctx || !map || modbus_set_slave(ctx, 1) < 0 || modbus_connect(ctx) < 0) {
+        fprintf(stderr, "cannot open %s: %s\n", device, modbus_strerror(errno));
+        return 1;
+    }
+    fill(map);
+    puts("PORT 0");
+    fflush(stdout);
+    for (;;) {
+        uint8_t query[MODBUS_RTU_MAX_ADU_LENGTH];
+        int length;
+        put(map->tab_input_registers, 2, answered);
+        length = modbus_receive(ctx, query);
+        if (length > 0 && modbus_reply(ctx, query, length, map) >= 0)
+            answered++;
+    }
+}
+
 int main(int argc, char **argv) {
     modbus_t *ctx = modbus_new_tcp("127.0.0.1", argc > 1 ? atoi(argv[1]) : 0);
     modbus_mapping_t *map = modbus_mapping_new(64, 64, 256, 64);
@@ -90,6 +112,8 @@ int main(int argc, char **argv) {
     uint32_t answered = 0;
     int used = 1;
 
+    if (argc > 1 && argv[1][0] == '/')
+        return serve_line(argv[1], map);
     if (!ctx || !map || (fds[0].fd = modbus_tcp_listen(ctx, CLIENTS)) < 0) {
         fprintf(stderr, "cannot listen: %s\n", modbus_strerror(errno));
         return 1;
