@@ -9,6 +9,7 @@ this process, threads included. The two take turns, medians are compared.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import statistics
 import sys
@@ -26,6 +27,7 @@ from report import Figure, parser, publish
 from s7 import Area, Client
 
 from adapters.base import BoundTag, TagConfig
+from adapters.quarantine import Quarantine
 from adapters.s7.config import S7Config
 from adapters.s7.connection import open_connection
 from adapters.s7.scanning import ScanClass
@@ -67,7 +69,10 @@ async def measure(port: int, pdu: int, rounds: int) -> dict[str, tuple[float, fl
     """Median wall and CPU seconds of one read by contestant."""
     loop = asyncio.get_running_loop()
     connection = await open_connection("127.0.0.1", port, (0x0100, 0x0201), timeout_s=5)
-    scan = ScanClass(bound_tags(), clock=SystemClock(), log=structlog.get_logger(), timeout_s=5)
+    log = structlog.get_logger()
+    scan = ScanClass(
+        bound_tags(), clock=SystemClock(), log=log, timeout_s=5, quarantine=Quarantine(Path(os.devnull), "", log=log)
+    )
     scan.prepare(connection.pdu, ZoneInfo("UTC"))
     client = Client()
     client.pdu_length = 960
@@ -80,9 +85,9 @@ async def measure(port: int, pdu: int, rounds: int) -> dict[str, tuple[float, fl
             return await loop.run_in_executor(executor, client.read_area, Area.DB, DB, 0, 4 * REALS)
 
         async def ours() -> object:
-            return await scan.poll(connection, loop.time())
+            return await scan.poll(connection)
 
-        batch = await scan.poll(connection, loop.time())
+        batch = await scan.poll(connection)
         if batch.column("value")[-1].as_py() != LAST or len(await library()) != 4 * REALS:
             sys.exit("what was read is not what the server holds")
         found = await take_turns({"ours": ours, "library": library}, rounds)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from adapters.base import AdapterContext, BoundTag, TagConfig
 from adapters.polling import Schedule
+from adapters.quarantine import Quarantine
 from schemas.errors import NotConnected
 
 from .config import S7Config
@@ -27,12 +28,15 @@ class S7Adapter:
         for bound in context.tags:
             by_period[bound.tag.period_us].append(bound)
         self._periods = sorted(by_period)
+        device = f"{config.endpoint} {config.tsaps[1]:04x}"
+        self._quarantine = Quarantine(context.directory / "refused.json", device, log=context.log)
         self._classes = [
             ScanClass(
                 by_period[period],
                 clock=context.clock,
                 log=context.log,
                 timeout_s=config.timeout.s,
+                quarantine=self._quarantine,
             )
             for period in self._periods
         ]
@@ -45,7 +49,7 @@ class S7Adapter:
         """Open a new connection within the timeout; a former one is closed first."""
         await self.aclose()
         if self._zone is None:
-            self._zone = await asyncio.to_thread(ZoneInfo, self._time_zone)  # reads a file
+            self._zone = await asyncio.to_thread(self._load)
         config = self._config
         connection = await open_connection(config.host, config.port, config.tsaps, timeout_s=config.timeout.s)
         self._connection = connection
@@ -60,17 +64,23 @@ class S7Adapter:
             await self._lost(connection)
         schedule = Schedule(self._periods)
         before = self.overruns
-        loop = asyncio.get_running_loop()
         while True:
             scan = self._classes[await self._due(schedule, connection)]
             self.overruns = before + sum(schedule.overruns)
-            yield await scan.poll(connection, loop.time())
+            yield await scan.poll(connection)
 
     async def aclose(self) -> None:
         """Close the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.aclose()
+
+    def _load(self) -> ZoneInfo:
+        """What is read from files, once."""
+        refused = self._quarantine.load({key for scan in self._classes for key in scan.keys})
+        for scan in self._classes:
+            scan.remember(refused)
+        return ZoneInfo(self._time_zone)
 
     def _prepare(self, pdu: int, zone: ZoneInfo) -> None:
         for scan in self._classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
@@ -13,6 +14,7 @@ import pyarrow as pa
 import structlog
 
 from adapters.base import BoundTag, TagConfig
+from adapters.quarantine import Quarantine, Refusal
 from adapters.readings import Readings
 from schemas.clock import Clock
 from schemas.errors import NotConnected
@@ -22,14 +24,17 @@ from .plan import Block, Layout, cut, pack, places_of
 from .wire import OK, Answer, Malformed, Span, about_all, parse_read, read_request, refusal
 
 RETRY_S: Final = 600.0
-"""After this time tags that were refused are asked for again: the block may have been loaded meanwhile."""
+"""After this time tags that were refused are asked for again: the block may have been loaded meanwhile. The pause doubles each time."""
+LONGEST_S: Final = 86_400.0
+"""The longest pause."""
 _NAMED: Final = 20  # tags in a log line
 
 
 class ScanClass:
     """The tags of one period. `prepare` for each connection, then `poll` as often as is due.
 
-    A tag whose address the PLC refuses is left out of the requests and gives bad rows; the others are read as before.
+    A tag whose address the PLC refuses is left out of the requests and gives bad rows; the others are read as before. What was
+    refused is put into `quarantine` and, by a new process, not asked for before its time.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class ScanClass:
         clock: Clock,
         log: structlog.stdlib.BoundLogger,
         timeout_s: float,
+        quarantine: Quarantine,
     ) -> None:
         self._tags, self._clock, self._log, self._timeout_s = tags, clock, log, timeout_s
         self._readings = Readings(tags)
@@ -46,26 +52,49 @@ class ScanClass:
         self._apart: set[Block] = set()
         self._refused: dict[int, int] = {}  # position -> return code
         self._told: dict[int, int] = {}
-        self._retry_at = float("inf")
+        self._retry_us: int | None = None  # wall clock
+        self._pause_s = RETRY_S
+        self._known: set[int] = set()  # positions that were refused before
+        self._unsaved = False
+        self._quarantine = quarantine
+        self._keys = [f"{bound.tag.address} {place.kind}" for bound, place in zip(tags, self._places, strict=True)]
+        self._remembered: dict[int, int] = {}  # refused in a former process and not due yet
         self._layout: Layout | None = None
         self._frames: list[tuple[bytes, bytes]] = []
 
+    @property
+    def keys(self) -> Sequence[str]:
+        """Address and type by position: what a refusal is remembered by."""
+        return self._keys
+
+    def remember(self, refusals: Mapping[str, Refusal]) -> None:
+        """Take over what a former process was refused; what is due is asked for in the first poll. Call it before `prepare`."""
+        now_us = self._clock.now_us()
+        found = {position: refusals[key] for position, key in enumerate(self._keys) if key in refusals}
+        self._known = set(found)
+        self._pause_s = min((refusal.pause_s for refusal in found.values()), default=RETRY_S)
+        waiting = {  # a time further off than the longest pause was written by a clock that was wrong
+            position: known for position, known in found.items() if now_us < known.retry_us <= now_us + LONGEST_S * 1e6
+        }
+        self._remembered = {position: known.code for position, known in waiting.items()}
+        self._retry_us = min((known.retry_us for known in waiting.values()), default=None)
+
     def prepare(self, pdu: int, zone: tzinfo) -> None:
-        """Plan for a new connection; tags refused on the last one are tried again. `zone` is what DT and DTL are in."""
+        """Plan for a new connection; tags refused on the last one are tried again. `zone` is what DT, DTL and LDT are in."""
         stale = bool(self._refused or self._apart)
-        self._refused = {}
+        self._refused, self._remembered = self._remembered, {}
         self._apart = set()
         if self._layout is None or self._layout.pdu != pdu or stale:
             self._compile(pdu, zone)
 
-    async def poll(self, connection: Connection, now_s: float) -> pa.RecordBatch:
-        """Read all tags once: READING(n). `now_s` is the loop's time. Raises NotConnected."""
+    async def poll(self, connection: Connection) -> pa.RecordBatch:
+        """Read all tags once: READING(n). Raises NotConnected."""
         layout = self._layout
         assert layout is not None, "prepare comes first"
-        if now_s >= self._retry_at:
+        if self._retry_us is not None and self._clock.now_us() >= self._retry_us:
             self._refused = {}
             self._apart = set()
-            self._retry_at = float("inf")
+            self._retry_us = None
             layout = self._compile(layout.pdu, layout.zone)
         answers = await self._read(connection, layout.items, layout.requests, self._frames)
         refused: dict[int, Answer] = {}
@@ -73,9 +102,11 @@ class ScanClass:
             layout.store(item, answer)
             if answer.code != OK:
                 refused[item] = answer
-        instead = await self._blame(connection, layout, refused, now_s) if refused else {}
+        instead = await self._blame(connection, layout, refused) if refused else {}
         if self._told != self._refused:
             self._tell()
+        if self._unsaved or self._known != self._refused.keys():
+            await self._keep()
         values = layout.decode(instead)
         return self._readings.batch(
             values=values.numbers,
@@ -115,7 +146,7 @@ class ScanClass:
             raise connection.error or NotConnected(str(error)) from error
         return answers
 
-    async def _blame(self, connection: Connection, layout: Layout, refused: Mapping[int, Answer], now_s: float) -> dict[int, int]:
+    async def _blame(self, connection: Connection, layout: Layout, refused: Mapping[int, Answer]) -> dict[int, int]:
         """Read the tags of refused items one by one; the bytes of those that can be read go into the buffer.
 
         Returns the quality of each of these tags in this poll, and plans the next polls without what stays refused.
@@ -146,7 +177,10 @@ class ScanClass:
         if lasting or fine - blamed:
             self._refused |= lasting
             self._apart |= fine - blamed  # merged they are refused, alone they are not
-            self._retry_at = now_s + RETRY_S
+            if lasting:
+                self._unsaved = True
+                self._pause_s = RETRY_S if lasting.keys() - self._known else min(2 * self._pause_s, LONGEST_S)
+            self._retry_us = self._clock.now_us() + round(self._pause_s * 1e6)
             self._compile(layout.pdu, layout.zone)
         return {position: 0 if code == OK else refusal(code).quality for position, code in suspects.items()}
 
@@ -168,6 +202,13 @@ class ScanClass:
                     codes[position] = answer.code
                 else:
                     layout.store_at(position, piece.start - span.start, answer.data)
+
+    async def _keep(self) -> None:
+        """Remember what is refused now, and only that."""
+        self._known, self._unsaved = set(self._refused), False
+        retry_us = self._retry_us or 0
+        refused = {self._keys[position]: Refusal(code, retry_us, self._pause_s) for position, code in self._refused.items()}
+        await asyncio.to_thread(self._quarantine.put, self._keys, refused)
 
     def _tell(self) -> None:
         """One log line for all tags that are newly refused for one reason, one for those that can be read again."""

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -17,6 +18,12 @@ from schemas.errors import NotConnected
 from tests.adapters.s7 import rig
 
 pytestmark = pytest.mark.interop
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an adapter keeps goes to the working directory here."""
+    monkeypatch.chdir(tmp_path)
 
 
 class Started(Protocol):

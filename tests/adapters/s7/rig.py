@@ -17,6 +17,7 @@ from adapters.s7 import PLUGIN, S7Config
 from adapters.s7.adapter import S7Adapter
 from adapters.s7.simulator import S7Simulator
 from adapters.simulation import Replay, Scenario, SignalConfig, Signals
+from schemas.clock import Clock
 from schemas.tags import Tag
 
 Row = dict[str, Any]
@@ -53,9 +54,27 @@ def bind(config: S7Config, name: str = "furnace") -> list[BoundTag[TagConfig]]:
     return bound
 
 
-def make_adapter(config: S7Config, endpoint: str, log: Any = None, time_zone: str = "UTC") -> S7Adapter:
+class SetClock:
+    """Shows the time that it is set to, in seconds."""
+
+    def __init__(self, now_s: float = 1_800_000_000.0) -> None:
+        self.now_s = now_s
+
+    def now_us(self) -> int:
+        return round(self.now_s * 1e6)
+
+
+def make_adapter(
+    config: S7Config,
+    endpoint: str,
+    log: Any = None,
+    time_zone: str = "UTC",
+    directory: Path = Path(),
+    clock: Clock | None = None,
+) -> S7Adapter:
+    """The adapter; without `directory` what it keeps goes to the working directory, which is the test's own."""
     config = config.model_copy(update={"endpoint": endpoint})
-    context = AdapterContext("furnace", bind(config), SystemClock(), Path(), log or structlog.get_logger(), time_zone)
+    context = AdapterContext("furnace", bind(config), clock or SystemClock(), directory, log or structlog.get_logger(), time_zone)
     built = PLUGIN.build(config, context)
     assert isinstance(built, S7Adapter)
     return built
@@ -72,8 +91,10 @@ def make_simulator(
 
 
 @asynccontextmanager
-async def connected(config: S7Config, endpoint: str, log: Any = None, time_zone: str = "UTC") -> AsyncIterator[S7Adapter]:
-    adapter = make_adapter(config, endpoint, log, time_zone)
+async def connected(
+    config: S7Config, endpoint: str, log: Any = None, time_zone: str = "UTC", **more: Any
+) -> AsyncIterator[S7Adapter]:
+    adapter = make_adapter(config, endpoint, log, time_zone, **more)
     try:
         await adapter.connect()
         yield adapter
