@@ -58,7 +58,9 @@ def loop_watch() -> BlockBuster:
         function.can_block_in("<frozen importlib._bootstrap>", {"_find_and_load"})  # a lazy import, once a process
         function.can_block_in("threading.py", {"start"})
         function.can_block_in("gateway/catalogue.py", {"plugin"})  # plug-ins are found and imported before anything runs
-        function.can_block_in("cloud_sinks/lake.py", {"scan", "tags"})  # the reading side: for notebooks, never on a gateway's loop
+        function.can_block_in(
+            "cloud_sinks/lake.py", {"scan", "tags"}
+        )  # the reading side: for notebooks, never on a gateway's loop
         function.can_block_in("gateway/service.py", {"_metrics"})  # the metrics port opens before and closes after everything
         function.can_block_in("adapters/recording.py", {"read_recording"})  # once, before a simulation starts
     return watch

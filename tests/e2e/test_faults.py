@@ -125,9 +125,10 @@ async def test_while_the_lake_is_unusable_the_spool_holds_an_alarm_is_raised_and
     simulator = plant.simulator_of(await plant.load(path), "press")
     (tmp_path / "lake").write_text("a file where the directory should be", encoding="utf-8")
     async with plant.gateway(path, {"press": await simulator.start()}) as pipeline:
-        troubled = lambda: any(
-            a.alarm == "sink_unreachable.lake" and a.state == "unacknowledged" for a in pipeline.alarms.active()
-        )  # noqa: E731
+
+        def troubled() -> bool:
+            return any(a.alarm == "sink_unreachable.lake" and a.state == "unacknowledged" for a in pipeline.alarms.active())
+
         await plant.until(troubled, "an alarm about the lake", 15)
         assert pipeline.spool.account("telemetry", "lake").delivered == 0
         assert pipeline.spool.account("telemetry", "lake").spooled > 0
