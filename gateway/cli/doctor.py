@@ -62,7 +62,7 @@ def of_kind(kind: str) -> click.Command:
 
     from gateway import catalogue
 
-    from . import _options
+    from . import _fields
 
     doctor = catalogue.plugin("adapters", kind).doctor
     if doctor is None:
@@ -71,7 +71,7 @@ def of_kind(kind: str) -> click.Command:
         )
 
     def run(as_json: bool, **given: Any) -> None:
-        options = _options.read(doctor.options, given, argument="endpoint")
+        options = _fields.read(doctor.options, given, argument="endpoint")
 
         async def examine() -> list[Check]:
             checks = []
@@ -92,7 +92,7 @@ def of_kind(kind: str) -> click.Command:
         f"doctor {kind}",
         callback=run,
         params=[
-            *_options.parameters(doctor.options, argument="endpoint"),
+            *_fields.parameters(doctor.options, argument="endpoint"),
             click.Option(["--json", "as_json"], is_flag=True, help="Print the checks as JSON."),
         ],
         help=f"Look at one {kind} device step by step: what is wrong with it, and what to do about it. Nothing is changed there.",
