@@ -45,7 +45,7 @@ class ModbusAdapter:
     async def connect(self) -> None:
         """Open a new connection; a former one is closed first, and what was learnt on it is forgotten."""
         await self.aclose()
-        self._connection = await open_connection(self._config)
+        self._connection = await open_connection(self._config, self._context.base)
         cuts = set[Cut]()
         for scanner in self._scanners:
             scanner.begin(cuts)

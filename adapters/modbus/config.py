@@ -19,6 +19,7 @@ from .datatypes import DataType, Order, parse_type
 
 Transport = Literal["tcp", "tls", "rtu", "rtu+tcp"]
 _PORTS: Final = {"tcp": 502, "tls": 802, "rtu+tcp": 502}
+_TLS_OPTIONS: Final = ("ca", "certificate", "key", "server_name", "insecure")
 _EXAMPLE: Final = "write it like tcp://10.0.0.7:502, tls://10.0.0.7:802, rtu+tcp://10.0.0.7:4001 or rtu:/dev/ttyUSB0"
 
 
@@ -131,6 +132,13 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
         examples=["tcp://10.0.0.7:502"],
     )
     serial: SerialConfig | None = Field(None, description="Options of the serial line; `rtu:` and `rtu+tcp:` only.")
+    ca: str | None = Field(None, description="PEM file of the authority that signed the device's certificate; else the system's.")
+    certificate: str | None = Field(None, description="PEM file of this gateway's certificate.")
+    key: str | None = Field(None, description="PEM file of its private key.")
+    server_name: str | None = Field(
+        None, description="Name in the device's certificate, where it is not the host of the endpoint."
+    )
+    insecure: bool = Field(False, description="Accept any certificate of the device. For tests only.")
     devices: Mapping[str, SerializeAsAny[ModbusDevice]] = Field(
         default_factory=dict, description="Units behind this connection, each with its own asset and tags."
     )
@@ -159,6 +167,15 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
     def _serial_is_rtu(self) -> ModbusConfig:
         if self.serial is not None and self.transport in ("tcp", "tls"):
             raise ValueError(f"serial belongs to an endpoint like rtu:/dev/ttyUSB0; remove it, or change {self.endpoint}")
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_tls(self) -> ModbusConfig:
+        written = [name for name in _TLS_OPTIONS if getattr(self, name)]
+        if written and self.transport != "tls":
+            raise ValueError(f"{written[0]} belongs to an endpoint like tls://10.0.0.7:802; remove it, or change {self.endpoint}")
+        if self.key and not self.certificate:
+            raise ValueError("key belongs to a certificate; name its PEM file too, or remove key")
         return self
 
     @property
@@ -198,10 +215,9 @@ def _check_place(address: Address, kind: DataType) -> None:
 
 
 def check(config: ModbusConfig) -> Iterator[Finding]:
-    """Findings that need several fields: overlapping addresses of another type, values wider than a request, transports to come."""
-    if config.transport == "tls":
-        hint = "use a Modbus TCP gateway and tcp:// meanwhile"
-        yield Finding("warning", ("endpoint",), f"{config.transport} is not supported yet: this connection will stay down", hint)
+    """Findings that need several fields: overlapping addresses of another type, values wider than a request, TLS that proves nothing."""
+    if config.insecure:
+        yield Finding("warning", ("insecure",), "whoever answers at this address is believed", "name the authority with `ca`")
     spans = []
     places: list[tuple[tuple[str | int, ...], str]] = [(("devices", name), name) for name in config.devices] or [((), "")]
     for loc, key in places:

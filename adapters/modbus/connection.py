@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import ssl
+from pathlib import Path
 
-from schemas.errors import ConfigError, NotConnected
+from schemas.errors import NotConnected
 
 from .config import ModbusConfig
 from .exchange import Connection
 from .rtu import open_rtu_serial, open_rtu_tcp
 from .tcp import open_tcp
+from .tls import failure_of, tls_context
 
 
-async def open_connection(config: ModbusConfig) -> Connection:
-    """Connect within the timeout. Raises NotConnected with the reason, and ConfigError for what a person must edit."""
+async def open_connection(config: ModbusConfig, base: Path = Path()) -> Connection:
+    """Connect within the timeout; paths of certificates are relative to `base`. Raises NotConnected with the reason, and ConfigError for what a person must edit."""
     try:
         match config.transport:
             case "tcp":
@@ -24,9 +28,11 @@ async def open_connection(config: ModbusConfig) -> Connection:
             case "rtu+tcp":
                 return await open_rtu_tcp(config)
             case "tls":
-                raise ConfigError(f"{config.endpoint}: tls is not supported yet", hint="use tcp://, through a Modbus gateway")
+                return await open_tcp(config, await asyncio.to_thread(tls_context, config, base))
     except TimeoutError as error:
         raise NotConnected(f"{config.endpoint} does not answer within {config.timeout}") from error
+    except ssl.SSLError as error:
+        raise failure_of(config, error) from error
     except OSError as error:
         raise NotConnected(f"{config.endpoint}: {_reason(error)}") from error
 

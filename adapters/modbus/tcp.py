@@ -8,8 +8,10 @@ function code and the number of bytes that were asked for. Retries and reconnect
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from pymodbus.client import AsyncModbusTcpClient
@@ -34,6 +36,7 @@ from schemas.errors import NotConnected
 from .config import ModbusConfig
 from .exchange import NoAnswer, Refused, WrongAnswer
 from .plan import Span
+from .tls import reason_of
 
 _HEADER: Final = 7  # MBAP: transaction, protocol, length, unit
 _LONGEST: Final = 254  # unit and a PDU of 253 bytes (MODBUS Messaging on TCP/IP Implementation Guide V1.0b, 3.1.3)
@@ -129,7 +132,8 @@ class _Transactions(TransactionManager):  # type: ignore[misc]
     def callback_disconnected(self, exc: Exception | None) -> None:
         """The connection is gone: so is every answer that was waited for."""
         super().callback_disconnected(exc)
-        self.loss = self.loss or f"connection lost: {exc or 'closed by the other side'}"
+        why = reason_of(exc) if isinstance(exc, ssl.SSLError) else exc or "closed by the other side"
+        self.loss = self.loss or f"connection lost: {why}"
         for answer in self._pending.values():
             if not answer.done():
                 answer.set_exception(NotConnected(self.loss))
@@ -197,11 +201,21 @@ class TcpConnection:
         await asyncio.sleep(0)  # the transport lets go of its socket on the loop's next turn
 
 
-async def open_tcp(config: ModbusConfig) -> TcpConnection:
-    """Connect within the timeout. Raises OSError or TimeoutError."""
+async def open_tcp(config: ModbusConfig, tls: ssl.SSLContext | None = None) -> TcpConnection:
+    """Connect within the timeout, with TLS where a context is given. Raises OSError (SSLError is one) or TimeoutError."""
     client = AsyncModbusTcpClient(config.host, port=config.port, timeout=config.timeout.s, retries=0, reconnect_delay=0)
     for answer in (_Coils, _DiscreteInputs, _HoldingRegisters, _InputRegisters):
         client.register(answer)
     transactions = client.ctx = _Transactions(client)
+    if tls is not None:  # the library's own TLS client leaves out the header that the standard keeps
+        transactions.call_create = partial(
+            transactions.loop.create_connection,
+            transactions.handle_new_connection,
+            config.host,
+            config.port,
+            ssl=tls,
+            server_hostname=config.server_name or config.host,
+            ssl_shutdown_timeout=1.0,
+        )
     await client.connect()
     return TcpConnection(client, transactions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -79,9 +80,9 @@ class Device:
 
 
 @asynccontextmanager
-async def running(device: Device, port: int = 0) -> AsyncIterator[Device]:
+async def running(device: Device, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Device]:
     """The device on loopback; at the end it hangs up on everybody."""
-    server = await asyncio.start_server(device.serve, "127.0.0.1", port)
+    server = await asyncio.start_server(device.serve, "127.0.0.1", port, ssl=tls)
     device.port = server.sockets[0].getsockname()[1]
     try:
         yield device

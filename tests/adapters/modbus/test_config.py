@@ -176,6 +176,17 @@ def test_a_value_wider_than_a_request_is_an_error() -> None:
     assert findings(text, max_registers=31) == [("error", ("tags", "t", "type"))]
 
 
-def test_a_transport_that_is_not_read_yet_is_said_before_it_is_run() -> None:
-    assert findings({}, endpoint="tls://10.0.0.7") == [("warning", ("endpoint",))]
-    assert findings({}, endpoint="rtu:/dev/ttyUSB0") == []
+@pytest.mark.parametrize("endpoint", ["tls://10.0.0.7", "rtu:/dev/ttyUSB0", "rtu+tcp://10.0.0.7:4001"])
+def test_every_transport_is_fine(endpoint: str) -> None:
+    assert findings({}, endpoint=endpoint) == []
+
+
+def test_a_certificate_that_is_not_looked_at_is_warned_of() -> None:
+    assert findings({}, endpoint="tls://10.0.0.7", insecure=True) == [("warning", ("insecure",))]
+
+
+def test_certificates_belong_to_tls() -> None:
+    with pytest.raises(ValidationError, match="ca belongs to an endpoint like tls:"):
+        configure(ca="ca.pem")
+    with pytest.raises(ValidationError, match="key belongs to a certificate"):
+        configure(endpoint="tls://10.0.0.7", key="me.key")

@@ -16,7 +16,7 @@ from adapters.modbus.config import ModbusConfig
 from adapters.modbus.connection import open_connection
 from adapters.modbus.exchange import Connection, NoAnswer, Refused, WrongAnswer
 from adapters.modbus.plan import Span
-from schemas.errors import ConfigError, NotConnected
+from schemas.errors import NotConnected
 from tests.adapters.modbus.devices import Device, Request, frame, pdu, refuse, running
 
 TIMEOUT_S = 0.15
@@ -239,9 +239,3 @@ async def test_a_refused_connection_says_why() -> None:
 async def test_an_unknown_host_is_not_connected() -> None:
     with pytest.raises(NotConnected):
         await open_connection(configure("tcp://no-such-host.invalid:502", timeout_s=5))
-
-
-@pytest.mark.parametrize("endpoint", ["tls://127.0.0.1:802"])
-async def test_a_transport_that_is_not_there_yet_is_for_a_person(endpoint: str) -> None:
-    with pytest.raises(ConfigError, match="not supported yet"):
-        await open_connection(configure(endpoint))

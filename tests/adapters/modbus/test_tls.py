@@ -1,0 +1,178 @@
+"""Modbus over TLS: who is not who it should be is not read, and each failure says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from adapters.modbus.config import ModbusConfig
+from adapters.modbus.connection import open_connection
+from adapters.modbus.plan import Span
+from schemas.errors import ConfigError, NotConnected
+from tests.adapters.modbus.devices import Device, running
+
+LOCAL = ["localhost", "127.0.0.1"]
+DAY = datetime.timedelta(days=1)
+
+
+@dataclass
+class Authority:
+    """Signs certificates into a folder."""
+
+    folder: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.issue(self.name, [], key=self.key, ca=True)
+
+    def issue(
+        self,
+        name: str,
+        names: Sequence[str],
+        *,
+        key: ec.EllipticCurvePrivateKey | None = None,
+        ca: bool = False,
+        days: tuple[int, int] = (-2, 2),
+    ) -> None:
+        """`name`.pem and `name`.key, valid for `names`, in the days given from today."""
+        own = key or ec.generate_private_key(ec.SECP256R1())
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)]))
+            .public_key(own.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + days[0] * DAY)
+            .not_valid_after(now + days[1] * DAY)
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+        )
+        if names:
+            general = [x509.DNSName(one) if one[0].isalpha() else x509.IPAddress(ipaddress.ip_address(one)) for one in names]
+            builder = builder.add_extension(x509.SubjectAlternativeName(general), critical=False)
+        signed = builder.sign(self.key, hashes.SHA256())
+        (self.folder / f"{name}.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        private = own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (self.folder / f"{name}.key").write_bytes(private)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "plant-ca")
+
+
+def server(
+    authority: Authority, *, names: Sequence[str] = LOCAL, days: tuple[int, int] = (-2, 2), client: bool = False
+) -> ssl.SSLContext:
+    """What the device shows; with `client` it wants to see a certificate of the same authority."""
+    authority.issue("device", names, days=days)
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(authority.folder / "device.pem", authority.folder / "device.key")
+    if client:
+        made.verify_mode = ssl.CERT_REQUIRED
+        made.load_verify_locations(authority.folder / "plant-ca.pem")
+    return made
+
+
+async def read(folder: Path, tls: ssl.SSLContext, **options: object) -> list[int]:
+    """Three registers, which hold their own address."""
+    async with running(Device(), tls=tls) as device:
+        given = {"kind": "modbus", "endpoint": f"tls://127.0.0.1:{device.port}", "timeout": "5s"} | options
+        connection = await open_connection(ModbusConfig.model_validate(given), folder)
+        try:
+            values: list[int] = np.frombuffer(await connection.read(Span(1, 3, 7, 3)), dtype=">u2").tolist()
+            return values
+        finally:
+            await connection.aclose()
+            await asyncio.sleep(0.05)
+
+
+async def test_a_trusted_device_is_read(authority: Authority) -> None:
+    assert await read(authority.folder, server(authority), ca="plant-ca.pem") == [7, 8, 9]
+
+
+async def test_a_device_that_wants_a_certificate_gets_it(authority: Authority) -> None:
+    authority.issue("gateway", [])
+    mine = {"certificate": "gateway.pem", "key": "gateway.key"}
+    assert await read(authority.folder, server(authority, client=True), ca="plant-ca.pem", **mine) == [7, 8, 9]
+
+
+async def test_without_the_certificate_it_says_so(authority: Authority) -> None:
+    tls = server(authority, client=True)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def once() -> None:
+            """asyncio's own server hangs up without the alert that a device sends."""
+            peer, _ = listening.accept()
+            with tls.wrap_socket(peer, server_side=True, do_handshake_on_connect=False) as session:
+                with suppress(ssl.SSLError):
+                    session.do_handshake()
+                time.sleep(0.3)
+
+        serving = asyncio.create_task(asyncio.to_thread(once))
+        endpoint = f"tls://127.0.0.1:{listening.getsockname()[1]}"
+        config = ModbusConfig.model_validate({"kind": "modbus", "endpoint": endpoint, "timeout": "5s", "ca": "plant-ca.pem"})
+        connection = await open_connection(config, authority.folder)
+        with pytest.raises(NotConnected, match="does not accept this gateway's certificate"):
+            await connection.read(Span(1, 3, 7, 3))
+        await connection.aclose()
+        await serving
+
+
+async def test_an_unknown_authority_is_for_a_person(authority: Authority) -> None:
+    with pytest.raises(ConfigError, match=r"not trusted.*`ca`"):
+        await read(authority.folder, server(authority))
+    Authority(authority.folder, "other-ca")
+    with pytest.raises(ConfigError, match="not trusted"):
+        await read(authority.folder, server(authority), ca="other-ca.pem")
+
+
+async def test_another_name_is_for_a_person_who_can_name_it(authority: Authority) -> None:
+    tls = server(authority, names=["plc-7.plant"])
+    with pytest.raises(ConfigError, match=r"not for 127\.0\.0\.1.*`server_name`"):
+        await read(authority.folder, tls, ca="plant-ca.pem")
+    assert await read(authority.folder, tls, ca="plant-ca.pem", server_name="plc-7.plant") == [7, 8, 9]
+
+
+@pytest.mark.parametrize(("days", "state"), [((-9, -1), "has expired"), ((1, 9), "is not valid yet")])
+async def test_a_certificate_of_another_time_is_tried_again(authority: Authority, days: tuple[int, int], state: str) -> None:
+    with pytest.raises(NotConnected, match=state):
+        await read(authority.folder, server(authority, days=days), ca="plant-ca.pem")
+
+
+async def test_insecure_believes_anybody(authority: Authority) -> None:
+    assert await read(authority.folder, server(authority, names=["elsewhere"]), insecure=True) == [7, 8, 9]
+
+
+@pytest.mark.parametrize("option", ["ca", "certificate"])
+async def test_a_file_that_is_none_is_named(authority: Authority, option: str) -> None:
+    for content in (None, "no certificate"):
+        if content is not None:
+            (authority.folder / "x.pem").write_text(content)
+        with pytest.raises(ConfigError, match=f"{option} x.pem cannot be used"):
+            await read(authority.folder, server(authority), **{option: "x.pem"})
+
+
+async def test_a_device_without_tls_says_so() -> None:
+    async with running(Device(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n")) as device:
+        config = ModbusConfig.model_validate({"kind": "modbus", "endpoint": f"tls://127.0.0.1:{device.port}", "timeout": "1s"})
+        with pytest.raises(NotConnected, match=r"does not speak TLS|does not answer"):
+            await open_connection(config)
