@@ -41,7 +41,7 @@ def command(file: Path | None, script: Path | None, seconds: float | None, lake:
     click.echo("\n".join(["", "summary", *verdict.summary]))
     for failure in verdict.failures:
         click.echo(click.style(f"FAILED: {failure}", fg="red"), err=True)
-    if verdict.failures and seconds is not None:
+    if verdict.failures:
         raise SystemExit(1)
 
 
@@ -117,4 +117,4 @@ async def _demo(configuration: Configuration, file: Path, scenario_file: Path, s
             if console.is_terminal:
                 console.print(dashboard(pipeline, lines, title=f"genba demo · {configuration.plant.gateway}"))
             ended = time.time()
-        return await asyncio.to_thread(demo.judge, pipeline, faults, alerts, lake=lake, ended=ended)
+        return await asyncio.to_thread(demo.judge, pipeline, faults, alerts, lake=lake, ended=ended, complete=not stop.is_set())
