@@ -14,7 +14,7 @@ from adapters.reach import reach
 from schemas.errors import NotConnected
 from schemas.plugin import Check
 
-from .address import AREA_CODES, ELEMENTS, Area
+from .address import AREA_CODES, ELEMENTS, MAX_BYTE, Area
 from .config import CPUS, S7Config
 from .connection import Connection
 from .examination import S7Examination, tag_of
@@ -40,7 +40,7 @@ _OUTSIDE: Final = 0x05
 _NO_OBJECT: Final = 0x0A
 _NOT_AVAILABLE: Final = 0x8104
 _PASSWORD: Final = (0xD241, 0xD602)
-_LONGEST: Final = 1 << 16
+_LONGEST: Final = MAX_BYTE + 1  # what an address of the protocol reaches
 
 Ask = Callable[[Span], Awaitable[int]]
 """Reads a span and gives the return code of the PLC."""
@@ -213,7 +213,7 @@ async def _block(ask: Ask, block: Block) -> tuple[Check, int]:
 
 
 async def _length(ask: Ask, first: Span) -> int:
-    """Bytes of a block whose first byte can be read, found with at most 33 reads of one byte (of one timer or counter)."""
+    """Bytes of a block whose first byte can be read, found with at most 41 reads of one byte (of one timer or counter)."""
     unit, low = first.size, 0  # element `low` can be read, `high` cannot
     high = 1
     while high * unit < _LONGEST and await ask(first._replace(start=high * unit)) == OK:

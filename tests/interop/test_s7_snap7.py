@@ -13,6 +13,7 @@ from typing import Protocol
 
 import pytest
 
+from adapters.s7 import PLUGIN, S7Examination
 from schemas import quality as q
 from schemas.errors import NotConnected
 from tests.adapters.s7 import rig
@@ -110,6 +111,20 @@ async def test_what_the_plc_refuses_does_not_take_the_rest_along(snap7_node_serv
             assert {name for name, row in rows.items() if row["quality"]} == {"nan", "behind", "absent", "beyond"}
             assert rows["absent"]["quality"] == q.BAD_NODE_ID_UNKNOWN
             assert rows["real"]["value"] == 21.5
+
+
+async def test_the_doctor_tells_a_missing_block_and_one_that_is_too_short(snap7_node_server: Callable[[], Started]) -> None:
+    server = await asyncio.to_thread(snap7_node_server)
+    given = S7Examination.model_validate(
+        {"endpoint": endpoint(server), "db": [3, 4], "address": ["DB1.DBD252", "DB1.DBD254", "T0"]}
+    )
+    assert PLUGIN.doctor is not None
+    async with aclosing(PLUGIN.doctor.examine(given)) as checks:
+        found = {check.name: check async for check in checks}
+    assert [name for name, check in found.items() if check.result == "failure"] == ["DB3", "DB1.DBD254"]
+    assert found["PDU"].found == "960 bytes, 8 requests at a time"
+    assert found["DB4"].found == "can be read, 40000 bytes"
+    assert found["DB1.DBD254"].found == "DB1 is too short: it has 256 bytes, and 258 are needed"
 
 
 async def test_a_kill_is_noticed_at_once_and_a_restart_gives_values_again_within_five_seconds(

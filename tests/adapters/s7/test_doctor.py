@@ -228,7 +228,7 @@ async def test_a_block_that_is_too_short_is_told_with_both_lengths() -> None:
     assert checks["T4"].found == "T is too short: it has 8 bytes, and 10 are needed"
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 255, 256, 257, 65534, 65536])
+@pytest.mark.parametrize("length", [1, 2, 3, 255, 256, 257, 65534, 65536, 70_001, 1 << 21])
 async def test_the_length_of_a_block_takes_few_reads(refuse: Callable[[Read], None], length: int) -> None:
     reads = 0
 
@@ -240,7 +240,7 @@ async def test_the_length_of_a_block_takes_few_reads(refuse: Callable[[Read], No
     refuse(counted)
     async with plc() as endpoint:
         assert (await examine(endpoint, db=[77]))["DB77"].found == f"can be read, {length} bytes"
-    assert reads <= 2 + 33
+    assert reads <= 2 + 41
 
 
 async def test_a_plc_that_hangs_up_on_a_read_is_told_and_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
