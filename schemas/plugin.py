@@ -7,7 +7,7 @@ line. The gateway finds modules by folder or file name (the name is the `kind:` 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -25,6 +25,21 @@ class Finding:
     loc: tuple[str | int, ...]
     message: str
     hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRequest:
+    """One request that an adapter makes each time a scan class is polled.
+
+    `fields` is what goes over the wire, by the protocol's own names (function, unit, start, count). `wasted` counts the registers
+    (or bits, or bytes) that are read and belong to no tag. `time_s` is how long the line is taken, None where its speed is not known.
+    """
+
+    period_us: int
+    fields: Mapping[str, int | str]
+    tags: int
+    wasted: int
+    time_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +72,8 @@ class Plugin(Generic[C, T]):
     `build` and the hooks import their heavy libraries when called, so that reading a configuration stays fast.
     `check(config)` finds what needs several fields at once (overlapping addresses); it opens nothing.
     `simulate(config, context)` makes a server of the protocol with the same address map; `probe`, `doctor` and `browse`
-    are what the generic commands of these names use. The context types are in the base module of each package.
+    are what the generic commands of these names use. `plan(config, tags)` says what `genba plan` shows: every request of one poll of
+    each scan class, without opening anything; `tags` are the bound tags of the entry. The context types are in the base module of each package.
     """
 
     config: type[C]
@@ -67,3 +83,4 @@ class Plugin(Generic[C, T]):
     probe: Callable[..., Any] | None = None
     doctor: Doctor[Any] | None = None
     browse: Callable[..., Any] | None = None
+    plan: Callable[[C, Sequence[Any]], Sequence[PlannedRequest]] | None = None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from schemas.plugin import Plugin
+from schemas.plugin import Finding, PlannedRequest, Plugin
 
-from .config import ModbusConfig, check
+from .config import ModbusConfig
+from .config import check as check_fields
 
 if TYPE_CHECKING:
-    from adapters.base import Adapter, AdapterContext, Simulator, SimulatorContext
+    from adapters.base import Adapter, AdapterContext, BoundTag, Simulator, SimulatorContext, TagConfig
 
 
 def build(config: ModbusConfig, context: AdapterContext) -> Adapter:
@@ -19,6 +21,21 @@ def build(config: ModbusConfig, context: AdapterContext) -> Adapter:
     return ModbusAdapter(config, context)
 
 
+def check(config: ModbusConfig) -> Iterator[Finding]:
+    """What needs several fields: overlapping addresses, and scan classes for which a serial line is too slow."""
+    from .budget import check_line
+
+    yield from check_fields(config)
+    yield from check_line(config)
+
+
+def plan(config: ModbusConfig, tags: Sequence[BoundTag[TagConfig]]) -> Sequence[PlannedRequest]:
+    """Every request on the wire, with its time on a serial line."""
+    from .budget import requests_of
+
+    return requests_of(config, tags)
+
+
 def simulate(config: ModbusConfig, context: SimulatorContext) -> Simulator:
     """A Modbus TCP server with the address map of this entry; `start` opens it."""
     from .simulator import ModbusSimulator
@@ -26,4 +43,4 @@ def simulate(config: ModbusConfig, context: SimulatorContext) -> Simulator:
     return ModbusSimulator(config, context)
 
 
-PLUGIN: Plugin[ModbusConfig, Adapter] = Plugin(ModbusConfig, build, check=check, simulate=simulate)
+PLUGIN: Plugin[ModbusConfig, Adapter] = Plugin(ModbusConfig, build, check=check, simulate=simulate, plan=plan)

@@ -15,7 +15,7 @@ from adapters.base import BoundTag, TagConfig
 from schemas.errors import ConfigError
 
 from .address import TABLES
-from .config import ModbusConfig, ModbusTag
+from .config import ModbusConfig, ModbusDevice, ModbusTag
 from .datatypes import DataType, Order
 
 
@@ -97,16 +97,22 @@ def points_of(config: ModbusConfig, tags: Sequence[BoundTag[TagConfig]]) -> list
     options = {device: config.options_of(device) for device in {bound.device for bound in tags}}
     for bound in tags:
         tag, device = cast(ModbusTag, bound.config), options[bound.device]
-        at, kind = tag.place, tag.data_type
-        span = Span(device.unit_id, at.function, at.offset, 1 if at.is_bit_table else kind.registers)
-        most = device.max_bits if at.is_bit_table else device.max_registers
-        if span.length > most:
+        point = point_of(tag, device)
+        if point.span.length > point.most:
             raise ConfigError(
-                f"{bound.tag.path}: {kind} has {span.length} registers and max_registers is {most}",
+                f"{bound.tag.path}: {point.kind} has {point.span.length} registers and max_registers is {point.most}",
                 hint="a value is read in one request; take a shorter type or raise max_registers",
             )
-        points.append(Point(span, kind, tag.order or device.order, at.bit, tag.encoding, most, bound.tag.value_type == "integer"))
+        points.append(point)
     return points
+
+
+def point_of(tag: ModbusTag, device: ModbusDevice) -> Point:
+    """Where the value of one tag of a device is; it may be wider than what the device answers."""
+    at, kind = tag.place, tag.data_type
+    span = Span(device.unit_id, at.function, at.offset, 1 if at.is_bit_table else kind.registers)
+    most = device.max_bits if at.is_bit_table else device.max_registers
+    return Point(span, kind, tag.order or device.order, at.bit, tag.encoding, most, tag.value_type() == "integer")
 
 
 def scan_classes(tags: Sequence[BoundTag[TagConfig]], points: Sequence[Point]) -> list[ScanClass]:
