@@ -74,6 +74,11 @@ class Delivery:
         """Deliver what there is, ages and sizes aside, and let `run` return."""
         self._finishing.set()
 
+    def overdue_s(self) -> float:
+        """Seconds by which the oldest waiting row should have been delivered; 0 while all is well. By the loop's time."""
+        now = asyncio.get_running_loop().time()
+        return max((now - began - self._policy[kind].max_age_s for kind, began in self._waiting.items()), default=0.0)
+
     async def run(self) -> None:
         """Deliver until `finish()` and nothing is left, or cancelled. Raises only what is a bug."""
         try:

@@ -46,6 +46,8 @@ class Supervisor:
                 sinks = [start(f"sink {delivery.name}", delivery.run) for delivery in p.deliveries]
                 sides = [start(f"commands of {name}", self._commands(name)) for name in p.sinks]
                 sides.append(start("troubles", self._troubles.run))
+                # Nothing is of use without the spool: the process ends, and the service manager starts it anew.
+                sides.append(group.create_task(p.spool.died(), name="spool"))
                 self.ready.set()
                 p.log.info("gateway is ready", tags=len(p.tags), adapters=len(devices), sinks=len(sinks))
                 try:

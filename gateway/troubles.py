@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _CALM_S: Final = 120.0  # a task that has not crashed for so long is well again
 
 
+_NO_PROGRESS_S: Final = 120.0
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """One condition as it is now. `alarm` and `subject` identify it; the sentence is for the person who must act."""
@@ -117,6 +120,12 @@ class Troubles:
                     f"nothing can be delivered to {delivery.name}, its rows wait in the spool: {delivery.error}",
                     f"Check the connection and settings of {delivery.name}",
                 )  # fmt: skip
+            stuck = delivery.state == "up" and delivery.overdue_s() > _NO_PROGRESS_S
+            yield Trouble(
+                f"sink_stuck.{delivery.name}", delivery.name, stuck, "warning",
+                f"{delivery.name} is connected and has taken nothing for {delivery.overdue_s():.0f} s",
+                f"Check whether {delivery.name} is overloaded or refuses what it gets",
+            )  # fmt: skip
         used, budget = p.spool.bytes_used(), p.spool_budget
         yield Trouble(
             "spool_filling", "spool", self._above("spool", used, 0.8 * budget, 0.7 * budget), "critical",

@@ -267,6 +267,13 @@ class Spool:
             self._check_alive()
             await self._grown.wait()
 
+    async def died(self) -> None:
+        """Return never while the spool works. Raises RuntimeError when its commits have ended, which only a bug does."""
+        while True:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            self._check_alive()
+            await asyncio.sleep(1.0)  # it is being closed
+
     # Looking
 
     @property

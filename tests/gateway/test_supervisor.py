@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from contextlib import asynccontextmanager
 
 import pytest
@@ -317,6 +318,21 @@ async def test_nothing_is_left_behind(opened):
     assert asyncio.all_tasks() == tasks
     left = [thread.name for thread in threading.enumerate() if thread not in threads and not thread.name.startswith("asyncio_")]
     assert left == []
+
+
+async def test_a_spool_that_died_ends_the_process_instead_of_crashing_for_ever(opened, monkeypatch):
+    plant = await opened()
+
+    async def broken(*_):
+        raise ZeroDivisionError("a bug in the commits")
+
+    task = asyncio.create_task(plant.supervisor.run(plant.stop))
+    await plant.supervisor.ready.wait()
+    await until(lambda: plant.delivered("lake") > 3)
+    monkeypatch.setattr(plant.pipeline.spool, "_commit", broken)
+    _, pending = await asyncio.wait({task}, timeout=10)
+    assert not pending
+    assert "spool commits ended" in "".join(traceback.format_exception(task.exception()))
 
 
 # Starting

@@ -36,7 +36,7 @@ class Pipeline:
 
     @staticmethod
     def room(name, clock):
-        return SimpleNamespace(name=name, state="starting", since_us=clock.now_us(), error="")
+        return SimpleNamespace(name=name, state="starting", since_us=clock.now_us(), error="", overdue_s=lambda: 0.0)
 
     def take(self):
         taken, self.losses = self.losses, []
@@ -251,3 +251,12 @@ async def test_damage_that_no_sink_was_waiting_for_is_a_gap_of_the_gateway_itsel
     await watch.look()
     (gap,) = [row for kind, row in pipeline.rows if kind == "gap"]
     assert (gap["sink"], gap["rows"], gap["cause"]) == (None, 1, "quarantined")
+
+
+async def test_a_sink_that_is_connected_and_takes_nothing_is_told_once_and_cleared_once(pipeline, watch):
+    sink = pipeline.deliveries[0]
+    sink.state = "up"
+    for overdue_s in (0.0, 119.0, 121.0, 300.0, 0.0, 0.0):
+        sink.overdue_s = lambda seconds=overdue_s: seconds
+        await watch.look()
+    assert pipeline.told("sink_stuck.lake") == ["raised", "cleared"]
