@@ -29,6 +29,7 @@ from adapters.modbus.config import ModbusConfig
 from adapters.modbus.connection import open_connection
 from adapters.modbus.plan import points_of, scan_classes
 from adapters.modbus.scanner import Scanner, Silence
+from adapters.modbus.window import Window
 from schemas.tags import Tag
 
 HERE = Path(__file__).resolve().parent
@@ -100,7 +101,7 @@ async def ours(port: int, stack: AsyncExitStack, window: int) -> Poll:
     """A poll of the adapter's scan class to one telemetry batch."""
     tags = {f"t{k:05d}": {"address": f"hr:{2 * k}", "type": "float32"} for k in range(TAGS)}
     options = {"kind": "modbus", "endpoint": f"tcp://127.0.0.1:{port}", "timeout": "5s", "tags": tags}
-    config = ModbusConfig.model_validate(options | ({"window": window} if window > 1 else {}))
+    config = ModbusConfig.model_validate(options | {"window": window})
     bound: list[BoundTag[TagConfig]] = [
         BoundTag(
             Tag(
@@ -113,7 +114,8 @@ async def ours(port: int, stack: AsyncExitStack, window: int) -> Poll:
         for number, (name, tag) in enumerate(config.tags.items())
     ]  # fmt: skip
     (scan,) = scan_classes(bound, points_of(config, bound))
-    scanner, silence, clock = Scanner(scan, bound, structlog.get_logger()), Silence({1}), SystemClock()
+    log = structlog.get_logger()
+    scanner, silence, clock = Scanner(scan, bound, log, window=Window(window, log)), Silence({1}), SystemClock()
     connection = await open_connection(config)
     stack.push_async_callback(connection.aclose)
 
@@ -178,7 +180,7 @@ def run(windows: list[int], rounds: int, *, delay_s: float = 0.0, with_stock: bo
 
 def main() -> None:
     options = parser(__doc__ or "").parse_args()
-    windows = [window for window in (1, 8) if window == 1 or "window" in ModbusConfig.model_fields]
+    windows = [1, 8]
     fast = run(windows, 25 if options.quick else 150, with_stock=True)
     slow = run(windows, 7 if options.quick else 31, delay_s=DEVICE_S)
     name, bare = "Modbus 10,000 float32", "raw asyncio, sequential, np.frombuffer"

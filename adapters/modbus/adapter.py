@@ -19,6 +19,7 @@ from .exchange import Connection
 from .plan import Cut, points_of, scan_classes
 from .scanner import Scanner, Silence
 from .timing import line_of
+from .window import Window
 
 MAX_ROWS: Final = 65_536
 """A poll of more tags comes as several batches."""
@@ -26,7 +27,7 @@ _PERSISTENT: Final = 5  # polls in a row that skipped slots
 
 
 class ModbusAdapter:
-    """Polls one Modbus connection, one request at a time. Time is the gateway's, when the last answer of the poll arrived."""
+    """Polls one Modbus connection, one request at a time unless `window` says otherwise. Time is the gateway's, when the last answer of the poll arrived."""
 
     def __init__(self, config: ModbusConfig, context: AdapterContext) -> None:
         """Compile the plan. Raises ConfigError for a tag that cannot be read in one request."""
@@ -35,8 +36,9 @@ class ModbusAdapter:
         points = points_of(config, context.tags)
         line = line_of(config)
         max_gap = line.max_gap if line is not None else None
+        window = Window(config.window, self._log)
         self._scanners = [
-            Scanner(scan, [context.tags[position] for position in scan.positions], self._log, max_gap=max_gap)
+            Scanner(scan, [context.tags[position] for position in scan.positions], self._log, max_gap=max_gap, window=window)
             for scan in scan_classes(context.tags, points)
         ]
         self._units = {point.span.unit for point in points}

@@ -132,6 +132,12 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
         examples=["tcp://10.0.0.7:502"],
     )
     serial: SerialConfig | None = Field(None, description="Options of the serial line; `rtu:` and `rtu+tcp:` only.")
+    window: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Requests in flight at once; `tcp:` and `tls:` only, for devices that answer several at a time.",
+    )
     ca: str | None = Field(None, description="PEM file of the authority that signed the device's certificate; else the system's.")
     certificate: str | None = Field(None, description="PEM file of this gateway's certificate.")
     key: str | None = Field(None, description="PEM file of its private key.")
@@ -170,10 +176,12 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
         return self
 
     @model_validator(mode="after")
-    def _certificates_are_tls(self) -> ModbusConfig:
+    def _options_fit_the_transport(self) -> ModbusConfig:
         written = [name for name in _TLS_OPTIONS if getattr(self, name)]
         if written and self.transport != "tls":
             raise ValueError(f"{written[0]} belongs to an endpoint like tls://10.0.0.7:802; remove it, or change {self.endpoint}")
+        if self.window > 1 and self.transport not in ("tcp", "tls"):
+            raise ValueError("one request at a time is all that a serial line carries; remove window")
         if self.key and not self.certificate:
             raise ValueError("key belongs to a certificate; name its PEM file too, or remove key")
         return self

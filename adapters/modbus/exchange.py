@@ -25,7 +25,7 @@ class WrongAnswer(Exception):
 
 
 class Connection(Protocol):
-    """An open connection. One task uses it; every read has a deadline and gives exactly what was asked for, or raises."""
+    """An open connection. One poll at a time uses it, with one read at a time unless it is TCP; every read has a deadline and gives exactly what was asked for, or raises."""
 
     async def read(self, span: Span) -> bytes:
         """The data bytes of a span, exactly as many as it asks for. Raises Refused, NoAnswer, WrongAnswer or NotConnected."""

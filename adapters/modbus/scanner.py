@@ -1,4 +1,4 @@
-"""Reads one scan class: its blocks one after the other, and what is done about blocks that are refused or not answered.
+"""Reads one scan class: its blocks one after the other (or several at a time, where that is asked for), and what is done about blocks that are refused or not answered.
 
 A block refused with "illegal address" or "illegal value" is halved until the tag that causes it is found. That tag alone is set
 aside; its neighbours are read without it from then on, until the connection is made anew.
@@ -6,8 +6,9 @@ aside; its neighbours are read without it from then on, until the connection is 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -19,6 +20,7 @@ from schemas.errors import NotConnected
 from .decode import Layout, Values
 from .exchange import Connection, NoAnswer, Refused, WrongAnswer
 from .plan import Block, Cut, ScanClass, Span, blocks_of, halves
+from .window import Window
 
 EXCEPTIONS: Final = {
     1: ("illegal function", q.BAD_NOT_READABLE),
@@ -33,8 +35,19 @@ EXCEPTIONS: Final = {
 }
 """Names and qualities of exception codes (MODBUS Application Protocol Specification V1.1b3, 7)."""
 _SEARCHED: Final = (2, 3)
+_BUSY: Final = 6
 _ROUNDS: Final = 3  # searches within one poll; what is still refused then is searched in the next one
 _SILENT: Final = 3  # requests in a row without an answer from anybody, and the connection is given up
+
+
+class _Ahead(NamedTuple):
+    """What happened to a request that was not alone; `missing` says that no answer came."""
+
+    what: str
+    missing: bool
+
+
+_NO_TROUBLE: Final = _Ahead("", missing=False)
 
 
 class Silence:
@@ -70,9 +83,11 @@ class Scanner:
         log: structlog.stdlib.BoundLogger,
         *,
         max_gap: int | None = None,
+        window: Window | None = None,
     ) -> None:
-        """`tags` are those of the class, in its order; `max_gap` as in `blocks_of`."""
+        """`tags` are those of the class, in its order; `max_gap` as in `blocks_of`; without a `window` one request at a time."""
         self._max_gap = max_gap
+        self._window = window or Window(1, log)
         self.period_us = scan.period_us
         self.readings = Readings(tags)
         self._points, self._tags, self._log = scan.points, tags, log
@@ -114,7 +129,10 @@ class Scanner:
         layout = self._layout
         refused = []
         given_up: set[int] = set()
-        for number, block in enumerate(layout.blocks):
+        several = self._window.size > 1 and len(layout.blocks) > 1
+        left = await self._read_ahead(connection, silence) if several else dict.fromkeys(range(len(layout.blocks)), _NO_TROUBLE)
+        for number, ahead in sorted(left.items()):
+            block = layout.blocks[number]
             span = block.span
             if span.unit in given_up:
                 layout.fail(number, q.BAD_TIMEOUT)
@@ -123,6 +141,8 @@ class Scanner:
             try:
                 layout.store(number, await connection.read(span))
                 silence.answered(span.unit)
+                if ahead.what:
+                    self._window.answered_alone(ahead.what, missing=ahead.missing)
             except Refused as error:
                 silence.answered(span.unit)
                 name, quality = EXCEPTIONS.get(error.code, ("unknown exception", q.BAD_DEVICE_FAILURE))
@@ -144,6 +164,47 @@ class Scanner:
             if trouble or self._troubled:
                 self._note(span, trouble)
         return refused
+
+    async def _read_ahead(self, connection: Connection, silence: Silence) -> dict[int, _Ahead]:
+        """Several blocks at a time into the layout; returns those that are left to be read alone, and why. Stops at the first trouble."""
+        blocks = self._layout.blocks
+        left: dict[int, _Ahead] = {}
+        lost: list[NotConnected] = []
+        numbers = iter(range(len(blocks)))
+        stopped = False
+
+        async def work() -> None:
+            nonlocal stopped
+            for number in numbers:
+                left[number] = _NO_TROUBLE
+                span = blocks[number].span
+                if stopped or silence.is_silent(span.unit):
+                    continue
+                try:
+                    self._layout.store(number, await connection.read(span))
+                except Refused as error:
+                    if error.code == _BUSY:
+                        left[number], stopped = _Ahead("device busy (exception 6)", missing=True), True
+                except (WrongAnswer, NoAnswer) as error:
+                    left[number], stopped = _Ahead(str(error), missing=isinstance(error, NoAnswer)), True
+                except NotConnected as error:
+                    lost.append(error)
+                    stopped = True
+                else:
+                    del left[number]
+                    silence.answered(span.unit)
+                    if self._troubled:
+                        self._note(span, "")
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self._window.size, len(blocks))):
+                group.create_task(work())
+        if lost:
+            self._window.lost(str(lost[0]))
+            raise lost[0]
+        if not left:
+            self._window.worked()
+        return left
 
     def _note(self, span: Span, trouble: str) -> None:
         """One log line when a block goes bad and one when it is good again, not one a poll."""
