@@ -11,11 +11,13 @@ import structlog
 
 from adapters.base import AdapterContext
 from adapters.polling import Schedule
+from adapters.quarantine import Quarantine
 from schemas.errors import NotConnected
 
 from .config import ModbusConfig
 from .connection import open_connection
 from .exchange import Connection
+from .memory import Memory
 from .plan import Cut, points_of, scan_classes
 from .scanner import Scanner, Silence
 from .timing import line_of
@@ -41,6 +43,8 @@ class ModbusAdapter:
             Scanner(scan, [context.tags[position] for position in scan.positions], self._log, max_gap=max_gap, window=window)
             for scan in scan_classes(context.tags, points)
         ]
+        quarantine = Quarantine(context.directory / "refused.json", config.endpoint, log=self._log)
+        self._memory = Memory(quarantine, self._scanners, context.clock, self._log)
         self._units = {point.span.unit for point in points}
         self._connection: Connection | None = None
 
@@ -51,6 +55,7 @@ class ModbusAdapter:
         cuts = set[Cut]()
         for scanner in self._scanners:
             scanner.begin(cuts)
+        await self._memory.recall()
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """One telemetry batch per poll of a scan class, with every tag of the class once, in the order of the configuration."""
@@ -81,7 +86,9 @@ class ModbusAdapter:
             await connection.aclose()
 
     async def _poll(self, scanner: Scanner, connection: Connection, silence: Silence) -> pa.RecordBatch:
+        self._memory.wake(scanner)
         values = await scanner.poll(connection, silence)
+        await self._memory.keep(scanner)
         return scanner.readings.batch(
             values=values.numbers,
             quality=values.quality,

@@ -7,7 +7,7 @@ aside; its neighbours are read without it from then on, until the connection is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -93,12 +93,30 @@ class Scanner:
         self._points, self._tags, self._log = scan.points, tags, log
         self._named: set[int] = set()  # tags that the log has named as unreadable
         self._troubled: dict[Span, str] = {}
+        self.keys = [f"{point.span} {point.kind}" for point in scan.points]
+        """What each tag asks the device for, by position; the same in every process."""
         self.begin(set())
 
     def begin(self, cuts: set[Cut]) -> None:
         """Plan anew. `cuts` is shared by the scan classes of one connection and grows by what each of them learns."""
         self._cuts = cuts
         self._aside: dict[int, int] = {}
+        self.refused: dict[int, int] = {}
+        """Exception codes of the tags that are set aside, by position."""
+        self._compile()
+
+    def leave_out(self, refused: Mapping[int, int]) -> None:
+        """Set tags aside that the device is known to refuse, by position and exception code; they have been named before."""
+        self._named.update(refused)
+        for member, code in refused.items():
+            self._set_aside(member, code)
+        self._compile()
+
+    def ask_again(self) -> None:
+        """The next poll asks for all tags, those that were set aside too."""
+        for member in self._aside:
+            self._cuts.discard(Cut(*self._points[member].span[:3]))
+        self._aside, self.refused = {}, {}
         self._compile()
 
     @property
@@ -257,6 +275,7 @@ class Scanner:
     def _set_aside(self, member: int, code: int) -> None:
         name, quality = EXCEPTIONS.get(code, ("unknown exception", q.BAD_DEVICE_FAILURE))
         self._aside[member] = quality
+        self.refused[member] = code
         self._cuts.add(Cut(*self._points[member].span[:3]))
         if member not in self._named:
             self._named.add(member)
