@@ -100,7 +100,6 @@ async def child(plant: Path, warm_s: float, measure_s: float) -> None:
     from gateway import config, logs, service
 
     logs.configure(level="error", as_json=True)
-    service.without_pandas()
     started = time.perf_counter()
     configuration = config.load(plant)
     durable: list[float] = []

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from types import ModuleType
-from typing import TypeVar, cast
+from typing import TypeVar
 from wsgiref.simple_server import WSGIServer
 
 import pyarrow as pa
@@ -54,14 +52,6 @@ async def running(
             ready.cancel()
             stop.set()
             await task
-
-
-def without_pandas() -> None:
-    """Keep pyarrow from importing pandas where it happens to be installed: 0.2 s on the loop and 40 MB for nothing.
-
-    For a process that is nothing but a gateway; call before the first batch is made.
-    """
-    sys.modules.setdefault("pandas", cast("ModuleType", None))  # None makes `import pandas` fail at once
 
 
 def _give_memory_back() -> None:

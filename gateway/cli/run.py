@@ -43,7 +43,6 @@ def command(file: Path, endpoints: Path | None, log_level: str, log_json: bool |
             await stop.wait()
             log.info("stopping")
 
-    service.without_pandas()
     asyncio.run(main())
 
 
