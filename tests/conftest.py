@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pyarrow.parquet  # noqa: F401 (its writer is watched)
 import pytest
+import structlog
 from blockbuster import BlockBuster
 from blockbuster.blockbuster import BlockBusterFunction
 
@@ -41,6 +42,13 @@ class ManualClock:
 @pytest.fixture
 def manual_clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that a test ran in this process has pointed the log at a stream that is closed now."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
