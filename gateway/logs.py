@@ -4,9 +4,30 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from typing import TextIO, cast
 
 import structlog
+
+
+class _Patient:
+    """A stream whose reader may go away: a log that nobody reads any more is no reason to stop collecting."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or drop the text where the stream is closed or its disk full."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush where there is something to flush to."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            return
 
 
 def configure(*, level: str = "info", stream: TextIO | None = None, as_json: bool | None = None) -> None:
@@ -28,7 +49,7 @@ def configure(*, level: str = "info", stream: TextIO | None = None, as_json: boo
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Patient(out))),
         cache_logger_on_first_use=False,
     )
     # The protocol libraries log every lost connection several times over; the supervisor says it once.
