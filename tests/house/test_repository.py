@@ -14,7 +14,7 @@ LOCKS = {"requirements/dev.txt", "requirements/runtime.txt", "tests/interop/pack
 MAX_BYTES = 100_000
 
 REGISTRY = re.compile(
-    r"\b(?:pypi|test\.pypi|pythonhosted|npmjs|yarnpkg|crates|golang|anaconda|conda\.anaconda)\.(?:org|com|io)\b(?!/project/)",
+    r"\b(?:p[y]pi|p[y]thonhosted|n[p]mjs|y[a]rnpkg|c[r]ates|g[o]lang|a[n]aconda)\.(?:org|com|io)\b(?!/project/)",
     re.IGNORECASE,
 )
 MACHINE_PATH = re.compile(r"(?<![\w.$}/-])/(?:work|root|home/\w+)/\w")
@@ -57,7 +57,7 @@ def _anchors(name: str) -> set[str]:
     [
         (REGISTRY, "https://registry." + "npmjs" + ".org/x", "npm ci"),
         (REGISTRY, "index-url = https://" + "pypi" + ".org/simple", "the index of Python packages"),
-        (MACHINE_PATH, "open('" + "/" + "root/x')", "acme/root/press"),
+        (MACHINE_PATH, "open('" + "/" + "root/x')", "acme/" + "root/press"),
         (MACHINE_PATH, "see " + "/" + "work/main", "framework/x"),
     ],
 )
