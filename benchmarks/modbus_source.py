@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Source:
-    """20 million register reads a minute from one array; refreshed at most every 20 ms."""
+    """The registers as one array of bytes, refreshed at most every 20 ms."""
 
     def __init__(self, tags: int, jump_every_s: float, hold_s: float, quiet_s: float) -> None:
         self._rng = np.random.default_rng(1)
