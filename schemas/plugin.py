@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
@@ -63,6 +64,52 @@ class Doctor(Generic[C]):
 
     options: type[C]
     examine: Callable[[C], AsyncGenerator[Check, None]]
+    of: Callable[[Any, Place], C] | None = None  # the same options from an entry of a file: of(config, place)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an entry of a configuration file lives: its `name`, the `directory` that is private to it, and `base`, the directory of
+    the file, to which its relative paths are relative."""
+
+    name: str
+    directory: Path
+    base: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value that a device has: `name` for its tag, and `options` as they stand in YAML, `address` first (type, unit, label, …).
+
+    `asset` is its asset path below enterprise/site, None for the device's own. `value` is what it read as, for people; `note` says
+    what a person should look at before the tag is used. Both are shown, and not written as options.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    asset: str | None = None
+    value: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Options of the entry itself as they were found (`unit_id`, `order`, `max_registers`), as they stand in YAML."""
+
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery(Generic[C]):
+    """What `genba browse KIND ENDPOINT` (a server that knows its values) and `genba probe KIND ENDPOINT` (a device that does not) run.
+
+    `options` is as of `Doctor`. `walk(options)` yields what it learns as it learns it: a `Check` is told, a `Point` becomes a tag, `Settings`
+    become options of the entry. It reads only, gently, with a deadline for each exchange, and raises NotConnected or ConfigError.
+    """
+
+    options: type[C]
+    walk: Callable[[C], AsyncGenerator[Check | Point | Settings, None]]
+    of: Callable[[Any, Place], C] | None = None  # the same options from an entry of a file: of(config, place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +127,7 @@ class Plugin(Generic[C, T]):
     build: Callable[[C, Any], T]  # the context differs by package: AdapterContext, ModelContext, SinkContext
     check: Callable[[C], Iterable[Finding]] | None = None
     simulate: Callable[[C, Any], Any] | None = None
-    probe: Callable[..., Any] | None = None
+    probe: Discovery[Any] | None = None
     doctor: Doctor[Any] | None = None
-    browse: Callable[..., Any] | None = None
+    browse: Discovery[Any] | None = None
     plan: Callable[[C, Sequence[Any]], Sequence[PlannedRequest]] | None = None
