@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, TypeVar, cast
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, field_validator
 
 from schemas.clock import Clock
 from schemas.tags import Severity, Tag, ValueType
-from schemas.values import Duration, Strict
+from schemas.values import Duration, Size, Strict
 
 if TYPE_CHECKING:  # Arrow, and the log with its console, are not needed to read a configuration
     import pyarrow as pa
@@ -76,6 +76,10 @@ class DeviceConfig(Strict, Generic[TagT]):
     tags: Mapping[str, SerializeAsAny[TagT]] = Field(default_factory=dict, description="Tags by name, or `{file: tags.csv}`.")
 
 
+LEAST_MEMORY: Final = Size("160 MB")
+"""What an isolated adapter needs to begin at all; idle it has 65 to 105 MB."""
+
+
 class AdapterConfig(Strict):
     """One connection. A protocol's configuration class inherits from this and from its own device class.
 
@@ -86,6 +90,20 @@ class AdapterConfig(Strict):
     kind: str = Field(description="The protocol.")
     endpoint: str = Field(description="Where the device is.")
     timeout: Duration = Field(Duration("2s"), description="Deadline for one request.")
+    isolation: Literal["none", "process"] = Field(
+        "none", description="`process`: the adapter runs in a process of its own, so that whatever it does costs only itself."
+    )
+    memory_limit: Size = Field(
+        Size("512 MB"),
+        description="Memory of that process; above it, it is ended and started anew. For `isolation: process` only.",
+    )
+
+    @field_validator("memory_limit", mode="after")
+    @classmethod
+    def _room_to_begin(cls, memory_limit: Size) -> Size:
+        if memory_limit < LEAST_MEMORY:
+            raise ValueError(f"an adapter needs {LEAST_MEMORY} to begin; write {LEAST_MEMORY} or more")
+        return memory_limit
 
 
 def devices_of(name: str, config: AdapterConfig) -> Mapping[str, DeviceConfig[TagConfig]]:
