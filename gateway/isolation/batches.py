@@ -36,7 +36,7 @@ def unpack(frame: Frame) -> pa.RecordBatch:
         kind = KINDS[frame.data]
         some = pa.ipc.read_record_batch(pa.py_buffer(frame.payload), _schema(kind, frame.columns))
         some.validate(full=True)
-    except (IndexError, pa.ArrowException) as error:
+    except (IndexError, OSError, EOFError, pa.ArrowException) as error:
         raise Garbled(f"not a record batch: {error}") from error
     rows = some.num_rows
     there = iter(some.columns)

@@ -196,7 +196,8 @@ class ChildProcess(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         for pipe in self._pipes:
-            pipe.close() if not isinstance(pipe, asyncio.WriteTransport) else pipe.abort()
+            if not pipe.is_closing():
+                pipe.abort() if isinstance(pipe, asyncio.WriteTransport) else pipe.close()
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(None)
         self._gone.set()
