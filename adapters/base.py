@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # Arrow, and the log with its console, are not needed to read
     import pyarrow as pa
     import structlog
 
+    from .capture import Recorder
+    from .playback import Player
     from .simulation import Signals
 
 
@@ -76,6 +78,13 @@ class DeviceConfig(Strict, Generic[TagT]):
     tags: Mapping[str, SerializeAsAny[TagT]] = Field(default_factory=dict, description="Tags by name, or `{file: tags.csv}`.")
 
 
+class CaptureConfig(Strict):
+    """A file that keeps the exchanges with one device."""
+
+    file: Path = Field(description="Its path; a former one is kept as FILE.1.", examples=["captures/press-07.capture"])
+    max_size: Size = Field(Size("16 MB"), description="When the file has this size, the capture ends.")
+
+
 LEAST_MEMORY: Final = Size("160 MB")
 """What an isolated adapter needs to begin at all; idle it has 65 to 105 MB."""
 
@@ -96,6 +105,10 @@ class AdapterConfig(Strict):
     memory_limit: Size = Field(
         Size("512 MB"),
         description="Memory of that process; above it, it is ended and started anew. For `isolation: process` only.",
+    )
+
+    capture: Path | CaptureConfig | None = Field(
+        None, description="File that keeps what goes over the wire, for `genba decode`: its path, or `{file: …, max_size: …}`."
     )
 
     @field_validator("memory_limit", mode="after")
@@ -127,7 +140,8 @@ class BoundTag(Generic[TagT]):
 class AdapterContext:
     """What the gateway hands to an adapter. `directory` is private to it and survives restarts.
 
-    `base` is the directory of the YAML file: relative paths in the adapter's options are relative to it.
+    `base` is the directory of the YAML file: relative paths in the adapter's options are relative to it. `tape` records what goes
+    over the wire where `capture` asks for it, or plays it in place of a device.
     """
 
     name: str
@@ -137,6 +151,7 @@ class AdapterContext:
     log: structlog.stdlib.BoundLogger
     time_zone: str = "UTC"
     base: Path = Path()
+    tape: Recorder | Player | None = None
 
 
 class Adapter(Protocol):

@@ -1,10 +1,18 @@
-"""Makes the adapter of a configuration entry: in this process, or behind a process of its own."""
+"""Makes the adapter of a configuration entry: in this process or behind one of its own, with a capture where one is asked for."""
 
 from __future__ import annotations
 
-from adapters.base import Adapter, AdapterConfig, AdapterContext
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from . import catalogue
+from adapters.base import Adapter, AdapterConfig, AdapterContext, CaptureConfig
+
+from . import __version__, catalogue
+from .handover import Entry, to_plain
+
+if TYPE_CHECKING:
+    from adapters.capture import Recorder
 
 
 def build_adapter(config: AdapterConfig, context: AdapterContext) -> Adapter:
@@ -18,5 +26,22 @@ def build_adapter(config: AdapterConfig, context: AdapterContext) -> Adapter:
 
 def build_here(config: AdapterConfig, context: AdapterContext) -> Adapter:
     """The adapter in this process. Raises ConfigError."""
+    if config.capture is not None and context.tape is None:
+        context = replace(context, tape=_recorder(config, context, config.capture))
     adapter: Adapter = catalogue.plugin("adapters", config.kind).build(config, context)
     return adapter
+
+
+def _recorder(config: AdapterConfig, context: AdapterContext, capture: Any) -> Recorder:
+    from adapters.capture import Recorder
+
+    wanted = capture if isinstance(capture, CaptureConfig) else CaptureConfig(file=capture)
+    entry = Entry(context.name, config, context.tags, context.time_zone, context.base, context.directory)
+    head = {"genba": __version__, "entry": to_plain(entry, secrets=False)}
+    return Recorder(
+        context.base / wanted.file,
+        json.dumps(head, ensure_ascii=False).encode(),
+        max_bytes=int(wanted.max_size),
+        clock=context.clock,
+        log=context.log.bind(adapter=context.name),
+    )

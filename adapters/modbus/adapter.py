@@ -10,6 +10,7 @@ import pyarrow as pa
 import structlog
 
 from adapters.base import AdapterContext
+from adapters.playback import schedule_of
 from adapters.polling import Schedule
 from adapters.quarantine import Quarantine
 from schemas.errors import NotConnected
@@ -20,6 +21,7 @@ from .exchange import Connection
 from .memory import Memory
 from .plan import Cut, points_of, scan_classes
 from .scanner import Scanner, Silence
+from .taped import connection_of
 from .timing import line_of
 from .window import Window
 
@@ -51,7 +53,9 @@ class ModbusAdapter:
     async def connect(self) -> None:
         """Open a new connection; a former one is closed first, and what was learnt on it is forgotten."""
         await self.aclose()
-        self._connection = await open_connection(self._config, self._context.base)
+        self._connection = await connection_of(
+            self._context.tape, self._context.directory, lambda: open_connection(self._config, self._context.base)
+        )
         cuts = set[Cut]()
         for scanner in self._scanners:
             scanner.begin(cuts)
@@ -65,7 +69,7 @@ class ModbusAdapter:
         try:
             if not self._scanners:
                 await _until_lost(connection)
-            schedule = Schedule([scanner.period_us for scanner in self._scanners])
+            schedule = schedule_of(self._context.tape, [scanner.period_us for scanner in self._scanners])
             silence = Silence(self._units)
             paces = [_Pace(scanner.period_us / 1e6, self._log) for scanner in self._scanners]
             while True:

@@ -9,6 +9,7 @@ from typing import Final
 import pyarrow as pa
 
 from adapters.base import AdapterContext
+from adapters.capture import Recorder
 from schemas.errors import NotConnected
 
 from .config import OpcuaConfig
@@ -40,6 +41,9 @@ class OpcuaAdapter:
         await self._drop()
         context = self._context
         self._connection = await open_connection(self._config, context.name, context.directory, context.base)
+        if isinstance(context.tape, Recorder):
+            await context.tape.opened(context.directory)
+            self._connection.recorder = context.tape
         try:
             async with failures(self._config.endpoint):
                 self._facts = await read_facts(self._connection)

@@ -11,12 +11,12 @@ from typing import Final
 import pyarrow as pa
 
 from adapters.base import AdapterConfig, AdapterContext
+from gateway.handover import Entry, to_plain
 from schemas.errors import NotConnected
 
 from . import errors
 from .batches import unpack
 from .frames import Frame, Garbled, Say
-from .handover import Entry, to_plain
 from .process import ChildProcess, End
 
 AHEAD: Final = 2

@@ -21,12 +21,12 @@ import structlog
 from adapters.base import Adapter, AdapterContext
 from gateway.building import build_here
 from gateway.clock import WallClock
+from gateway.handover import from_plain
 from gateway.logs import quiet_libraries
 
 from . import errors, memory
 from .batches import pack
 from .frames import BEAT_S, Frame, Frames, Garbled, Say, encode
-from .handover import from_plain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

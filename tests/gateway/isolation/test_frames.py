@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import config
-from gateway.isolation import handover
+from gateway import config, handover
+from gateway.handover import HIDDEN, Entry, from_plain, to_plain
 from gateway.isolation.batches import pack, unpack
 from gateway.isolation.frames import MAX_PAYLOAD, Frame, Frames, Garbled, Say, encode
-from gateway.isolation.handover import HIDDEN, Entry, from_plain, to_plain
 from gateway.isolation.process import _environment
 from schemas.kinds import KINDS, make_batch, telemetry
 

@@ -14,8 +14,9 @@ from typing import Any, Final
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter
 
 from adapters.base import AdapterConfig, BoundTag, TagConfig, devices_of
-from gateway import catalogue
 from schemas.tags import Tag
+
+from . import catalogue
 
 _TAGS: Final = TypeAdapter(list[Tag])
 HIDDEN: Final = "(left out)"
