@@ -86,7 +86,7 @@ class CaptureConfig(Strict):
 
 
 LEAST_MEMORY: Final = Size("160 MB")
-"""What an isolated adapter needs to begin at all; idle it has 65 to 105 MB."""
+"""What an isolated adapter needs to begin at all; idle it has 86 to 107 MB."""
 
 
 class AdapterConfig(Strict):

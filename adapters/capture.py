@@ -33,6 +33,8 @@ CRC_FROM: Final = 12  # the checksum covers the header from here on, and the pay
 VERSION: Final = 1
 _WAITING: Final = 8 * 2**20
 """Bytes that may wait for the disk."""
+_SOON_S: Final = 0.25
+_AT_ONCE: Final = 2**18  # bytes; a hand-over to the thread costs as much as twenty records
 
 
 class What(IntEnum):
@@ -80,6 +82,7 @@ class Recorder:
         self._exchanges = 0
         self._begun = self._over = False
         self._writing: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._descriptor = -1
 
     async def opened(self, directory: Path, **facts: object) -> None:
@@ -113,9 +116,10 @@ class Recorder:
         if self._over:
             return
         now = self._clock.now_us()
-        records = [] if self._begun else [Record(What.HEAD, 0, VERSION, now, self._head)]
-        self._begun = True
-        data = b"".join(map(encode, [*records, Record(what, mark, number, now, payload)]))
+        data = encode(Record(what, mark, number, now, payload))
+        if not self._begun:
+            self._begun = True
+            data = encode(Record(What.HEAD, 0, VERSION, now, self._head)) + data
         if self._size + len(data) > self._max_bytes:
             self._end("the capture is full and has ended", max_bytes=self._max_bytes)
             return
@@ -125,10 +129,18 @@ class Recorder:
         self._size += len(data)
         self._backlog += len(data)
         self._waiting.append(data)
-        if self._writing is None:
+        if self._backlog >= _AT_ONCE or what == What.CLOSED:
             self._write_next()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SOON_S, self._write_next)
 
     def _write_next(self) -> None:
+        """Hand over to the thread what waits, unless it is at work: then it is asked again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._writing is not None or not self._waiting:
+            return
         data, self._waiting = b"".join(self._waiting), []
         self._writing = asyncio.get_running_loop().run_in_executor(None, self._write, data)
         self._writing.add_done_callback(lambda done: self._written(done, len(data)))

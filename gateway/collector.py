@@ -69,6 +69,11 @@ class Collector:
         self._gap_cause = "gateway_stopped"
         self._last_batch_us = 0
 
+    @property
+    def adapter(self) -> Adapter:
+        """What is driven."""
+        return self._adapter
+
     async def run(self) -> None:
         """Collect until cancelled. Raises only what is a bug (the supervisor restarts it)."""
         loop = asyncio.get_running_loop()

@@ -21,6 +21,8 @@ from .process import ChildProcess, End
 
 AHEAD: Final = 2
 """Batches that the child may have sent or be collecting beyond what was taken here; a full spool so stops its polls."""
+UNASKED: Final = ("killed", "exited", "memory", "hung", "garbled")
+"""Why a child may end that nobody told to."""
 _LETTING_GO_S: Final = 1.0
 _LEVELS: Final = {"debug", "info", "warning", "error", "critical"}
 

@@ -99,6 +99,7 @@ class Child(asyncio.Protocol):
             plain = json.loads(payload)
             memory.limit(plain["memory_limit"])
             entry = from_plain(plain)
+            del plain
             self._patience_s = min(_PARTING_S, entry.config.timeout.s / 2)
             log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
                 None,
