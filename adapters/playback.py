@@ -88,7 +88,10 @@ def read_capture(file: Path) -> Capture:
     first = records[0]
     if first.number != VERSION:
         raise ConfigError(f"{file} has version {first.number} of the format", hint=f"this genba reads version {VERSION}")
-    return Capture(json.loads(first.payload), first.time_us, _sessions(records[1:]), "".join(torn))
+    try:
+        return Capture(json.loads(first.payload), first.time_us, _sessions(records[1:]), "".join(torn))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is damaged: {error}") from error
 
 
 def _records(data: bytes, torn: list[str]) -> Iterator[Record]:
@@ -169,6 +172,10 @@ class Player:
         if found.failure:
             self.trouble(found.request, found.why)
         return found
+
+    def has(self, request: bytes, *, mark: int = 0) -> bool:
+        """Whether this request was made in this poll, and has not been asked for."""
+        return bool(self._left.get((mark, request)))
 
     def trouble(self, request: bytes, why: str) -> None:
         """Note an exchange that could not be decoded."""

@@ -6,17 +6,19 @@ A request on tape is unit and PDU (unit, function code, start, quantity), an ans
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from adapters.capture import Recorder
-from adapters.playback import Player
+from adapters.playback import Exchange, Player
 from schemas.errors import NotConnected
 
 from .exchange import Connection, NoAnswer, Refused, WrongAnswer
 from .plan import Span
 
+AHEAD: Final = 1
+"""The mark of a request that was not alone on its way."""
 _FAILURES: Final = {"WrongAnswer": WrongAnswer, "NoAnswer": NoAnswer}
 
 
@@ -31,7 +33,7 @@ async def connection_of(
     if tape is None:
         return connection
     await tape.opened(directory)
-    return RecordedConnection(connection, tape)
+    return (RecordedAhead if hasattr(connection, "read_ahead") else RecordedConnection)(connection, tape)
 
 
 class RecordedConnection:
@@ -46,14 +48,16 @@ class RecordedConnection:
         number = self._recorder.request(_request(span))
         try:
             data = await self._connection.read(span)
-        except Refused as error:
-            self._recorder.answer(number, bytes((span.function | 0x80, error.code & 0xFF)))
+        except (Refused, NoAnswer, WrongAnswer, NotConnected) as error:
+            self._failed(number, span, error)
             raise
-        except (NoAnswer, WrongAnswer, NotConnected) as error:
-            self._recorder.failed(number, type(error).__name__, str(error))
-            raise
-        self._recorder.answer(number, bytes((span.function, len(data) & 0xFF)) + data)
+        self._recorder.answer(number, _answer(span, data))
         return data
+
+    async def identify(self, ask: Any) -> bytes:
+        """As the connection's own; not on tape."""
+        answer: bytes = await cast(Any, self._connection).identify(ask)
+        return answer
 
     @property
     def loss(self) -> str:
@@ -71,6 +75,29 @@ class RecordedConnection:
             self._recorder.closed(self._connection.loss or "closed by the gateway")
         await self._connection.aclose()
 
+    def _failed(self, number: int, span: Span, error: Exception) -> None:
+        if isinstance(error, Refused):
+            self._recorder.answer(number, bytes((span.function | 0x80, error.code & 0xFF)))
+        else:
+            self._recorder.failed(number, type(error).__name__, str(error))
+
+
+class RecordedAhead(RecordedConnection):
+    """A connection that reads several spans at a time. On tape a request so stands where its answer came."""
+
+    async def read_ahead(self, spans: Sequence[Span], window: int, take: Callable[[int, bytes], None]) -> Mapping[int, Any]:
+        """As the connection's own."""
+
+        def taken(at: int, data: bytes) -> None:
+            number = self._recorder.request(_request(spans[at]), mark=AHEAD)
+            self._recorder.answer(number, _answer(spans[at], data))
+            take(at, data)
+
+        troubles: Mapping[int, Exception] = await cast(Any, self._connection).read_ahead(spans, window, taken)
+        for at, error in troubles.items():
+            self._failed(self._recorder.request(_request(spans[at]), mark=AHEAD), spans[at], error)
+        return troubles
+
 
 class PlayedConnection:
     """Answers from a capture; see `exchange.Connection`."""
@@ -81,7 +108,26 @@ class PlayedConnection:
 
     async def read(self, span: Span) -> bytes:
         """What was answered to this request. Raises as the device's connection did."""
-        found = self._player.ask(_request(span))
+        return self._data(span, self._player.ask(_request(span)))
+
+    async def read_ahead(self, spans: Sequence[Span], window: int, take: Callable[[int, bytes], None]) -> Mapping[int, Any]:
+        """What was answered to those of these requests that were made ahead."""
+        troubles: dict[int, Exception] = {}
+        for at, span in enumerate(spans):
+            if self._player.has(_request(span), mark=AHEAD):
+                try:
+                    data = self._data(span, self._player.ask(_request(span), mark=AHEAD))
+                except (Refused, NoAnswer, WrongAnswer, NotConnected) as error:
+                    troubles[at] = error
+                else:
+                    take(at, data)
+        return troubles
+
+    async def identify(self, ask: Any) -> bytes:
+        """Never on tape."""
+        raise NoAnswer("not in the capture")
+
+    def _data(self, span: Span, found: Exchange) -> bytes:
         answer = found.answer
         if answer is None:
             if found.failure == "NotConnected":
@@ -100,6 +146,10 @@ class PlayedConnection:
 
     async def aclose(self) -> None:
         """Nothing is open."""
+
+
+def _answer(span: Span, data: bytes) -> bytes:
+    return bytes((span.function, len(data) & 0xFF)) + data
 
 
 def _request(span: Span) -> bytes:
