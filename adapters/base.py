@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Final, Generic, Literal, Protocol, TypeVar, cast
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
 from schemas.clock import Clock
 from schemas.tags import Severity, Tag, ValueType
@@ -85,6 +85,10 @@ class CaptureConfig(Strict):
     max_size: Size = Field(Size("16 MB"), description="When the file has this size, the capture ends.")
 
 
+def _path_alone(given: object) -> object:
+    return {"file": given} if isinstance(given, (str, Path)) else given
+
+
 LEAST_MEMORY: Final = Size("160 MB")
 """What an isolated adapter needs to begin at all; idle it has 86 to 107 MB."""
 
@@ -107,7 +111,7 @@ class AdapterConfig(Strict):
         description="Memory of that process; above it, it is ended and started anew. For `isolation: process` only.",
     )
 
-    capture: Path | CaptureConfig | None = Field(
+    capture: Annotated[CaptureConfig, BeforeValidator(_path_alone, json_schema_input_type=Path | CaptureConfig)] | None = Field(
         None, description="File that keeps what goes over the wire, for `genba decode`: its path, or `{file: …, max_size: …}`."
     )
 

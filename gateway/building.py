@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adapters.base import Adapter, AdapterConfig, AdapterContext, CaptureConfig
 
@@ -32,10 +32,9 @@ def build_here(config: AdapterConfig, context: AdapterContext) -> Adapter:
     return adapter
 
 
-def _recorder(config: AdapterConfig, context: AdapterContext, capture: Any) -> Recorder:
+def _recorder(config: AdapterConfig, context: AdapterContext, wanted: CaptureConfig) -> Recorder:
     from adapters.capture import Recorder
 
-    wanted = capture if isinstance(capture, CaptureConfig) else CaptureConfig(file=capture)
     entry = Entry(context.name, config, context.tags, context.time_zone, context.base, context.directory)
     head = {"genba": __version__, "entry": to_plain(entry, secrets=False)}
     return Recorder(

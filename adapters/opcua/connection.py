@@ -127,8 +127,11 @@ class Connection:
         protocol = self._client.uaclient.protocol
         if protocol is None:
             raise ConnectionError("connection is closed")
-        send = partial(protocol.send_request, request, 0 if patient else None)
-        answer = await (send() if self.recorder is None else recorded(self.recorder, request, positions, send))
+        if self.recorder is None:
+            answer = await protocol.send_request(request, 0 if patient else None)
+        else:
+            send = partial(protocol.send_request, request, 0 if patient else None)
+            answer = await recorded(self.recorder, request, positions, send)
         self.heard_at = self._loop.time()
         return bytes(answer.copy().read(len(answer)))
 
