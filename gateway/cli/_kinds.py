@@ -39,7 +39,7 @@ class KindOrFile(click.Command):
         from gateway import catalogue
 
         kinds = catalogue.names("adapters")
-        plain = [n for n, before in enumerate(["", *args[:-1]]) if args[n:] and before != "--out"]  # not the value of an option
+        plain = [n for n in range(len(args)) if n == 0 or args[n - 1] != "--out"]  # not the value of that option
         kind = next((n for n in plain if args[n] in kinds), None)
         file = next((n for n in plain if _is_file(args[n])), None)
         if kind is not None and (file is None or kind < file):
