@@ -41,8 +41,7 @@ async def populate(server: Server, many: int) -> None:
     axis = await robot.add_object(ua.NodeId("Robot 3.Axis1", plant), ua.QualifiedName("Axis1", plant))
 
     async def add(parent: Node, name: str, value: object, kind: ua.VariantType, node: str | int = "", space: int = plant) -> Node:
-        made = await parent.add_variable(ua.NodeId(node or f"Robot 3.{name}", space), ua.QualifiedName(name, space), value, kind)
-        return made
+        return await parent.add_variable(ua.NodeId(node or f"Robot 3.{name}", space), ua.QualifiedName(name, space), value, kind)
 
     temp = await add(axis, "MotorTemp", 21.5, ua.VariantType.Double)
     await temp.add_property(0, "EngineeringUnits", unit(4408652, "°C"))
