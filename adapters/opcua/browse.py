@@ -129,8 +129,11 @@ class _Walk:
         except ValueError as error:
             raise ConfigError(f"--root: {error}") from error
         found = await resolve(self._connection, self._facts, [address], [0])
-        if 0 not in found.nodes:
-            status = ua.StatusCode(found.refused[0]).name
+        status = ua.StatusCode(found.refused[0]).name if 0 in found.refused else ""
+        if not status:
+            (name,) = await self._batches.read([(found.nodes[0], ua.AttributeIds.BrowseName)])
+            status = "" if name.StatusCode is None or name.StatusCode.is_good() else str(name.StatusCode.name)
+        if status:
             raise ConfigError(
                 f"--root: the server has no {address} ({status})", hint="begin with /Objects, or copy a node id from a client"
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
@@ -39,7 +38,6 @@ def tag_model(kind: str) -> type[BaseModel]:
     return next(iter(models_in(field.annotation)))
 
 
-@cache
 def identity_of(kind: str) -> Callable[[Options], str]:
     """What tells the tags of one kind apart: the address in the adapter's canonical spelling, as written where that is not readable."""
     model = tag_model(kind)

@@ -92,7 +92,9 @@ def read(text: str, numbers: Mapping[str, int], number: int | None, arrays: str,
         problem, hint = reasons[0]
         raise ConfigError(f"{blocks[0].name}: {problem}", where=where, hint=hint)
     if not made.points and not made.refused:
-        raise ConfigError(f"{blocks[0].name} declares no values", where=where, hint="an instance block needs the source of its function block")
+        raise ConfigError(
+            f"{blocks[0].name} declares no values", where=where, hint="an instance block needs the source of its function block"
+        )
     return made
 
 

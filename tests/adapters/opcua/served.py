@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from asyncua import Node, Server, ua
 
@@ -32,6 +35,35 @@ async def served(*, extra_namespaces: int = 0, many: int = 0) -> AsyncIterator[t
         yield f"opc.tcp://127.0.0.1:{server.bserver.port}/plant", server
     finally:
         await stop(server)
+
+
+@contextmanager
+def running(**options: int) -> Iterator[str]:
+    """The endpoint of such a server on a loop and thread of its own, for many tests: starting one takes a second."""
+    told: queue.Queue[str | BaseException] = queue.Queue()
+    loop = asyncio.new_event_loop()
+    stopping = asyncio.Event()
+
+    async def serve() -> None:
+        try:
+            async with served(**options) as (endpoint, _):
+                told.put(endpoint)
+                await stopping.wait()
+        except BaseException as error:  # the test must not wait for ever
+            told.put(error)
+            raise
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread.start()
+    first = told.get(timeout=30)
+    try:
+        if isinstance(first, BaseException):
+            raise first
+        yield first
+    finally:
+        loop.call_soon_threadsafe(stopping.set)
+        thread.join(10)
+        loop.close()
 
 
 async def populate(server: Server, many: int) -> None:
