@@ -40,6 +40,5 @@ def flow(value: object) -> str:
 
 
 def _number(value: float) -> str:
-    if value != value or value in (float("inf"), float("-inf")):
-        return ".nan" if value != value else ".inf" if value > 0 else "-.inf"
+    """A finite number, as YAML 1.2 reads it back exactly."""
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)

@@ -84,9 +84,12 @@ class YamlTags:
             if key not in self._removed:
                 edits.append(self._mark_edit(key, day))
         edits += [self._removal(key) for key in self._removed]
-        made = self._content
-        for begin, end, new in sorted(edits, reverse=True):
-            made = made[:begin] + new + made[end:]
+        pieces: list[str] = []
+        at = 0
+        for begin, end, new in sorted(edits):
+            pieces += (self._content[at:begin], new)
+            at = end
+        made = "".join([*pieces, self._content[at:]])
         made += self._appended(made)
         self._prove(made)
         return self._bom + made
