@@ -166,7 +166,7 @@ def _kind(body: Rows, columns: Mapping[str, int]) -> str | None:
     votes = {kind: sum(any(_fits(cell, parser) for cell in row) for row in cells) for kind, parser in _PARSERS.items()}
     best = max(votes, key=lambda kind: votes[kind])
     others = [kind for kind in votes if kind != best and votes[kind] == votes[best]]
-    return best if votes[best] * 2 > len(sample) and not others else None
+    return best if votes[best] and votes[best] * 2 >= len(sample) and not others else None
 
 
 def _fits(cell: str, parser: Callable[[str], object]) -> bool:

@@ -127,6 +127,8 @@ class _Parser:
                 blocks.append(self._block())
             elif word == "TYPE":
                 name = _unquoted(self._next().text)
+                if name.upper() == "UDT" and self._peek().kind == "number":
+                    name += self._next().text
                 self._head(("STRUCT",))
                 self._next()
                 types[name.casefold()] = self._members(("END_STRUCT",), 0)
@@ -254,7 +256,7 @@ class _Parser:
     def _initial_value(self) -> None:
         """Everything up to the semicolon."""
         while (token := self._next()).text != ";":
-            if token.kind == "end" or token.upper in ("BEGIN", "END_DATA_BLOCK", "END_TYPE"):
+            if token.kind == "end" or token.upper in ("BEGIN", "END_DATA_BLOCK", "END_TYPE", "END_STRUCT", "END_VAR"):
                 raise self._error(token, "a declaration does not end with a semicolon")
 
     def _expect(self, text: str) -> None:
