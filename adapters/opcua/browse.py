@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from asyncua import ua
+from pydantic import ValidationError
 
 from schemas.asset import matches
 from schemas.errors import ConfigError
 from schemas.naming import asset_path, tag_name
-from schemas.plugin import Check, Point, Settings
+from schemas.plugin import Check, Place, Point, Settings
 
 from .address import NodeAddress, PathAddress, parse
 from .browsing import OBJECTS, BrowseOptions
@@ -69,7 +70,7 @@ async def browse(options: BrowseOptions) -> AsyncGenerator[Check | Point | Setti
     Raises NotConnected when the server goes away, ConfigError for what a person must change.
     """
     quiet_library()
-    config, place = options.reached()
+    config, place = _reached(options)
     connection = await open_connection(config, place.name, place.directory, place.base)
     try:
         async with failures(config.endpoint):
@@ -79,6 +80,16 @@ async def browse(options: BrowseOptions) -> AsyncGenerator[Check | Point | Setti
                 yield told
     finally:
         await connection.aclose()
+
+
+def _reached(options: BrowseOptions) -> tuple[OpcuaConfig, Place]:
+    """The connection, and where its certificates are. Raises ConfigError for options that do not fit together."""
+    try:
+        return options.config(), options.place()
+    except ValidationError as error:
+        raise ConfigError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
+    except OSError as error:
+        raise ConfigError(f"the password file cannot be read: {error.strerror}", hint="--password-file names it") from error
 
 
 def _settings(config: OpcuaConfig) -> Settings:
@@ -202,7 +213,7 @@ class _Walk:
     def _point(self, node: _Node, description: Description, value: str) -> Point:
         assert node.reference is not None
         names = [name for _, name in node.steps[self._base :]]
-        options: dict[str, Any] = {"address": self._address(node), "type": description.type}
+        options: dict[str, Any] = {"address": self._address(node), "type": description.tag_type}
         if description.unit:
             options["unit"] = description.unit
         if description.enum:
@@ -256,9 +267,9 @@ def _reason(description: Description) -> str:
     """Why a variable is not taken; empty when it is."""
     if not description.readable:
         return "variables cannot be read (access level)"
-    if description.array:
+    if description.array and description.tag_type not in DATA_TYPES:
         return "variables are arrays"
-    if description.type not in DATA_TYPES:
+    if description.tag_type not in DATA_TYPES:
         return f"variables are of a type that is not read ({description.type})"
     return ""
 

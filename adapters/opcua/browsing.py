@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import Field, PrivateAttr
-
-from schemas.plugin import Place
+from pydantic import Field
 
 from .access import OpcuaAccess
-from .config import OpcuaConfig
 
 OBJECTS: Final = "/Objects"
 Pin = Literal["auto", "node", "path"]
@@ -34,19 +31,6 @@ class BrowseOptions(OpcuaAccess):
     values: bool = Field(False, description="Read each value once and show it")
     max_nodes: int = Field(100_000, ge=1, le=5_000_000, description="Nodes to look at before giving up")
     depth: int = Field(32, ge=1, le=100, description="Levels below the root to go down")
-
-    _given: tuple[OpcuaConfig, Place] | None = PrivateAttr(None)
-
-    @classmethod
-    def of(cls, config: OpcuaConfig, place: Place) -> BrowseOptions:
-        """The same for an entry of a file: its own security, user and trust."""
-        made = cls(endpoint=config.endpoint)
-        made._given = (config, place)
-        return made
-
-    def reached(self) -> tuple[OpcuaConfig, Place]:
-        """The connection, and where its certificates are. Raises as `config` does."""
-        return self._given if self._given is not None else (self.config(), self.place())
 
 
 SCOPE: Final = ("root", "match", "properties", "standard", "max_nodes", "depth")

@@ -44,6 +44,11 @@ class Description:
     enum: Mapping[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def tag_type(self) -> str:
+        """The type of a tag that reads it: `float32`, `array of float32`."""
+        return f"array of {self.type}" if self.array else self.type
+
 
 async def describe(batches: Batches, variables: Sequence[tuple[ua.NodeId, Sequence[Reference]]]) -> list[Description]:
     """A description of each variable, which comes with its properties."""
@@ -69,7 +74,7 @@ def _described(row: Sequence[Any], kind: tuple[str, Mapping[int, str]], found: M
     if bounds is not None and all(isinstance(getattr(bounds, name, None), (int, float)) for name in ("Low", "High")):
         made.notes.append(f"range {bounds.Low:g} to {bounds.High:g}")
     made.enum = _states(found) or kind[1]
-    if made.enum and made.type not in ("bool", "auto") and not made.type.startswith(("int", "uint")):
+    if made.array or (made.enum and made.type not in ("bool", "auto") and not made.type.startswith(("int", "uint"))):
         made.enum = {}
     return made
 

@@ -82,7 +82,7 @@ class _Comparison:
 
     def run(self) -> Difference:
         written = [(tag, self._identity(tag.options)) for tag in self._file.written]
-        present = {identity for _, identity in written}
+        present = {identity for _, identity in written} | {self._whole_value(tag) for tag in self._file.written}
         left = {identity: entry for identity, entry in self._found.items() if identity not in present}
         moved = self._moved(written, left)
         same = not_asked = 0
@@ -94,6 +94,8 @@ class _Comparison:
             elif tag.key in moved:
                 self._readdressed(tag, identity, moved[tag.key])
                 del left[moved[tag.key].identity]
+            elif self._whole_value(tag) in self._found:
+                pass  # an element of the array that was found, or a field of the structure
             elif not self._would_be_found(identity):
                 not_asked += 1
                 continue
@@ -102,6 +104,10 @@ class _Comparison:
             same += len(self._changes) == before
         left_out = self._added(left)
         return Difference(self._changes, same, left_out, not_asked)
+
+    def _whole_value(self, tag: Written) -> str:
+        """The address alone: of a tag that is a part of a value, the value."""
+        return self._identity({"address": tag.options.get("address", "")})
 
     def _would_be_found(self, identity: str) -> bool:
         """Whether this walk had found the tag if it were there. One that nobody remembers was written by hand."""
@@ -119,7 +125,7 @@ class _Comparison:
         made: dict[str, Entry] = {}
         taken: set[str] = set()
         for tag, identity in written:
-            if identity in self._found or not self._would_be_found(identity) or tag.fixed:
+            if {identity, self._whole_value(tag)} & self._found.keys() or not self._would_be_found(identity) or tag.fixed:
                 continue
             remembered = self._memory.tags.get(identity)
             candidates = by_key.get(remembered.key if remembered is not None else tag.key, [])

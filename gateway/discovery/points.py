@@ -39,12 +39,13 @@ def tag_model(kind: str) -> type[BaseModel]:
 
 
 def identity_of(kind: str) -> Callable[[Options], str]:
-    """What tells the tags of one kind apart: the address in the adapter's canonical spelling, as written where that is not readable."""
+    """What tells the tags of one kind apart: the address in the adapter's canonical spelling (with the element or the field, where
+    an option names one), as written where that is not readable."""
     model = tag_model(kind)
 
     def identity(options: Options) -> str:
         plain = {"address": options.get("address", ""), "type": options.get("type", "")}
-        for candidate in (plain, {"address": plain["address"]}):
+        for candidate in (options, plain, {"address": plain["address"]}):
             try:
                 return str(model.model_validate(candidate).wire_address())  # type: ignore[attr-defined]
             except ValidationError:

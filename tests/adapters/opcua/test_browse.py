@@ -265,13 +265,19 @@ async def test_an_entry_gives_its_own_connection_and_settings_never_hold_a_passw
     config = configure({}, "opc.tcp://127.0.0.1:4841", auth={"username": "genba", "password": "geheim"})
     place = Place("robot", Path("spool/adapters/robot"), Path())
     options = BrowseOptions.of(config, place)
-    assert options.reached() == (config, place)
-    assert options.model_copy(update={"match": ["**"]}).reached() == (config, place)
+    assert (options.config(), options.place()) == (config, place)
+    assert options.model_copy(update={"match": ["**"]}).config() == config
     at_server = BrowseOptions.of(config.model_copy(update={"endpoint": plant, "auth": None}), place)
     assert PLUGIN.browse is not None
     told = [one async for one in PLUGIN.browse.walk(at_server)]
     assert any(isinstance(one, Point) for one in told)
     assert "geheim" not in repr(options)
+
+
+async def test_options_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    for options in ({"policy": "Nonsense"}, {"username": "a", "password_file": tmp_path / "nothing"}):
+        with pytest.raises((ConfigError, ValueError)):
+            await walked("opc.tcp://127.0.0.1:1/x", **options)
 
 
 async def test_nobody_there() -> None:
