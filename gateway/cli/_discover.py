@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,16 +81,16 @@ def of_entry(verb: Verb, file: Path, name: str) -> click.Command:
     return click.Command(f"{verb} {file} {name}", callback=run, params=[*parameters, *OUTPUT], help=_help(text))
 
 
-def nothing_named(verb: Verb, file: Path | None) -> None:
+def nothing_named(verb: Verb, words: Sequence[str]) -> None:
     """The command without a kind and without an entry. Raises click.UsageError that says what there is."""
-    hooked = [kind for kind in catalogue.names("adapters") if _walks(verb, kind)]
-    if file is not None and file.suffix.lower() in (".yaml", ".yml"):
-        raise click.UsageError(f"name the entry of {file} too: genba {verb} {file} NAME")
     from gateway.suggest import did_you_mean
 
-    said = (
-        f"{str(file)!r} is no kind of adapter{', ' if (hint := did_you_mean(str(file), hooked)) else ''}{hint}; " if file else ""
-    )
+    first = words[0] if words else ""
+    if Path(first).suffix.lower() in (".yaml", ".yml"):
+        raise click.UsageError(f"name the entry of {first} too: genba {verb} {first} NAME")
+    hooked = [kind for kind in catalogue.names("adapters") if _walks(verb, kind)]
+    hint = did_you_mean(first, hooked) if first else ""
+    said = f"{first!r} is no kind of adapter{', ' if hint else ''}{hint}; " if first else ""
     raise click.UsageError(
         f"{said}write `genba {verb} KIND ENDPOINT` (kinds: {', '.join(hooked) or 'none yet'}) or `genba {verb} FILE NAME`"
     )
@@ -143,7 +143,7 @@ def finish(
         }
         click.echo(json.dumps(told, ensure_ascii=False, indent=1))
     elif snippet:
-        click.echo(snippet, err=output.out is None)
+        click.echo(snippet, err=output.out is None or not result.new or output.diff)
     if not walked.whole:
         raise SystemExit(3)
     if output.diff and result.difference:

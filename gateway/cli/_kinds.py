@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import _fields
-
 if TYPE_CHECKING:
     from gateway.config.entry import AdapterEntry
     from schemas.plugin import Discovery, Doctor
@@ -59,6 +57,8 @@ def _is_file(argument: str) -> bool:
 
 def of_place(hook: Doctor[Any] | Discovery[Any], entry: AdapterEntry, given: Mapping[str, Any]) -> Any:
     """The options of a hook from an entry of a file, over them what was given on the command line."""
+    from . import _fields
+
     if hook.of is None:
         raise click.UsageError(
             f"this cannot be done for an entry of a file yet; name the device: {entry.kind} {entry.config.endpoint}"

@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway import catalogue
-
-from . import _fields
 from ._kinds import KindOrFile, of_place
 
 if TYPE_CHECKING:
@@ -47,6 +44,10 @@ def command(file: Path | None, as_json: bool) -> None:
 
 def of_kind(kind: str) -> click.Command:
     """The command for devices of one kind of adapter. Raises click.UsageError when its adapter has no doctor."""
+    from gateway import catalogue
+
+    from . import _fields
+
     doctor = _doctor(catalogue.plugin("adapters", kind), kind)
 
     def run(as_json: bool, **given: Any) -> None:
@@ -58,6 +59,8 @@ def of_kind(kind: str) -> click.Command:
 def of_entry(file: Path, name: str) -> click.Command:
     """The command for the device of one entry of a configuration file. Raises ConfigError, and click.UsageError as `of_kind` does."""
     from gateway.config.entry import load_entry
+
+    from . import _fields
 
     entry = load_entry(file, name)
     doctor = _doctor(entry.plugin, entry.kind)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from adapters.base import AdapterConfig
-from gateway.catalogue import Catalogue, installed
+from gateway import catalogue as plugins
+from gateway.catalogue import Catalogue
 from gateway.suggest import did_you_mean, listed
 from schemas.errors import ConfigError
 from schemas.plugin import Place, Plugin
@@ -76,7 +77,7 @@ def load_entry(
     kind = merger.kind(own)
     if not isinstance(kind, str):
         raise ConfigError(f"{name} has no kind", where=str(path), hint="say the protocol: `kind: opcua`")
-    plugin = (catalogue or installed()).plugin("adapters", kind)
+    plugin = (catalogue or plugins.installed()).plugin("adapters", kind)
     whole = merger.connection(own, loc, kind, device_keys(plugin.config))
     cast(Section, bare["adapters"]).put(name, whole, cast(Section, bare["adapters"]).spots[name])
     references.secret_options(plugin.config, whole, loc)
