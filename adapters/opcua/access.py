@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, PrivateAttr, SecretStr
+from pydantic import Field, SecretStr
 
 from schemas.plugin import Place
 from schemas.values import Duration, Strict
@@ -24,19 +23,8 @@ class OpcuaAccess(Strict):
     password_file: Path | None = Field(None, description="File whose first line is the password.")
     timeout: str = Field("4s", description="Deadline for one request.")
 
-    _entry: tuple[OpcuaConfig, Place] | None = PrivateAttr(None)
-
-    @classmethod
-    def of(cls, config: OpcuaConfig, place: Place) -> Self:
-        """The same access as an entry of a file has, with its certificates and its user."""
-        access = cls(endpoint=config.endpoint)
-        access._entry = (config, place)
-        return access
-
     def config(self) -> OpcuaConfig:
         """The connection as a file would describe it. Raises pydantic's ValidationError, and OSError for the password file."""
-        if self._entry is not None:
-            return self._entry[0]
         auth = None
         if self.username:
             text = self.password_file.read_text(encoding="utf-8").splitlines()[0] if self.password_file else ""
@@ -45,5 +33,5 @@ class OpcuaAccess(Strict):
         return OpcuaConfig(kind="opcua", endpoint=self.endpoint, security=security, auth=auth, timeout=Duration(self.timeout))
 
     def place(self) -> Place:
-        """Where its certificates are: the entry's, else below `.genba` where the command is run (`trust` names only whom it trusts)."""
-        return self._entry[1] if self._entry is not None else Place("command", Path(".genba"), Path())
+        """Where its certificates are: below the trust directory, else below `.genba` where the command is run."""
+        return Place("command", Path(".genba"), Path())
