@@ -98,7 +98,8 @@ def _settings(config: OpcuaConfig) -> Settings:
     if config.secured and config.security is not None:
         options["security"] = config.security.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
     if config.auth is not None:
-        options["auth"] = {"username": config.auth.username, "password": {"file": "secrets/opcua"}}
+        written = config.auth.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude={"password"})
+        options["auth"] = written | ({"password": {"file": "secrets/opcua"}} if config.auth.password is not None else {})
     return Settings(options)
 
 

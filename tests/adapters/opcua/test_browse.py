@@ -11,6 +11,7 @@ import pytest
 from asyncua import ua
 
 from adapters.opcua import PLUGIN, services
+from adapters.opcua.browse import _settings
 from adapters.opcua.browsing import BrowseOptions
 from adapters.opcua.connection import open_connection
 from adapters.opcua.resolve import read_facts
@@ -272,6 +273,7 @@ async def test_an_entry_gives_its_own_connection_and_settings_never_hold_a_passw
     told = [one async for one in PLUGIN.browse.walk(at_server)]
     assert any(isinstance(one, Point) for one in told)
     assert "geheim" not in repr(options)
+    assert _settings(config).options == {"auth": {"username": "genba", "password": {"file": "secrets/opcua"}}}
 
 
 async def test_options_that_do_not_fit_are_named(tmp_path: Path) -> None:
