@@ -30,6 +30,8 @@ _PROPERTIES: Final = frozenset({"EngineeringUnits", "EURange", "EnumStrings", "E
 _CURRENT_READ: Final = 1
 _DEEPEST_TYPE: Final = 20
 MOST_STATES: Final = 1000
+LONGEST_TEXT: Final = 500
+"""Characters of a text that are kept; a server that says more is not quoted in full."""
 
 
 @dataclass(slots=True)
@@ -68,7 +70,7 @@ def _described(row: Sequence[Any], kind: tuple[str, Mapping[int, str]], found: M
     made.readable = all(bool(level & _CURRENT_READ) for level in (access, own_access) if isinstance(level, int))
     # Any (-2) and scalar or one dimension (-3) are taken as scalars: most servers write them where they mean one value.
     made.array = isinstance(rank, int) and rank >= 0
-    made.text = " ".join(str(getattr(text, "Text", None) or "").split())
+    made.text = _text(text)
     _unit(made, found.get("EngineeringUnits"))
     bounds = found.get("EURange")
     if bounds is not None and all(isinstance(getattr(bounds, name, None), (int, float)) for name in ("Low", "High")):
@@ -82,7 +84,7 @@ def _described(row: Sequence[Any], kind: tuple[str, Mapping[int, str]], found: M
 def _unit(made: Description, information: Any) -> None:
     if not isinstance(information, ua.EUInformation):
         return
-    names = [str(getattr(one, "Text", None) or "").strip() for one in (information.DisplayName, information.Description)]
+    names = [_text(one)[:60] for one in (information.DisplayName, information.Description)]
     unit_id = int(information.UnitId or 0)
     made.unit = unit_of(str(information.NamespaceUri or ""), unit_id, *filter(None, names))
     told = next(filter(None, names), "") or code_of(unit_id)
@@ -103,7 +105,7 @@ def _states(found: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _text(value: Any) -> str:
-    return " ".join(str(getattr(value, "Text", value) or "").split())
+    return " ".join(str(getattr(value, "Text", value) or "")[: 2 * LONGEST_TEXT].split())[:LONGEST_TEXT]
 
 
 async def _property_values(batches: Batches, properties: Sequence[Sequence[Reference]]) -> list[dict[str, Any]]:

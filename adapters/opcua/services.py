@@ -188,7 +188,7 @@ class Batches:
         return Reference(
             node,
             (int(one.BrowseName.NamespaceIndex), str(one.BrowseName.Name or "")),
-            str(one.DisplayName.Text or ""),
+            str(one.DisplayName.Text or "")[:200],
             one.NodeClass == ua.NodeClass.Variable,
             kind is not None and kind.NamespaceIndex == 0 and kind.Identifier == ua.ObjectIds.HasProperty,
         )

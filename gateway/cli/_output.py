@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ._options import printable
+
 if TYPE_CHECKING:
     from gateway.discovery.difference import Change, Difference
     from schemas.plugin import Point
@@ -124,7 +126,7 @@ def _show(difference: Difference, output: Output, *, new: bool) -> None:
         return
     for change in difference.changes[:_AT_MOST]:
         sign = _SIGNS.get(change.kind, "~")
-        click.echo(click.style(f"{sign} {_line(change)}", fg=_COLOURS[sign]))
+        click.echo(click.style(printable(f"{sign} {_line(change)}"), fg=_COLOURS[sign]))
     if len(difference.changes) > _AT_MOST:
         click.echo(f"… and {len(difference.changes) - _AT_MOST:,} more; --json shows all")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._kinds import KindOrFile, of_place
+from ._options import printable
 
 if TYPE_CHECKING:
     from schemas.plugin import Check, Doctor, Plugin
@@ -109,9 +110,9 @@ def _command(name: str, options: list[click.Parameter], run: Callable[..., None]
 def print_line(check: Check, width: int, *, err: bool = False) -> None:
     """One check for people, on stdout or stderr."""
     mark, colour = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "failure": ("FAIL", "red")}[check.result]
-    click.echo(f"{click.style(mark, fg=colour)} {check.name:<{width}}  {check.found}", err=err)
+    click.echo(f"{click.style(mark, fg=colour)} {check.name:<{width}}  {printable(check.found)}", err=err)
     for number, line in enumerate(check.way_out.splitlines()):
-        click.echo(f"     {'':<{width}}  {'   ' if number else '-> '}{line}", err=err)
+        click.echo(f"     {'':<{width}}  {'   ' if number else '-> '}{printable(line)}", err=err)
 
 
 def print_json(checks: Sequence[Check]) -> None:

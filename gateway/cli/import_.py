@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from ._options import printable
 from ._output import OUTPUT, Output, complain_of_output, deliver
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _options(
 def _tell(found: TagList, file: Path) -> None:
     """What was read and what was left out, on stderr."""
     for one in found.refused[:_SHOWN]:
-        click.echo(f"{file}:{one.line}: {one.name}: left out: {one.reason}", err=True)
+        click.echo(printable(f"{file}:{one.line}: {one.name}: left out: {one.reason}"), err=True)
     if len(found.refused) > _SHOWN:
         click.echo(f"… and {len(found.refused) - _SHOWN:,} more; --json names all", err=True)
     for note in found.notes:

@@ -77,12 +77,14 @@ class _Comparison:
     ) -> None:
         self._found = {entry.identity: entry for entry in found}
         self._file, self._memory, self._identity = file, memory, identity
+        self._written = list(file.written)
         self._scope, self._whole, self._again = scope, whole, again
         self._changes: list[Change] = []
 
     def run(self) -> Difference:
-        written = [(tag, self._identity(tag.options)) for tag in self._file.written]
-        present = {identity for _, identity in written} | {self._whole_value(tag) for tag in self._file.written}
+        written = [(tag, self._identity(tag.options)) for tag in self._written]
+        present = {identity for _, identity in written}
+        present |= {self._whole_value(tag) for tag, identity in written if identity not in self._found}
         left = {identity: entry for identity, entry in self._found.items() if identity not in present}
         moved = self._moved(written, left)
         same = not_asked = 0
@@ -125,7 +127,12 @@ class _Comparison:
         made: dict[str, Entry] = {}
         taken: set[str] = set()
         for tag, identity in written:
-            if {identity, self._whole_value(tag)} & self._found.keys() or not self._would_be_found(identity) or tag.fixed:
+            if (
+                identity in self._found
+                or self._whole_value(tag) in self._found
+                or not self._would_be_found(identity)
+                or tag.fixed
+            ):
                 continue
             remembered = self._memory.tags.get(identity)
             candidates = by_key.get(remembered.key if remembered is not None else tag.key, [])
@@ -173,8 +180,8 @@ class _Comparison:
 
     def _added(self, left: Mapping[str, Entry]) -> int:
         off = {self._identity({"address": address}) for address in self._file.off}
-        keys = {tag.key.casefold() for tag in self._file.written}
-        names = {_path(tag.key, tag.options) for tag in self._file.written}
+        keys = {tag.key.casefold() for tag in self._written}
+        names = {_path(tag.key, tag.options) for tag in self._written}
         left_out = 0
         for identity, entry in left.items():
             deleted = identity in self._memory.tags and not self._again

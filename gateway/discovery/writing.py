@@ -46,11 +46,7 @@ class Draft:
         """
         if _read(self.path) != self.before:
             raise ConfigError("was changed by somebody else meanwhile", where=str(self.path), hint="run the command again")
-        identity = identity_of(self.kind)
-        there = {identity(tag.options) for tag in self.file.written}
-        apply(self.difference, self.file, day=day, prune=prune)
-        gone = there - {identity(tag.options) for tag in self.file.written}
-        text = self.file.text()
+        text, gone = self._changed(day, prune)
         changed = text != self.before
         if changed:
             write_whole(self.path, text)
@@ -59,6 +55,16 @@ class Draft:
         if noted != (_read(remembering.path_of(self.path)) if self.memory.known else None):
             write_whole(remembering.path_of(self.path), noted)
         return changed
+
+    def _changed(self, day: str, prune: bool) -> tuple[str, set[str]]:
+        """The text of the file afterwards, and the identities of what is pruned."""
+        if self.before is not None and not self.difference and not prune:
+            return self.before, set()
+        identity = identity_of(self.kind)
+        there = {identity(tag.options) for tag in self.file.written}
+        apply(self.difference, self.file, day=day, prune=prune)
+        gone = there - {identity(tag.options) for tag in self.file.written}
+        return self.file.text(), gone
 
 
 def open_file(path: Path, head: str = "") -> tuple[TagFile, str | None]:

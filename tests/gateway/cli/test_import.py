@@ -95,6 +95,14 @@ def test_a_new_export_is_a_difference_and_edits_stay(genba: Genba, tmp_path: Pat
     assert "# gone since" in text
 
 
+def test_what_a_file_says_is_no_command_to_the_terminal(genba: Genba, tmp_path: Path) -> None:
+    export = tmp_path / "list.csv"
+    export.write_bytes(b"name,address,type\nred\x1b[31m,hr:0,nonsense\x1b[2J\n\x1b]0;title\x07b,hr:1,int16\n")
+    done = genba("import", "tags", export, "--out", "tags.yaml")
+    assert "\x1b" not in done.out + done.err
+    assert "\x1b" not in (tmp_path / "tags.yaml").read_text()
+
+
 def test_json(genba: Genba) -> None:
     told = json.loads(genba("import", "tags", SAMPLES / "furnace.xml", "--json").out)
     assert (told["kind"], told["format"], len(told["points"])) == ("s7", "TIA Portal tag table", 3)

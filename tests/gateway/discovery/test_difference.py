@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -221,6 +221,20 @@ def test_spellings_of_one_address_are_one_tag(tmp_path: Path) -> None:
     found = entries([point("hr_0", "hr:0", "int16"), point("hr_16", "hr:16", "int16")], "modbus")
     one = draft(path, found, "modbus", scope="", whole=True)
     assert [(c.kind, c.key) for c in one.difference.changes] == [("kept", "again"), ("removed", "temp"), ("added", "hr_16")]
+
+
+def test_elements_and_fields_of_a_value_that_is_there_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tag may be a part of the value at an address: then the address alone is what a walk finds."""
+    from gateway.discovery import writing
+
+    def identity(options: Mapping[str, object]) -> str:
+        return f"{options['address']}[{options['index']}]" if "index" in options else str(options["address"])
+
+    monkeypatch.setattr(writing, "identity_of", lambda kind: identity)
+    path = tmp_path / "tags.yaml"
+    path.write_text("first: {address: nsu=urn:a;s=Arr, index: 0}\nthird: {address: nsu=urn:a;s=Arr, index: 2}\n")
+    one = draft(path, entries([point("arr", "nsu=urn:a;s=Arr")], "opcua"), "opcua", scope="", whole=True)
+    assert (one.difference.changes, one.difference.same) == ([], 2)
 
 
 def test_what_somebody_writes_meanwhile_is_not_overwritten(path: Path) -> None:
