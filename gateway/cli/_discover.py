@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -73,11 +73,16 @@ def of_entry(verb: Verb, file: Path, name: str) -> click.Command:
 
     def run(**given: Any) -> None:
         output = Output.taken(given)
+        if output.out is None and (output.diff or output.prune or output.again):
+            output = replace(output, out=entry.tag_file)
         options = of_place(hook, entry, given)
         command = _spelled(["genba", verb, str(file), name], parameters, given)
         finish(hook, options, entry.kind, command, output, endpoint=entry.config.endpoint, entry=entry)
 
-    text = f"As `genba {verb} {entry.kind} {entry.config.endpoint}`, with the security and the options of {name} in {file}."
+    text = (
+        f"As `genba {verb} {entry.kind} {entry.config.endpoint}`, with the security and the options of {name} in {file}. "
+        "--diff, --prune and --again without --out speak of the file from which it takes its tags."
+    )
     return click.Command(f"{verb} {file} {name}", callback=run, params=[*parameters, *OUTPUT], help=_help(text))
 
 

@@ -29,13 +29,17 @@ from .validate import Validator
 
 @dataclass(frozen=True, slots=True)
 class AdapterEntry:
-    """An entry without its tags, its plug-in, and the place that the running gateway gives its adapter (so that both share trust)."""
+    """An entry without its tags, its plug-in, and the place that the running gateway gives its adapter (so that both share trust).
+
+    `tag_file` is the one file from which it takes its tags, as seen from where the command runs; None where there is none, or several.
+    """
 
     name: str
     kind: str
     config: AdapterConfig
     plugin: Plugin[Any, Any]
     place: Place
+    tag_file: Path | None = None
 
 
 def place_of(name: str, spool: Path, base: Path) -> Place:
@@ -86,7 +90,14 @@ def load_entry(
     spool = validator.validated(SpoolConfig, cast("Mapping[str, object]", bare.get("spool") or {}), ("spool",))
     if config is None or spool is None or report.failed:
         raise ConfigurationInvalid(report.finished())
-    return AdapterEntry(name, kind, config, plugin, place_of(name, directory / spool.directory, directory))
+    place = place_of(name, directory / spool.directory, directory)
+    return AdapterEntry(name, kind, config, plugin, place, _tag_file(cast(Section, cast(Section, asked["adapters"])[name]), path))
+
+
+def _tag_file(entry: Section, path: Path) -> Path | None:
+    tags = entry.get("tags")
+    named = tags.get("file") if isinstance(tags, Section) else None
+    return path.parent / named if isinstance(named, str) else None
 
 
 def _found(root: Section, name: str, path: Path) -> Section:

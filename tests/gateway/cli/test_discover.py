@@ -193,6 +193,16 @@ def test_an_entry_of_a_file_gives_its_own_connection_before_its_tags_are_there(g
     assert genba("doctor", plant, "robot").out == "ok   endpoint         opc.tcp://10.0.0.5:4840\n"
 
 
+def test_diff_of_an_entry_speaks_of_its_own_tag_file(genba: Genba, plant: Path, tmp_path: Path) -> None:
+    first = genba("browse", "plant.yaml", "robot", "--diff")
+    assert (first.status, first.out) == (1, "tags/robot.yaml (new): 2 added\n")
+    genba("browse", "plant.yaml", "robot", "--out", "tags/robot.yaml")
+    again = genba("browse", "plant.yaml", "robot", "--diff")
+    assert (again.status, again.out) == (0, "tags/robot.yaml: 2 as before\n")
+    plant.write_text(plant.read_text().replace("{file: tags/robot.yaml}", "{a: {address: i=1}}"))
+    assert genba("browse", "plant.yaml", "robot", "--diff").status == 2
+
+
 def test_of_an_entry_only_its_own_mistakes_count(genba: Genba, plant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = genba("browse", plant, "broken")
     assert done.status == 2
