@@ -26,14 +26,14 @@ NEW N|B47 kN|B73 MN|C20 mN|NU N.m|B48 kN.m|B74 MN.m|D83 mN.m|M92 [lbf_av].[ft_i]
 PAL Pa|KPA kPa|MPA MPa|A97 hPa|74 mPa|BAR bar|MBR mbar|PS [psi]|ATM atm|ATT att|HN mm[Hg]|HP mm[H2O]|F79 [in_i'Hg]|C56 N/mm2
 WTT W|KWT kW|MAW MW|A90 GW|C31 mW|D46 V.A|KVA kV.A|MVA MV.A|D44 V.A{reactive}|KVR kV.A{reactive}|MAR MV.A{reactive}
 WHR W.h|KWH kW.h|MWH MW.h|GWH GW.h|JOU J|KJO kJ|3B MJ|GV GJ|BTU [Btu]|K3 kV.A{reactive}.h
-VLT V|2Z mV|KVT kV|D82 uV|AMP A|4K mA|B84 uA|B22 kA|OHM Ohm|B49 kOhm|B75 MOhm|SIE S|C27 mS|B99 uS|AMH A.h|E09 mA.h
+VLT V|2Z mV|KVT kV|D82 uV|AMP A|4K mA|B84 uA|B22 kA|OHM Ohm|B49 kOhm|B75 MOhm|SIE S|C27 mS|B99 uS|G42 uS/cm|AMH A.h|E09 mA.h
 4O uF|C41 nF|4T pF|81 H|C14 mH|WEB Wb|D33 T|C29 mT
-MQH m3/h|MQS m3/s|L2 l/min|E32 l/h|G51 l/s|41 ml/min|5A [bbl_us]/min|G2 [gal_us]/min|2L [ft_i]3/min
-KGS kg/s|E93 kg/h|F31 kg/min|E18 t/h|F28 g/min|4M mg/h
+MQH m3/h|G53 m3/min|G52 m3/d|MQS m3/s|L2 l/min|E32 l/h|G51 l/s|41 ml/min|5A [bbl_us]/min|G2 [gal_us]/min|2L [ft_i]3/min
+KGS kg/s|E93 kg/h|F31 kg/min|E18 t/h|F28 g/min|F27 g/h|F29 g/s|4M mg/h
 KMQ kg/m3|GL g/l|M1 mg/l|GP mg/m3|GQ ug/m3|23 g/cm3|B35 kg/l|A93 g/m3
 C7 cP|C24 mPa.s|C65 Pa.s|4C cSt|S4 m2/s|C17 mm2/s
 LUX lx|LUM lm|CDL cd|2N dB|4Q kat
-AD By|2P kBy|4L MBy|A99 bit|B10 bit/s
+AD By|2P kBy|4L MBy|E34 GBy|A99 bit|B10 bit/s
 E01 N/cm2|B61 lm/W|D54 W/m2|D55 W/(m2.K)|D53 W/(m.K)|B11 J/(kg.K)
 EA {pcs}|H87 {pcs}
 """
