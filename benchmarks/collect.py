@@ -123,7 +123,7 @@ def figures_of_load(runs: list[dict[str, float]]) -> list[Figure]:
         Figure(f"{name}: CPU", statistics.median(cpu), "us/value", "lower", 1.0),
         Figure(f"{name}: CPU, best and worst of {len(cpu)} runs", min(cpu), f"… {max(cpu):.4g} us", "lower"),
         Figure(f"{name}: flash written", median("disk_bytes", "rows"), "bytes/value", "lower"),
-        Figure(f"{name}: cores taken by others", median("others_s", "seconds"), "cores", "lower"),
+        Figure(f"{name}: cores taken by others, the Modbus server among them", median("others_s", "seconds"), "cores", "lower"),
     ]
 
 
