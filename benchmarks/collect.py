@@ -93,13 +93,13 @@ def resident_mb() -> float:
 
 def run(*, tags: int, hz: float, warm_s: float, measure_s: float) -> dict[str, float]:
     """One gateway run, in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="genba-bench-") as scratch:
-        with process(sys.executable, str(HERE / "modbus_source.py"), "--tags", str(tags)) as line:
-            plant = write_plant(Path(scratch), tags=tags, hz=hz, port=int(line.split()[1]))
-            out = subprocess.run(
-                [sys.executable, __file__, "--child", str(plant), "--warm", str(warm_s), "--measure", str(measure_s)],
-                check=True, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
+    source = (sys.executable, str(HERE / "modbus_source.py"), "--tags", str(tags))
+    with tempfile.TemporaryDirectory(prefix="genba-bench-") as scratch, process(*source) as line:
+        plant = write_plant(Path(scratch), tags=tags, hz=hz, port=int(line.split()[1]))
+        out = subprocess.run(
+            [sys.executable, __file__, "--child", str(plant), "--warm", str(warm_s), "--measure", str(measure_s)],
+            check=True, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
     told: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
     return told
 
