@@ -105,5 +105,5 @@ def _why(plain: str) -> str:
     if re.fullmatch(r"V[BWDX]?\d+(\.\d)?", plain):
         return "the V area of LOGO! and S7-200 is DB1: write DB1.DBW0 for VW0"
     if '"' in plain or re.fullmatch(r"DB_?[A-Z]\w*\..*", plain):
-        return f"symbolic names are not read over classic S7; write the absolute address like {_EXAMPLES}"
+        return f"symbols are read with `kind: s7plus` (experimental) or opcua; here write the absolute address like {_EXAMPLES}"
     return f"not an S7 address; write it like {_EXAMPLES}"

@@ -87,7 +87,7 @@ def test_timers_and_counters_begin_at_every_second_byte_of_their_area() -> None:
         ("TW4", "write it like"),
         ("PIW256", "peripheral"),
         ("VW100", "DB1.DBW0"),
-        ('"Furnace".temp', "symbolic"),
+        ('"Furnace".temp', "kind: s7plus"),
         ("hr:100", "write it like DB10.DBD4"),
         ("", "write it like DB10.DBD4"),
         ("DB1.DBD-4", "write it like"),
