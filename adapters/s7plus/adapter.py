@@ -51,8 +51,8 @@ class S7PlusAdapter:
             self._plans = await asyncio.to_thread(self._compile)
         from .session import Session
 
-        self._worker = worker = Worker(f"s7plus-{self._context.name}")
         self._session = session = Session(self._config, self._context.base)
+        self._worker = worker = Worker(f"s7plus-{self._context.name}", session.abort)
         try:
             await worker.run(session.open, timeout_s=self._config.timeout.s)
             await self._resolve(worker, session)

@@ -113,17 +113,18 @@ class Session:
         return values
 
     async def close(self) -> None:
-        """Take leave of the PLC, and drop the connection where it does not listen any more."""
+        """Take leave of the PLC, for a moment; `abort` ends it where the PLC does not listen any more."""
         try:
             async with asyncio.timeout(_CLOSE_S):
                 await self._client.disconnect()
         except (TimeoutError, S7Error, OSError, ValueError):
             pass  # it ends either way
-        finally:
-            writer = self._client._writer
-            if writer is not None:  # it was cancelled before it came to that
-                writer.transport.abort()
-                await asyncio.sleep(0)
+
+    def abort(self) -> None:
+        """Drop the connection at once where it still stands; on the loop it belongs to."""
+        writer = self._client._writer
+        if writer is not None:
+            writer.transport.abort()
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -32,7 +32,8 @@ async def session_of(config: S7PlusConfig) -> AsyncIterator[tuple[Worker, Sessio
     """An open session; ended with the block. Raises NotConnected, ConfigError."""
     if not installed():
         raise ConfigError(f"s7plus needs the package {LIBRARY}, which is not installed", hint=INSTALL)
-    worker, session = Worker("s7plus"), Session(config, Path())
+    session = Session(config, Path())
+    worker = Worker("s7plus", session.abort)
     try:
         await worker.run(session.open, timeout_s=config.timeout.s)
         yield worker, session

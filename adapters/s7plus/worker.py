@@ -19,9 +19,10 @@ _GRACE_S: Final = 0.25  # after a deadline: to notice it over there
 
 
 class Worker:
-    """Runs coroutines in its thread, one caller at a time. Made running; `aclose` ends it."""
+    """Runs coroutines in its thread, one caller at a time. Made running; `aclose` ends it, and the thread calls `at_end` last."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, at_end: Callable[[], None]) -> None:
+        self._at_end = at_end
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -49,6 +50,8 @@ class Worker:
             for task in left:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._at_end()
+            self._loop.run_until_complete(asyncio.sleep(0.01))  # sockets are closed by the loop
         finally:
             self._loop.close()
 
