@@ -24,6 +24,7 @@ The package has been seen to read few firmwares (docs/adapters/s7plus.md); where
 The other way is `kind: s7` with "Optimized block access" taken off and PUT/GET allowed, or OPC UA, which the PLC has built in."""
 _LEVEL: Final = """In TIA Portal: the CPU -> Properties -> Protection & Security -> Access level: at least "HMI access" without a password,
 or write the password of that level (`password: {file: …}`; doctor and browse: --password-file)."""
+_NAMED: Final = 20  # addresses that are told one by one when they are fine
 _LEVELS: Final = {1: "full access", 2: "read access", 3: "HMI access", 4: "no access"}
 
 
@@ -77,8 +78,14 @@ async def examine(options: S7PlusExamination) -> AsyncGenerator[Check, None]:
             yield _protection(session.protection_level)
             symbols = await worker.run(session.symbols, timeout_s=config.browse_timeout.s)
             yield _told(symbols)
+            fine = 0
             for written in options.address:
-                yield await _readable(written, symbols, worker, session, config.timeout.s)
+                check = await _readable(written, symbols, worker, session, config.timeout.s)
+                fine += check.result == "ok"
+                if check.result != "ok" or len(options.address) <= _NAMED:
+                    yield check
+            if fine and len(options.address) > _NAMED:
+                yield Check("addresses", "ok", f"{fine} of {len(options.address)} can be read")
     except ConfigError as error:
         yield Check("session", "failure", error.message, error.hint)
     except NotConnected as error:
