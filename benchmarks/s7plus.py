@@ -8,6 +8,7 @@ Python too and shares the machine, so wall time says little about a PLC.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import statistics
 import sys
 import tempfile
@@ -76,6 +77,9 @@ def main() -> None:
         asyncio.run(serve())
         return
     options = parser(__doc__ or "").parse_args()
+    if importlib.util.find_spec("s7commplus") is None:
+        print("skipped: the extra s7plus is missing; install it with: pip install 'genba[s7plus]'")
+        return
     with process(sys.executable, __file__, "--serve") as endpoint:
         found = asyncio.run(measure(endpoint, 15 if options.quick else 60))
     (wall, cpu), (library_wall, library_cpu) = found["ours"], found["library"]
