@@ -16,8 +16,9 @@ from .config import S7PlusConfig
 class S7PlusAccess(Strict):
     """A PLC and how to speak to it."""
 
-    endpoint: str = Field(description="`s7://host`, `s7://host:port` or just the host.")
-    tls: Literal["on", "off"] = Field("on", description="off: firmware or project without secure communication.")
+    endpoint: str = Field(
+        description="`tls://host` or just the host; `s7://host` in the clear, for firmware or projects without secure communication."
+    )
     fingerprint: str | None = Field(None, description="SHA-256 of the PLC's certificate, in hex.")
     ca: Path | None = Field(None, description="PEM file of the authority that issued the PLC's certificate.")
     password_file: Path | None = Field(None, description="File whose first line is the password of the access level.")
@@ -28,7 +29,7 @@ class S7PlusAccess(Strict):
     @field_validator("endpoint", mode="after")
     @classmethod
     def _with_scheme(cls, endpoint: str) -> str:
-        return endpoint if "://" in endpoint else f"s7://{endpoint}"
+        return endpoint if "://" in endpoint else f"tls://{endpoint}"
 
     @model_validator(mode="after")
     def _connectable(self) -> S7PlusAccess:
@@ -48,7 +49,6 @@ class S7PlusAccess(Strict):
         given: dict[str, Any] = {
             "kind": "s7plus",
             "endpoint": self.endpoint,
-            "tls": self.tls == "on",
             "connection": self.connection,
         }
         given |= {"timeout": self.timeout, "browse_timeout": self.browse_timeout, "fingerprint": self.fingerprint, "ca": self.ca}
@@ -77,7 +77,6 @@ def examination_of(config: S7PlusConfig, place: Place) -> S7PlusExamination:
 def _of(config: S7PlusConfig, place: Place) -> dict[str, Any]:
     return {
         "endpoint": config.endpoint,
-        "tls": "on" if config.tls else "off",
         "fingerprint": config.fingerprint,
         "ca": None if config.ca is None else place.base / config.ca,
         "connection": config.connection,

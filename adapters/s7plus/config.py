@@ -106,11 +106,8 @@ class S7PlusConfig(S7PlusDevice, AdapterConfig):
 
     kind: Literal["s7plus"] = Field(description="The protocol.")
     endpoint: str = Field(
-        description="`s7://host` or `s7://host:port`; the port is 102 if none is given.", examples=["s7://10.0.0.20"]
-    )
-    tls: bool = Field(
-        True,
-        description="Encrypt. `false` is for firmware before S7-1200 V4.3 and S7-1500 V2.9, or projects without secure communication.",
+        description="`tls://host` or `tls://host:port` where the PLC has secure communication, `s7://host` in the clear; the port is 102 if none is given.",
+        examples=["tls://10.0.0.20"],
     )
     fingerprint: str | None = Field(
         None,
@@ -139,13 +136,20 @@ class S7PlusConfig(S7PlusDevice, AdapterConfig):
     @classmethod
     def _s7(cls, endpoint: str) -> str:
         parts = urlsplit(endpoint)
-        example = "write it like s7://10.0.0.20 or s7://10.0.0.20:102"
+        example = "write it like tls://10.0.0.20, or s7://10.0.0.20 for a PLC without secure communication"
         try:
             port = parts.port
         except ValueError as error:
             raise ValueError(f"the port is a number from 1 to 65535; {example}") from error
-        if parts.scheme != "s7" or not parts.hostname or parts.path.strip("/") or parts.query or parts.username or port == 0:
-            raise ValueError(f"not an S7 endpoint; {example}")
+        if (
+            parts.scheme not in ("tls", "s7")
+            or not parts.hostname
+            or parts.path.strip("/")
+            or parts.query
+            or parts.username
+            or port == 0
+        ):
+            raise ValueError(f"not an endpoint of an S7 PLC; {example}")
         return endpoint
 
     @field_validator("fingerprint", mode="after")
@@ -169,13 +173,18 @@ class S7PlusConfig(S7PlusDevice, AdapterConfig):
     def _secured_by_one(self) -> S7PlusConfig:
         if not self.tls and (self.ca is not None or self.fingerprint is not None):
             raise ValueError(
-                "ca and fingerprint check the certificate of an encrypted connection; take them out, or `tls: false`"
+                "ca and fingerprint check the certificate of an encrypted connection; take them out, or write tls://"
             )
         if self.ca is not None and self.fingerprint is not None:
             raise ValueError("ca and fingerprint say the same thing; keep one of them")
         if not self.tls and self.password is not None:
-            raise ValueError("a password is sent over an encrypted connection only; take it out, or `tls: false`")
+            raise ValueError("a password is sent over an encrypted connection only; take it out, or write tls://")
         return self
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted. A simulated PLC never is, whatever stands beside its endpoint."""
+        return urlsplit(self.endpoint).scheme == "tls"
 
     @property
     def host(self) -> str:
@@ -200,8 +209,8 @@ def check(config: S7PlusConfig) -> Iterator[Finding]:
     if config.host in _LOOPBACK:
         return
     if not config.tls:
-        hint = "leave `tls` out where the PLC's firmware and project allow secure communication"
-        yield Finding("warning", ("tls",), "the connection is not encrypted, and anybody may pass for the PLC", hint)
+        hint = f"write tls://{config.host} where the PLC's firmware and project allow secure communication"
+        yield Finding("warning", ("endpoint",), "the connection is not encrypted, and anybody may pass for the PLC", hint)
     elif config.ca is None and config.fingerprint is None:
         hint = f"`genba doctor s7plus {config.host}` shows the certificate; write `fingerprint: …`"
         yield Finding("warning", ("endpoint",), "any certificate is accepted, so anybody may pass for the PLC", hint)

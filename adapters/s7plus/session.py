@@ -59,11 +59,11 @@ class Session:
                 config.host,
                 config.port,
                 use_tls=config.tls,
-                tls_ca=self._ca,
-                tls_cert_fingerprint=config.fingerprint,
+                tls_ca=self._ca if config.tls else None,
+                tls_cert_fingerprint=config.fingerprint if config.tls else None,
                 connection_type=config.connection,
             )
-            if password is not None:
+            if password is not None and config.tls:
                 await client.authenticate(password)
 
     @property

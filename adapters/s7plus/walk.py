@@ -18,8 +18,8 @@ from .session import Session, Symbol
 from .worker import Worker
 
 ABOUT: Final = """What decides is the firmware and the project, not the CPU alone:
-- S7-1200 from V4.3 and S7-1500 from V2.9, project of TIA Portal V17 or newer: secure communication is on; leave `tls` as it is.
-- Older, or secure PG/PC communication switched off in the project: `tls: false` (doctor and browse: --tls off).
+- S7-1200 from V4.3 and S7-1500 from V2.9, project of TIA Portal V17 or newer: secure communication is on; write tls://HOST.
+- Older, or secure PG/PC communication switched off in the project: s7://HOST, in the clear.
 The package has been seen to read few firmwares (docs/adapters/s7plus.md); where yours is not among them, say so to its authors.
 The other way is `kind: s7` with "Optimized block access" taken off and PUT/GET allowed, or OPC UA, which the PLC has built in."""
 _LEVEL: Final = """In TIA Portal: the CPU -> Properties -> Protection & Security -> Access level: at least "HMI access" without a password,

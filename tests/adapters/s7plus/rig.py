@@ -32,7 +32,7 @@ Row = dict[str, Any]
 def configure(tags: Mapping[str, tuple[str, str]], endpoint: str = "s7://127.0.0.1", **more: Any) -> S7PlusConfig:
     """Unencrypted, scan 20 ms, timeout 1 s."""
     spelled = {name: {"address": address, "type": kind} for name, (address, kind) in tags.items()}
-    given = {"kind": "s7plus", "endpoint": endpoint, "scan": "20ms", "timeout": "1s", "tls": False, "tags": spelled}
+    given = {"kind": "s7plus", "endpoint": endpoint, "scan": "20ms", "timeout": "1s", "tags": spelled}
     return S7PlusConfig.model_validate(given | more)
 
 
@@ -131,6 +131,6 @@ async def encrypted(emulator: Emulator, certificate: Certificate) -> AsyncIterat
     files = {"tls_cert": str(certificate.certificate), "tls_key": str(certificate.key)}
     await asyncio.to_thread(lambda: emulator.start("127.0.0.1", port, use_tls=True, **files))
     try:
-        yield f"s7://127.0.0.1:{port}"
+        yield f"tls://127.0.0.1:{port}"
     finally:
         await asyncio.to_thread(emulator.stop)

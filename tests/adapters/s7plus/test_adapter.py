@@ -27,7 +27,6 @@ from tests.conformance.adapter import AdapterConformance, PollingConformance
 class TestS7Plus(PollingConformance, AdapterConformance):
     plugin = PLUGIN
     kind = "s7plus"
-    options: ClassVar = {"tls": False}
     places: ClassVar = {
         "temperature": {"address": '"Data".zone.temperature', "type": "real"},
         "pump": {"address": "Data.pump", "type": "bool"},

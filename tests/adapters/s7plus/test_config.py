@@ -81,16 +81,16 @@ def test_types_that_are_several_values_are_refused_with_the_way_out(kind: str, s
 
 
 def configure(**options: Any) -> S7PlusConfig:
-    return S7PlusConfig.model_validate({"kind": "s7plus", "endpoint": "s7://10.0.0.20"} | options)
+    return S7PlusConfig.model_validate({"kind": "s7plus", "endpoint": "tls://10.0.0.20"} | options)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"endpoint": "s7plus://10.0.0.20"}, "s7://10.0.0.20"),
+        ({"endpoint": "s7plus://10.0.0.20"}, "tls://10.0.0.20"),
         ({"fingerprint": "abc"}, "64 hex digits"),
-        ({"tls": False, "fingerprint": "00" * 32}, "take them out"),
-        ({"tls": False, "password": "x"}, "encrypted connection only"),
+        ({"endpoint": "s7://10.0.0.20", "fingerprint": "00" * 32}, "write tls://"),
+        ({"endpoint": "s7://10.0.0.20", "password": "x"}, "encrypted connection only"),
         ({"ca": "a.pem", "fingerprint": "00" * 32}, "keep one"),
         ({"check_program": "0s"}, "longer than 0s"),
     ],
@@ -104,9 +104,9 @@ def test_options_that_contradict_each_other_are_refused(options: dict[str, Any],
 def test_a_connection_that_anybody_may_answer_is_a_warning() -> None:
     assert configure(fingerprint=":".join(["AB"] * 32)).fingerprint == "ab" * 32
     said = {name: [finding.loc for finding in check(configure(**options)) if finding.loc != ("kind",)] for name, options in {
-        "clear": {"tls": False}, "unchecked": {}, "pinned": {"fingerprint": "ab" * 32}, "simulated": {"endpoint": "s7://127.0.0.1"},
+        "clear": {"endpoint": "s7://10.0.0.20"}, "unchecked": {}, "pinned": {"fingerprint": "ab" * 32}, "simulated": {"endpoint": "s7://127.0.0.1"},
     }.items()}  # fmt: skip
-    assert said == {"clear": [("tls",)], "unchecked": [("endpoint",)], "pinned": [], "simulated": []}
+    assert said == {"clear": [("endpoint",)], "unchecked": [("endpoint",)], "pinned": [], "simulated": []}
 
 
 def test_reading_a_configuration_imports_no_protocol_library() -> None:

@@ -50,7 +50,7 @@ async def test_the_emulator_of_the_library_serves_no_symbols_by_itself() -> None
 async def test_an_encrypted_session_with_the_right_certificate_and_none_with_another(tmp_path: Path) -> None:
     certificate = rig.make_certificate(tmp_path / "plc")
     other = rig.make_certificate(tmp_path / "other")
-    config = rig.configure(TAGS, tls=True)
+    config = rig.configure(TAGS, "tls://127.0.0.1")
     emulator = await rig.make_simulator(config, {"speed": 21.5, "name": "炉", "third": 3.0}).emulator(
         protocol_version=ProtocolVersion.V2
     )
@@ -66,7 +66,16 @@ async def test_an_encrypted_session_with_the_right_certificate_and_none_with_ano
                 await adapter.connect()
             assert "fingerprint" in caught.value.hint
         with pytest.raises(NotConnected):  # never in the clear by itself, and never encrypted where that was not asked for
-            await rig.make_adapter(config.model_copy(update={"tls": False}), endpoint, tmp_path).connect()
+            await rig.make_adapter(config, endpoint.replace("tls://", "s7://"), tmp_path).connect()
+
+
+async def test_a_simulated_plc_is_read_in_the_clear_whatever_the_entry_says_of_the_real_one(tmp_path: Path) -> None:
+    config = rig.configure(TAGS, "tls://10.0.0.20", fingerprint="00" * 32, password="secret")
+    device = rig.make_simulator(config, {"speed": 21.5})
+    async with rig.connected(config, await device.start(), tmp_path) as adapter:
+        (batch,) = await rig.take(adapter, 1)
+    await device.aclose()
+    assert batch.column("value")[0].as_py() == 21.5
 
 
 async def test_browse_yields_what_can_be_written_into_a_file_and_read_again(tmp_path: Path) -> None:
@@ -74,7 +83,7 @@ async def test_browse_yields_what_can_be_written_into_a_file_and_read_again(tmp_
     device = rig.make_simulator(config, {"speed": 21.5, "name": "GENBA", "third": 3.0})
     endpoint = await device.start()
     assert PLUGIN.browse is not None
-    found = await everything(PLUGIN.browse.walk(S7PlusAccess.model_validate({"endpoint": endpoint, "tls": "off"})))
+    found = await everything(PLUGIN.browse.walk(S7PlusAccess.model_validate({"endpoint": endpoint})))
     points = {one.name: one.options for one in found if isinstance(one, Point)}
     assert points == {
         "Data.motor.speed": {"address": "Data.motor.speed", "type": "real"},
@@ -111,7 +120,7 @@ async def test_the_doctor_shows_the_certificate_the_variables_and_which_names_ca
         assert trusted["encryption"].result == "ok"
         wrong = await examined(endpoint, fingerprint="00" * 32)
         assert (wrong["session"].result, "certificate" in wrong["session"].found) == ("failure", True)
-        clear = await examined(endpoint, tls="off")
+        clear = await examined(endpoint.replace("tls://", "s7://"))
         assert (clear["session"].result, "V4.3" in clear["session"].way_out) == ("failure", True)
 
 
@@ -121,6 +130,6 @@ async def test_the_doctor_of_a_plc_that_is_not_there_or_is_something_else() -> N
     assert list(await examined(f"s7://127.0.0.1:{port}")) == ["network"]
     device = rig.make_simulator(rig.configure({}))
     endpoint = await device.start()
-    found = await examined(endpoint, tls="off")
+    found = await examined(endpoint)
     await device.aclose()
     assert (found["variables"].result, found["variables"].found) == ("failure", "the PLC shows no variable")
