@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
+from schemas.errors import ConfigError
 from schemas.plugin import Place
 from schemas.values import Duration, Strict
 
@@ -41,9 +42,15 @@ class S7PlusAccess(Strict):
         return self
 
     def config(self) -> S7PlusConfig:
-        """The connection as it would stand in a plant file. Raises OSError for the password file."""
-        text = self.password_file.read_text(encoding="utf-8").splitlines()[0] if self.password_file else ""
-        return self._entry(text)
+        """The connection as it would stand in a plant file. Raises ConfigError for a password file that cannot be read."""
+        if self.password_file is None:
+            return self._entry("")
+        try:
+            lines = self.password_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError(f"{self.password_file}: {why}", hint="its first line is the password") from error
+        return self._entry(lines[0] if lines else "")
 
     def _entry(self, password: str) -> S7PlusConfig:
         given: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ The package has been seen to read few firmwares (docs/adapters/s7plus.md); where
 The other way is `kind: s7` with "Optimized block access" taken off and PUT/GET allowed, or OPC UA, which the PLC has built in."""
 _LEVEL: Final = """In TIA Portal: the CPU -> Properties -> Protection & Security -> Access level: at least "HMI access" without a password,
 or write the password of that level (`password: {file: …}`; doctor and browse: --password-file)."""
+_WORDS: Final = re.compile(r"\w+")
 _NAMED: Final = 20  # addresses that are told one by one when they are fine
 _LEVELS: Final = {1: "full access", 2: "read access", 3: "HMI access", 4: "no access"}
 
@@ -52,7 +54,7 @@ async def browse(options: S7PlusAccess) -> AsyncGenerator[Check | Point | Settin
         symbols = await worker.run(session.symbols, timeout_s=config.browse_timeout.s)
     for name, symbol in symbols.items():
         if symbol.type:
-            yield Point(name.replace("/", "-"), {"address": name, "type": symbol.type})
+            yield Point("_".join(_WORDS.findall(name)).lower(), {"address": name, "type": symbol.type})
     yield _told(symbols)
 
 

@@ -86,9 +86,9 @@ async def test_browse_yields_what_can_be_written_into_a_file_and_read_again(tmp_
     found = await everything(PLUGIN.browse.walk(S7PlusAccess.model_validate({"endpoint": endpoint})))
     points = {one.name: one.options for one in found if isinstance(one, Point)}
     assert points == {
-        "Data.motor.speed": {"address": "Data.motor.speed", "type": "real"},
-        "Data.name": {"address": "Data.name", "type": "string[20]"},
-        "Data.zone[3]": {"address": "Data.zone[3]", "type": "int"},
+        "data_motor_speed": {"address": "Data.motor.speed", "type": "real"},
+        "data_name": {"address": "Data.name", "type": "string[20]"},
+        "data_zone_3": {"address": "Data.zone[3]", "type": "int"},
     }
     checks = [one for one in found if isinstance(one, Check)]
     assert [(check.name, check.result) for check in checks] == [("encryption", "warning"), ("variables", "ok")]
@@ -122,6 +122,14 @@ async def test_the_doctor_shows_the_certificate_the_variables_and_which_names_ca
         assert (wrong["session"].result, "certificate" in wrong["session"].found) == ("failure", True)
         clear = await examined(endpoint.replace("tls://", "s7://"))
         assert (clear["session"].result, "V4.3" in clear["session"].way_out) == ("failure", True)
+
+
+def test_a_password_file_that_is_not_there_is_what_a_person_must_edit(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("secret\nsecond line\n")
+    found = S7PlusAccess.model_validate({"endpoint": "10.0.0.20", "password_file": tmp_path / "password"}).config()
+    assert (found.endpoint, found.password and found.password.get_secret_value()) == ("tls://10.0.0.20", "secret")
+    with pytest.raises(ConfigError, match="No such file"):
+        S7PlusAccess.model_validate({"endpoint": "10.0.0.20", "password_file": tmp_path / "absent"}).config()
 
 
 async def test_the_doctor_of_a_plc_that_is_not_there_or_is_something_else() -> None:
