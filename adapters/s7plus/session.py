@@ -6,6 +6,7 @@ Only reading functions of the library are called. Whatever goes wrong ends the s
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,7 @@ class Session:
         self._config, self.peer = config, config.endpoint
         self._ca = None if config.ca is None else str(base / config.ca)
         self._client = AsyncClient()
+        logging.getLogger("s7commplus").setLevel(logging.CRITICAL)  # what matters of its warnings is raised too
 
     async def open(self) -> None:
         """Connect and log in. Raises NotConnected; ConfigError for a certificate or a password that is not right."""
