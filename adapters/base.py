@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Generic, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Generic, Literal, Protocol, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
@@ -100,6 +100,8 @@ class AdapterConfig(Strict):
     `devices_of` gives the same view of both spellings. Options at the connection are defaults for its devices.
     """
 
+    records: ClassVar[bool] = False
+    """Whether the adapter records and plays `AdapterContext.tape`."""
     kind: str = Field(description="The protocol.")
     endpoint: str = Field(description="Where the device is.")
     timeout: Duration = Field(Duration("2s"), description="Deadline for one request.")
@@ -114,6 +116,13 @@ class AdapterConfig(Strict):
     capture: Annotated[CaptureConfig, BeforeValidator(_path_alone, json_schema_input_type=Path | CaptureConfig)] | None = Field(
         None, description="File that keeps what goes over the wire, for `genba decode`: its path, or `{file: …, max_size: …}`."
     )
+
+    @field_validator("capture", mode="after")
+    @classmethod
+    def _can_capture(cls, capture: CaptureConfig | None) -> CaptureConfig | None:
+        if capture is not None and not cls.records:
+            raise ValueError("adapters of this kind keep no capture yet; delete it")
+        return capture
 
     @field_validator("memory_limit", mode="after")
     @classmethod

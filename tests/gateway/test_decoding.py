@@ -322,3 +322,11 @@ async def test_a_capture_of_a_kind_that_is_not_installed_is_a_clear_error(tmp_pa
         await asyncio.to_thread(decode, replace(capture, head={**capture.head, "entry": entry}))
     with pytest.raises(ConfigError, match="its configuration cannot be read"):
         await asyncio.to_thread(decode, replace(capture, head={}))
+
+
+def test_an_adapter_that_keeps_no_capture_says_so():
+    config = catalogue.plugin("adapters", "s7plus").config
+    entry = {"kind": "s7plus", "endpoint": "tls://10.0.0.20", "tags": {}}
+    config.model_validate(entry)
+    with pytest.raises(ValueError, match="keep no capture yet"):
+        config.model_validate(entry | {"capture": "it.capture"})
