@@ -37,11 +37,7 @@ class Entry:
 
 def to_plain(entry: Entry, *, secrets: bool) -> dict[str, Any]:
     """`entry` as JSON can hold it. Without `secrets` each secret is replaced; paths of this machine go along only with them."""
-    keys: dict[int, str] = {
-        id(config): key
-        for device in devices_of(entry.name, entry.config).values()
-        for key, config in device.tags.items()
-    }  # fmt: skip
+    keys = {id(config): key for device in devices_of(entry.name, entry.config).values() for key, config in device.tags.items()}
     plain: dict[str, Any] = {
         "name": entry.name,
         "kind": entry.config.kind,

@@ -9,13 +9,13 @@ import pyarrow as pa
 
 from schemas.kinds import KINDS, SCHEMAS, Kind, kind_of
 
-from .frames import Frame, Garbled, Say
+from .frames import MAX_PAYLOAD, Frame, Garbled, Say
 
 _NULLS: Final = 65_536  # rows of the null columns that are kept and sliced
 
 
 def pack(batch: pa.RecordBatch) -> Frame:
-    """A batch as a frame. Raises ValueError for one that has not the schema of its kind."""
+    """A batch as a frame. Raises ValueError for one that has not the schema of its kind, or is too large."""
     kind = kind_of(batch)
     if not batch.schema.equals(SCHEMAS[kind]):
         raise ValueError(f"a batch of {kind} with another schema: {batch.schema}")
@@ -27,7 +27,10 @@ def pack(batch: pa.RecordBatch) -> Frame:
     some = pa.RecordBatch.from_arrays(
         [column for number, column in enumerate(batch.columns) if columns >> number & 1], schema=_schema(kind, columns)
     )
-    return Frame(Say.BATCH, some.serialize().to_pybytes(), KINDS.index(kind), columns)
+    payload = some.serialize().to_pybytes()
+    if len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"a batch of {len(payload):,} bytes; an adapter cuts them smaller")
+    return Frame(Say.BATCH, payload, KINDS.index(kind), columns)
 
 
 def unpack(frame: Frame) -> pa.RecordBatch:

@@ -26,7 +26,7 @@ from gateway.logs import quiet_libraries
 
 from . import errors, memory
 from .batches import pack
-from .frames import BEAT_S, Frame, Frames, Garbled, Say, encode
+from .frames import BEAT_S, MAX_SETUP, Frame, Frames, Garbled, Say, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -42,7 +42,7 @@ class Child(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._frames = Frames()
+        self._frames = Frames(MAX_SETUP)
         self._commands: asyncio.Queue[Frame | None] = asyncio.Queue()  # the gateway sends one and waits
         self._credit = asyncio.Semaphore(0)
         self._up: asyncio.WriteTransport | None = None

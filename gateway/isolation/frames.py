@@ -16,8 +16,10 @@ _HEADER: Final = struct.Struct("<4sBBxxIII")
 _MAGIC: Final = b"gnb1"
 BEAT_S: Final = 0.5
 """Seconds between two signs of life."""
-MAX_PAYLOAD: Final = 256 * 2**20
-"""Bytes; a batch is a few megabytes, a configuration of 100,000 tags some tens."""
+MAX_PAYLOAD: Final = 64 * 2**20
+"""Bytes of what a child says; a batch is a few megabytes."""
+MAX_SETUP: Final = 512 * 2**20
+"""Bytes of what it is told; a configuration of 100,000 tags is some tens of megabytes."""
 
 
 class Garbled(Exception):
@@ -59,8 +61,9 @@ def encode(frame: Frame) -> bytes:
 class Frames:
     """Cuts a stream of bytes into frames. Holds no more than one frame that is not complete."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
         self._received = bytearray()
+        self._max_payload = max_payload
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The frames that `data` completes. Raises Garbled."""
@@ -70,7 +73,7 @@ class Frames:
         try:
             while len(received) - at >= _HEADER.size:
                 magic, say, kind, columns, length, checksum = _HEADER.unpack_from(received, at)
-                if magic != _MAGIC or length > MAX_PAYLOAD:
+                if magic != _MAGIC or length > self._max_payload:
                     raise Garbled(f"not a frame: {bytes(received[at : at + 20]).hex(' ')}")
                 end = at + _HEADER.size + length
                 if len(received) < end:
