@@ -81,6 +81,8 @@ def decode(capture: Capture) -> Decoded:
     with TemporaryDirectory(prefix="genba-decode-") as scratch:
         directory = Path(scratch)
         entry = _entry(capture, directory)
+        if not entry.config.records:  # it would ask the device
+            raise ConfigError(f"adapters of kind {entry.config.kind!r} cannot decode a capture")
         if capture.sessions:
             _remember(capture.sessions[0], directory)
         context = AdapterContext(

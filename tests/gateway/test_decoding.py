@@ -320,6 +320,10 @@ async def test_a_capture_of_a_kind_that_is_not_installed_is_a_clear_error(tmp_pa
     entry = {**capture.head["entry"], "kind": "profinet"}
     with pytest.raises(ConfigError, match="unknown kind of adapter 'profinet'"):
         await asyncio.to_thread(decode, replace(capture, head={**capture.head, "entry": entry}))
+    apart = {"kind": "s7plus", "endpoint": "tls://127.0.0.1"}
+    unable = {**entry, "kind": "s7plus", "config": apart, "tags": [], "keys": []}
+    with pytest.raises(ConfigError, match="'s7plus' cannot decode a capture"):
+        await asyncio.to_thread(decode, replace(capture, head={**capture.head, "entry": unable}))
     with pytest.raises(ConfigError, match="its configuration cannot be read"):
         await asyncio.to_thread(decode, replace(capture, head={}))
 
