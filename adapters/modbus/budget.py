@@ -64,7 +64,7 @@ def check_line(config: ModbusConfig) -> Iterator[Finding]:
 
 def _known_line(config: ModbusConfig) -> Timing | None:
     """The line, where its speed is known: behind a converter only where it is written down."""
-    return None if config.transport == "rtu+tcp" and config.serial is None else line_of(config)
+    return None if config.transport in ("rtu+tcp", "ascii+tcp") and config.serial is None else line_of(config)
 
 
 def _max_gap(config: ModbusConfig) -> int | None:

@@ -136,7 +136,9 @@ class MbapConnection:
 class _Run:
     """Several spans read without a decision in between."""
 
-    def __init__(self, connection: MbapConnection, spans: Sequence[Span], window: int, take: Callable[[int, bytes], None]) -> None:
+    def __init__(
+        self, connection: MbapConnection, spans: Sequence[Span], window: int, take: Callable[[int, bytes], None]
+    ) -> None:
         self._connection, self._spans, self._take = connection, spans, take
         self._window = window
         self._next = self._open = 0
