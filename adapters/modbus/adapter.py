@@ -18,7 +18,7 @@ from .config import ModbusConfig
 from .connection import open_connection
 from .exchange import Connection
 from .memory import Memory
-from .plan import Cut, points_of, scan_classes
+from .plan import cuts_of, points_of, scan_classes
 from .scanner import Scanner, Silence
 from .timing import line_of
 from .window import Window
@@ -52,7 +52,7 @@ class ModbusAdapter:
         """Open a new connection; a former one is closed first, and what was learnt on it is forgotten."""
         await self.aclose()
         self._connection = await open_connection(self._config, self._context.base)
-        cuts = set[Cut]()
+        cuts = cuts_of(self._config)
         for scanner in self._scanners:
             scanner.begin(cuts)
         await self._memory.recall()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 
@@ -14,7 +14,7 @@ from schemas.plugin import Finding
 from schemas.tags import ValueType
 from schemas.values import Duration, Strict
 
-from .address import Address, parse
+from .address import Address, Stretch, parse, stretch_of
 from .datatypes import DataType, Order, parse_type
 
 Transport = Literal["tcp", "tls", "udp", "rtu", "rtu+tcp", "ascii", "ascii+tcp"]
@@ -127,6 +127,23 @@ class ModbusDevice(DeviceConfig[ModbusTag]):
     )
     max_registers: int = Field(125, ge=1, le=125, description="Registers that the device answers in one request.")
     max_bits: int = Field(2000, ge=1, le=2000, description="Bits that the device answers in one request.")
+    skip: Sequence[str] = Field(
+        default_factory=tuple,
+        description="Addresses that are never read, not even on the way from one tag to another: `hr:100-120`, `co:7`.",
+        examples=["[hr:100-120]"],
+    )
+
+    @field_validator("skip", mode="after")
+    @classmethod
+    def _stretches(cls, skip: Sequence[str]) -> Sequence[str]:
+        for written in skip:
+            stretch_of(written)
+        return skip
+
+    @property
+    def forbidden(self) -> list[Stretch]:
+        """What `skip` says."""
+        return [stretch_of(written) for written in self.skip]
 
 
 class ModbusConfig(ModbusDevice, AdapterConfig):
@@ -232,7 +249,9 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
             return self
         written = own.model_fields_set
         inherited = {
-            name: getattr(self, name) for name in ("unit_id", "order", "max_registers", "max_bits", "scan") if name not in written
+            name: getattr(self, name)
+            for name in ("unit_id", "order", "max_registers", "max_bits", "skip", "scan")
+            if name not in written
         }
         return own.model_copy(update=inherited)
 
@@ -264,6 +283,13 @@ def check(config: ModbusConfig) -> Iterator[Finding]:
                     f"{kind} has {kind.registers} registers and max_registers is {device.max_registers}",
                     "a value is read in one request; take a shorter type or raise max_registers",
                 )
+            length = 1 if at.is_bit_table else kind.registers
+            for no in device.forbidden:
+                if no.table == at.table and at.offset < no.end and no.start < at.offset + length:
+                    yield Finding(
+                        "error", (*where, "address"), f"{tag.wire_address()} ({tag.type}) lies in {no}, which `skip` says is never read",
+                        "take it out of `skip`, or correct the address",
+                    )  # fmt: skip
             spans.append(
                 (device.unit_id, at.function, at.offset, at.offset + kind.registers, tag, tag.order or device.order, where)
             )

@@ -22,7 +22,7 @@ from adapters.simulation import Signals
 
 from .config import ModbusConfig
 from .datatypes import encode
-from .plan import Point, Span, blocks_of, points_of, scan_classes
+from .plan import Point, Span, blocks_of, cuts_of, points_of, scan_classes
 
 _MOST: Final = {1: 2000, 2: 2000, 3: 125, 4: 125}
 _ILLEGAL_FUNCTION, _ILLEGAL_ADDRESS, _ILLEGAL_VALUE, _NO_TARGET = 1, 2, 3, 11
@@ -67,6 +67,7 @@ class ModbusSimulator:
     def __init__(self, config: ModbusConfig, context: SimulatorContext) -> None:
         self._signals = context.signals
         self._points = points_of(config, context.tags)
+        self._cuts = cuts_of(config)
         self._cells = [_Cell(bound, point) for bound, point in zip(context.tags, self._points, strict=True)]
         self._images: dict[tuple[int, int], bytearray] = {}
         self._planned: dict[Span, list[_Cell]] = defaultdict(list)
@@ -132,7 +133,7 @@ class ModbusSimulator:
     def _map(self, tags: Sequence[BoundTag[TagConfig]]) -> None:
         reads: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for scan in scan_classes(tags, self._points):
-            for block in blocks_of(scan.points):
+            for block in blocks_of(scan.points, cuts=self._cuts):
                 self._planned[block.span].extend(self._cells[scan.positions[member]] for member in block.members)
                 reads[block.span[:2]].append((block.span.start, block.span.end))
         for table, spans in reads.items():
