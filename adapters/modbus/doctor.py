@@ -73,9 +73,11 @@ async def examine(options: ModbusExamination) -> AsyncGenerator[Check, None]:
         if opened := _opened(config):
             yield opened
         answer = await _first_answer(connection, options.unit)
-        yield _speaks(config, answer) if not isinstance(answer, str) else await _why_silent(options, answer)
         if isinstance(answer, str):
+            await connection.aclose()  # a port, and many a device, takes one client
+            yield await _why_silent(options, answer)
             return
+        yield Check("Modbus", "ok", f"the device speaks {_spoken(config.transport)}")
         yield _unit(options.unit, answer)
         if isinstance(answer, int) and answer in _BEHIND_GATEWAY:
             return
@@ -92,8 +94,8 @@ async def examine(options: ModbusExamination) -> AsyncGenerator[Check, None]:
 
 def _not_open(config: ModbusConfig, error: NotConnected | ConfigError) -> Check:
     name = {"tls": "TLS", "rtu": "serial port", "ascii": "serial port"}.get(config.transport, "connection")
-    why = str(error).removeprefix(f"{config.endpoint}: ")
-    hint = error.hint if isinstance(error, ConfigError) else ""
+    message, hint = (error.message, error.hint) if isinstance(error, ConfigError) else (str(error), "")
+    why = message.removeprefix(f"{config.endpoint}: ")
     if not hint and config.transport == "tls":
         hint = "compare certificate, authority and host name; a device without TLS is tcp://"
     if not hint and name == "serial port":
@@ -129,10 +131,6 @@ async def _ask(connection: Connection, span: Span) -> Found:
         return error.code
     except (NoAnswer, WrongAnswer, NotConnected) as error:
         return str(error)
-
-
-def _speaks(config: ModbusConfig, answer: bytes | int) -> Check:
-    return Check("Modbus", "ok", f"the device speaks Modbus ({config.transport})")
 
 
 def _unit(unit: int, answer: bytes | int) -> Check:
@@ -350,6 +348,7 @@ def _line(config: ModbusConfig) -> str:
 def _spoken(transport: str) -> str:
     return {
         "tcp": "Modbus TCP",
+        "tls": "Modbus TCP with TLS",
         "udp": "Modbus UDP",
         "rtu": "RTU",
         "rtu+tcp": "RTU over TCP",
