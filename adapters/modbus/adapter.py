@@ -72,6 +72,8 @@ class ModbusAdapter:
                 number = await _due(schedule, connection)
                 paces[number].note(schedule.overruns[number])
                 batch = await self._poll(self._scanners[number], connection, silence)
+                if not silence.anybody():
+                    continue  # not yet known whether there is a device
                 for first in range(0, batch.num_rows, MAX_ROWS):
                     yield batch.slice(first, MAX_ROWS)
         except NotConnected as error:

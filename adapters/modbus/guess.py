@@ -100,7 +100,7 @@ def _read(registers: Mapping[int, int], order: Order) -> Reading:
         wide = _double(four, order) if len(four) == 4 else None
         if wide is not None and (number is None or _float(four[2:], order) is None):
             at = address + 4
-            values.append(Value(address, "float64", _number(wide)))
+            values.append(Value(address, "float64", _number(wide), "" if number is None else f"or float32 {_number(number)}"))
         elif number is not None:
             at = address + 2
             values.append(Value(address, "float32", _number(number), _other_orders(pair, order)))
@@ -129,7 +129,8 @@ def _integer(address: int, pair: Sequence[int], order: Order) -> Value:
     value = int.from_bytes(raw(pair[:1], order))
     kind = "int16" if value >= 0xC000 else "uint16"
     whole = int.from_bytes(raw(pair, order))
-    note = f"or uint32 with the next register: {whole}" if len(pair) == 2 and pair[1] else ""
+    wide = len(pair) == 2 and 0 < whole >> 16 < 256 and whole & 0xFFFF > 255  # a counter, rather than two small numbers
+    note = f"or uint32 with the next register: {whole}" if wide else ""
     return Value(address, kind, str(_signed(value, 16) if kind == "int16" else value), note)
 
 
@@ -165,10 +166,9 @@ def _text(registers: Mapping[int, int], start: int, order: Order) -> str:
             break
         pair = registers[address].to_bytes(2, "little" if swaps_bytes(order) else "big")
         piece = "".join(chr(byte) for byte in pair if 32 <= byte < 127)
-        letters += piece
+        if len(piece) == 2 or (piece and pair[1] == 0):
+            letters += piece
         if len(piece) < 2:
-            if pair[0] and (pair[1] or not piece):
-                return ""  # neither a letter nor an end
             break
     text = letters.rstrip()
     is_text = all(letter.isalnum() or letter in _PUNCTUATION for letter in text) and sum(map(str.isalpha, text)) >= 2

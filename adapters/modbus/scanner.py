@@ -45,9 +45,11 @@ class Silence:
     def __init__(self, units: Collection[int]) -> None:
         self._units = frozenset(units)
         self._missed: dict[int, int] = {}
+        self._heard = False
 
     def answered(self, unit: int) -> None:
         """Something came from this unit."""
+        self._heard = True
         if self._missed:
             self._missed.pop(unit, None)
 
@@ -56,6 +58,13 @@ class Silence:
         self._missed[unit] = self._missed.get(unit, 0) + 1
         if self._missed.keys() >= self._units and sum(self._missed.values()) >= _SILENT:
             raise NotConnected(f"{sum(self._missed.values())} requests in a row were not answered", quality=q.BAD_TIMEOUT)
+
+    def anybody(self) -> bool:
+        """Whether anything was answered on this connection. Raises NotConnected when every unit was asked in vain: a serial port
+        and a UDP socket open without a device, and a gateway accepts connections for devices that are off."""
+        if not self._heard and self._missed.keys() >= self._units:
+            raise NotConnected("requests are not answered", quality=q.BAD_TIMEOUT)
+        return self._heard
 
     def is_silent(self, unit: int) -> bool:
         """Asked twice in vain: one request a poll is enough to find out whether it is back."""
