@@ -23,8 +23,8 @@ class Framing(Protocol):
     longest: int
     """Bytes of a frame on the line."""
 
-    def frame(self, ask: Ask) -> bytes:
-        """The request as it goes out."""
+    def frame(self, unit: int, pdu: bytes) -> bytes:
+        """A PDU as it goes over the line."""
         ...
 
     def answer(self, received: bytes, ask: Ask) -> bytes:
@@ -43,15 +43,19 @@ class Framing(Protocol):
         """After how much silence a frame that was begun is over."""
         ...
 
+    def request(self, received: bytes) -> tuple[int, bytes]:
+        """For a device: bytes to take off `received`, and unit and PDU of the request among them; (0, b"") while it is not whole."""
+        ...
+
 
 class Rtu:
     """Binary frames, told apart by silence."""
 
     longest = 256  # 2.5.1.1
 
-    def frame(self, ask: Ask) -> bytes:
+    def frame(self, unit: int, pdu: bytes) -> bytes:
         """Unit, PDU, CRC."""
-        return _with_crc(bytes((ask.unit,)) + ask.pdu)
+        return _with_crc(bytes((unit,)) + pdu)
 
     def answer(self, received: bytes, ask: Ask) -> bytes:
         """The frame may stand behind noise."""
@@ -78,15 +82,22 @@ class Rtu:
         """The standard's 1.5 characters are less than any operating system keeps."""
         return _OVER_S
 
+    def request(self, received: bytes) -> tuple[int, bytes]:
+        """Reads (1 to 4) and identification (43) have a length of their own; what else comes is thrown away with the rest."""
+        size = {43: 7}.get(received[1], 8) if len(received) > 1 else 8
+        if len(received) < size:
+            return 0, b""
+        return (size, received[: size - 2]) if _is_sound(received[:size], size) else (len(received), b"")
+
 
 class Ascii:
     """Hexadecimal digits in a line of text."""
 
     longest = 513  # 2.5.2.1
 
-    def frame(self, ask: Ask) -> bytes:
+    def frame(self, unit: int, pdu: bytes) -> bytes:
         """A colon, unit, PDU and LRC as digits, carriage return and line feed."""
-        body = bytes((ask.unit,)) + ask.pdu
+        body = bytes((unit,)) + pdu
         return b":" + (body + bytes((_lrc(body),))).hex().upper().encode() + b"\r\n"
 
     def answer(self, received: bytes, ask: Ask) -> bytes:
@@ -120,6 +131,17 @@ class Ascii:
     def pause_s(self, received: bytes) -> float:
         """A line end ends it at once."""
         return _OVER_S if received.endswith(b"\n") else _ASCII_OVER_S
+
+    def request(self, received: bytes) -> tuple[int, bytes]:
+        """One line at a time."""
+        end = received.find(b"\n")
+        start = received.rfind(b":", 0, end)
+        return (0, b"") if end < 0 else (end + 1, _body(received[start:end]) if start >= 0 else b"")
+
+
+def framing_of(is_ascii: bool) -> Framing:
+    """The one that a transport names."""
+    return Ascii() if is_ascii else Rtu()
 
 
 def _places(received: bytes, head: bytes) -> Iterator[int]:

@@ -15,7 +15,7 @@ from schemas.errors import NotConnected
 
 from .config import ModbusConfig
 from .exchange import Ask, Identification, NoAnswer, Refused, WrongAnswer
-from .framing import Ascii, Framing, Rtu
+from .framing import Framing, framing_of
 from .plan import Span
 from .serial_port import SerialPort
 from .timing import Timing, timing_of
@@ -63,7 +63,7 @@ class LineConnection(asyncio.Protocol):
     async def _exchange(self, ask: Ask) -> bytes:
         await self._clean()
         self._received, self._asked = b"", ask
-        self._request = self._framing.frame(ask)
+        self._request = self._framing.frame(ask.unit, ask.pdu)
         self._stray = ""
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._answer = answer
@@ -209,7 +209,7 @@ async def open_line(config: ModbusConfig) -> LineConnection:
 
 
 def _line(config: ModbusConfig) -> LineConnection:
-    return LineConnection(config.timeout.s, timing_of(config.line, ascii_=config.is_ascii), Ascii() if config.is_ascii else Rtu())
+    return LineConnection(config.timeout.s, timing_of(config.line, ascii_=config.is_ascii), framing_of(config.is_ascii))
 
 
 def _looks_alike(ask: Ask) -> bool:
