@@ -38,6 +38,8 @@ async def open_connection(config: ModbusConfig, base: Path = Path()) -> Connecti
         raise failure_of(config, error) from error
     except OSError as error:
         raise NotConnected(f"{config.endpoint}: {_reason(error)}") from error
+    except NotConnected as error:
+        raise NotConnected(f"{config.endpoint}: {error}") from error
 
 
 def _reason(error: OSError) -> str:

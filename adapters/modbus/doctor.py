@@ -68,7 +68,7 @@ async def examine(options: ModbusExamination) -> AsyncGenerator[Check, None]:
         try:
             connection = await open_connection(config)
         except (NotConnected, ConfigError) as error:
-            yield _not_open(config, error)
+            yield await _why_silent(options, str(error)) if config.transport == "udp" else _not_open(config, error)
             return
         if opened := _opened(config):
             yield opened

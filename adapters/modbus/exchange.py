@@ -26,6 +26,10 @@ class WrongAnswer(Exception):
     """An answer that is not one to the request; nothing of it is used."""
 
 
+class Noise(WrongAnswer):
+    """Bytes on a serial line that are not a sound frame of the one that was asked; they need not come from it."""
+
+
 Trouble = Refused | NoAnswer | WrongAnswer | NotConnected
 """Every way in which a read can end without data."""
 

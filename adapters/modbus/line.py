@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from schemas.errors import NotConnected
 
 from .config import ModbusConfig
-from .exchange import Ask, Identification, NoAnswer, Refused, WrongAnswer
+from .exchange import Ask, Identification, NoAnswer, Noise, Refused
 from .framing import Framing, framing_of
 from .plan import Span
 from .serial_port import SerialPort
@@ -148,13 +148,13 @@ class LineConnection(asyncio.Protocol):
             self._received, self._stray = received[size:], f"{ask.answer_bytes} bytes were asked and {data} answered"
             return
         self._asked, self._quiet_s = None, _SETTLED_S
-        self._finish(WrongAnswer(f"mangled on the line, or of another length: {received.hex(' ')[:60]}"))
+        self._finish(Noise(f"mangled on the line, or of another length: {received.hex(' ')[:60]}"))
 
     def _expire(self) -> None:
         self._heard = self._loop.time()
         if self._received and not self._stray:
             self._stray = f"not the answer to what was asked: {self._received.hex(' ')[:60]}"
-        self._finish(WrongAnswer(self._stray) if self._stray else NoAnswer("no answer in time"))
+        self._finish(Noise(self._stray) if self._stray else NoAnswer("no answer in time"))
 
     def _finish(self, error: Exception) -> None:
         if self._answer is not None and not self._answer.done():

@@ -17,7 +17,7 @@ from schemas import quality as q
 from schemas.errors import NotConnected
 
 from .decode import Layout, Values
-from .exchange import Connection, NoAnswer, ReadsAhead, Refused, Trouble, WrongAnswer
+from .exchange import Connection, NoAnswer, Noise, ReadsAhead, Refused, Trouble, WrongAnswer
 from .plan import Block, Cut, ScanClass, Span, blocks_of, halves
 from .window import Window
 
@@ -58,6 +58,13 @@ class Silence:
         self._missed[unit] = self._missed.get(unit, 0) + 1
         if self._missed.keys() >= self._units and sum(self._missed.values()) >= _SILENT:
             raise NotConnected(f"{sum(self._missed.values())} requests in a row were not answered", quality=q.BAD_TIMEOUT)
+
+    def noise(self, unit: int) -> None:
+        """Something came that this unit may have sent. Enough for a unit that has been heard, and no sign of one that has not."""
+        if self._heard:
+            self.answered(unit)
+        else:
+            self._missed[unit] = 1
 
     def anybody(self) -> bool:
         """Whether anything was answered on this connection. Raises NotConnected when every unit was asked in vain: a serial port
@@ -169,7 +176,10 @@ class Scanner:
                 else:
                     trouble = f"{name} (exception {error.code})"
             except WrongAnswer as error:
-                silence.answered(span.unit)
+                if isinstance(error, Noise):
+                    silence.noise(span.unit)
+                else:
+                    silence.answered(span.unit)
                 layout.fail(number, q.BAD_COMMUNICATION_ERROR)
                 trouble = str(error)
             except NoAnswer as error:

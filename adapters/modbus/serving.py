@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from .config import ModbusConfig
 from .framing import Framing, framing_of
@@ -122,8 +122,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         return server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if self._transport is not None and len(data) >= 8 and data[2:4] == b"\0\0" and len(data) == 6 + int.from_bytes(data[4:6]):

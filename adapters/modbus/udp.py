@@ -4,9 +4,15 @@ away but its silence, or its host that refuses the port."""
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from typing import Final, cast
 
 from .config import ModbusConfig
+from .exchange import NoAnswer, Refused, WrongAnswer
 from .mbap import HEADER, LONGEST, MbapConnection
+from .plan import Span
+
+_GREETINGS: Final = 2  # a datagram may be lost
 
 
 class UdpConnection(MbapConnection, asyncio.DatagramProtocol):
@@ -18,8 +24,7 @@ class UdpConnection(MbapConnection, asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket stands; no device has been asked yet."""
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
@@ -46,9 +51,28 @@ class UdpConnection(MbapConnection, asyncio.DatagramProtocol):
 
 
 async def open_udp(config: ModbusConfig) -> UdpConnection:
-    """A socket for this device alone. Raises OSError or TimeoutError where its name cannot be resolved."""
+    """A socket for this device alone, once it has answered a first request: nothing else tells whether it is there.
+
+    Raises OSError, TimeoutError or NotConnected.
+    """
     async with asyncio.timeout(config.timeout.s):
         _, connection = await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: UdpConnection(config.timeout.s), remote_addr=(config.host, config.port)
+            lambda: UdpConnection(config.timeout.s / _GREETINGS), remote_addr=(config.host, config.port)
         )
+    try:
+        await _greet(connection, config.options_of(next(iter(config.devices), "")).unit_id)
+    except BaseException:
+        await connection.aclose()
+        raise
+    connection.timeout_s = config.timeout.s
     return connection
+
+
+async def _greet(connection: UdpConnection, unit: int) -> None:
+    """Any answer will do, a refusal too. Raises TimeoutError, and NotConnected where the host refuses the port."""
+    for _ in range(_GREETINGS):
+        with suppress(NoAnswer):
+            with suppress(Refused, WrongAnswer):
+                await connection.read(Span(unit, 3, 0, 1))
+            return
+    raise TimeoutError
