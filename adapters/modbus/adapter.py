@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from typing import Final
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import structlog
@@ -46,15 +47,18 @@ class ModbusAdapter:
         quarantine = Quarantine(context.directory / "refused.json", config.endpoint, log=self._log)
         self._memory = Memory(quarantine, self._scanners, context.clock, self._log)
         self._units = {point.span.unit for point in points}
+        self._zone: ZoneInfo | None = None
         self._connection: Connection | None = None
 
     async def connect(self) -> None:
         """Open a new connection; a former one is closed first, and what was learnt on it is forgotten."""
         await self.aclose()
+        if self._zone is None:
+            self._zone = await asyncio.to_thread(ZoneInfo, self._context.time_zone)  # reads a file
         self._connection = await open_connection(self._config, self._context.base)
         cuts = cuts_of(self._config)
         for scanner in self._scanners:
-            scanner.begin(cuts)
+            scanner.begin(cuts, self._zone)
         await self._memory.recall()
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:

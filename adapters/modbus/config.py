@@ -38,7 +38,8 @@ class ModbusTag(TagConfig):
     )
     type: str = Field(
         description="bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, bcd16, bcd32, "
-        "string[n] (n bytes).",
+        "string[n] (n bytes); dates and times: datetime[ymdhms] (a register each, in the order of the letters), datetime8[ymdhms] (a byte "
+        "each), both also as datetime_bcd and datetime8_bcd, unix32, unix64, unix64_ms, ti081.",
         examples=["float32", "string[16]"],
     )
     order: Order | None = Field(None, description="Order of bytes; by default the device's.")
@@ -76,7 +77,7 @@ class ModbusTag(TagConfig):
 
     @model_validator(mode="after")
     def _text_is_plain(self) -> ModbusTag:
-        if self.data_type.kind == "text":
+        if self.data_type.is_text:
             for option, given in (("scale", self.scale != 1), ("offset", self.offset != 0), ("enum", bool(self.enum))):
                 if given:
                     raise ValueError(f"{option} needs a number, and {self.type} is text")
@@ -99,7 +100,7 @@ class ModbusTag(TagConfig):
     def value_type(self) -> ValueType:
         """64-bit integers stay whole unless they are scaled or named; strings are text."""
         kind = self.data_type
-        if kind.kind == "text":
+        if kind.is_text:
             return "text"
         if kind.whole_64_bits and self.scale == 1 and self.offset == 0 and not self.enum:
             return "integer"

@@ -7,6 +7,7 @@ aside; its neighbours are read without it from then on, until the connection is 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, tzinfo
 from typing import Final
 
 import structlog
@@ -102,9 +103,9 @@ class Scanner:
         """What each tag asks the device for, by position; the same in every process."""
         self.begin(set())
 
-    def begin(self, cuts: set[Cut]) -> None:
-        """Plan anew. `cuts` is shared by the scan classes of one connection and grows by what each of them learns."""
-        self._cuts = cuts
+    def begin(self, cuts: set[Cut], zone: tzinfo = UTC) -> None:
+        """Plan anew. `cuts` is shared by the scan classes of one connection and grows by what each of them learns; `zone` is the plant's."""
+        self._cuts, self._zone = cuts, zone
         self._aside: dict[int, int] = {}
         self.refused: dict[int, int] = {}
         """Exception codes of the tags that are set aside, by position."""
@@ -145,7 +146,7 @@ class Scanner:
 
     def _compile(self) -> None:
         blocks = blocks_of(self._points, without=self._aside, cuts=self._cuts, max_gap=self._max_gap)
-        self._layout = Layout(self._points, blocks, self._aside)
+        self._layout = Layout(self._points, blocks, self._aside, zone=self._zone)
 
     async def _read(self, connection: Connection, silence: Silence) -> list[tuple[Block, int]]:
         """Blocks into the layout; returns those that were refused in a way that a search may explain, with the code."""

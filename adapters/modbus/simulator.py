@@ -6,13 +6,16 @@ the planner reads, gaps included, so that a configuration behaves here as it doe
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
-from typing import Final
+from typing import Final, cast
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -21,6 +24,7 @@ from adapters.simulation import Signals
 
 from .config import ModbusConfig
 from .datatypes import encode
+from .moments import encode_moment
 from .plan import Point, Span, blocks_of, cuts_of, points_of, scan_classes
 from .serving import NO_TARGET, Listening, serve
 from .timing import line_of
@@ -37,11 +41,13 @@ class _Cell:
     bound: BoundTag[TagConfig]
     point: Point
 
-    def write(self, image: bytearray, signals: Signals, *, step: bool) -> None:
+    def write(self, image: bytearray, signals: Signals, zone: tzinfo, *, step: bool) -> None:
         """Put what the tag shows now into the image. `step` says that this is one read of its scan class."""
         kind, span, config = self.point.kind, self.point.span, self.bound.config
         shown = signals.value(self.bound.tag, step=step and kind.name == "float64", boolean=kind.kind == "bool")
-        if kind.kind == "text":
+        if kind.kind == "moment":
+            raw = encode_moment(kind, self.point.order, _moment(shown, zone))
+        elif kind.kind == "text":
             raw = encode(kind, self.point.order, str(shown), self.point.encoding)
         else:
             number = shown if not isinstance(shown, str) else 0.0
@@ -75,6 +81,7 @@ class ModbusSimulator:
         self._planned: dict[Span, list[_Cell]] = defaultdict(list)
         self._readable: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self._server: Listening | None = None
+        self._time_zone, self._zone = context.time_zone, cast(tzinfo, UTC)
         self._config, self._name = config, context.name
         self._units = {point.span.unit for point in self._points}
         self._covered = lru_cache(maxsize=10_000)(self._cells_of)
@@ -82,8 +89,9 @@ class ModbusSimulator:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen and return the endpoint: over TCP or UDP as the entry says, a serial line as RTU or ASCII over TCP. Raises OSError when the port is taken."""
+        self._zone = await asyncio.to_thread(ZoneInfo, self._time_zone)  # reads a file
         for cell in self._cells:
-            cell.write(self._images[cell.point.span[:2]], self._signals, step=False)
+            cell.write(self._images[cell.point.span[:2]], self._signals, self._zone, step=False)
         self._server = await serve(self._config, self.answer, host, port)
         return self._server.endpoint
 
@@ -109,7 +117,7 @@ class ModbusSimulator:
             return bytes((function | 0x80, code))
         image = self._images[unit, function]
         for cell in self._covered(span):
-            cell.write(image, self._signals, step=True)
+            cell.write(image, self._signals, self._zone, step=True)
         if span.is_bits:
             bits = np.frombuffer(image, dtype=np.uint8)[span.start : span.end]
             return bytes((function, span.answer_bytes)) + np.packbits(bits, bitorder="little").tobytes()
@@ -161,3 +169,12 @@ def _identification(pdu: bytes, name: str) -> bytes:
     objects = {0: b"genba", 1: name.encode()[:100], 2: b"simulator"}
     body = b"".join(bytes((number, len(text))) + text for number, text in objects.items() if number >= pdu[3])
     return bytes((_IDENTIFY, 14, pdu[2], 1, 0, 0, sum(number >= pdu[3] for number in objects))) + body
+
+
+def _moment(shown: float | str, zone: tzinfo) -> datetime:
+    """ISO 8601, plant time where it names no zone; the present moment for any other text."""
+    try:
+        given = datetime.fromisoformat(str(shown))
+    except ValueError:
+        return datetime.now(zone)
+    return given.astimezone(zone) if given.tzinfo is not None else given.replace(tzinfo=zone)
