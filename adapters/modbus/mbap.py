@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 from schemas.errors import NotConnected
@@ -23,7 +23,7 @@ LONGEST: Final = 254  # unit and a PDU of 253 bytes (MODBUS Messaging on TCP/IP 
 _BUSY: Final = 6
 
 Take = Callable[[bytes | Trouble], None]
-"""Told the PDU of an answer (checked), or why there is none; at most once."""
+"""Told the data of an answer (of an identification the PDU), or why there is none; at most once."""
 
 
 class MbapConnection:
@@ -41,7 +41,7 @@ class MbapConnection:
 
     async def read(self, span: Span) -> bytes:
         """Ask and check the answer."""
-        return (await self._exchange(span))[2:]
+        return await self._exchange(span)
 
     async def identify(self, ask: Identification) -> bytes:
         """Ask and check the answer."""
@@ -71,11 +71,10 @@ class MbapConnection:
             take(NotConnected(self.loss))
             return
         number = self._number = (self._number + 1) & 0xFFFF
-        pdu = ask.pdu
         self._waiting[number] = ask, take, self._loop.time() + self.timeout_s
         if self._timer is None:
             self._timer = self._loop.call_later(self.timeout_s, self._expire)
-        self._write(struct.pack(">HHHB", number, 0, len(pdu) + 1, ask.unit) + pdu)
+        self._write(number.to_bytes(2, "big") + _behind_number(ask))
 
     def received(self, frame: bytes) -> None:
         """One whole frame came."""
@@ -84,11 +83,11 @@ class MbapConnection:
             return  # late: its request has been given up
         ask, take, _ = found
         try:
-            pdu = checked(frame, ask)
+            data = checked(frame, ask)
         except (Refused, WrongAnswer) as error:
             take(error)
         else:
-            take(pdu)
+            take(data)
 
     def lost(self, why: str) -> None:
         """The connection is gone, and with it every answer that was waited for."""
@@ -170,7 +169,7 @@ class _Run:
             return
         self._open -= 1
         if isinstance(answer, bytes):
-            self._take(number, answer[2:])
+            self._take(number, answer)
         else:
             self._troubles[number] = answer
             if not isinstance(answer, Refused) or (self._window > 1 and answer.code == _BUSY):
@@ -181,10 +180,15 @@ class _Run:
 
 
 def checked(frame: bytes, ask: Ask) -> bytes:
-    """The PDU of a whole frame that answers `ask`. Raises Refused, and WrongAnswer for what is not an answer to it."""
+    """The data of a whole frame that answers a span, the PDU of one that answers an identification.
+
+    Raises Refused, and WrongAnswer for what is not an answer to it.
+    """
+    if isinstance(ask, Span):
+        head, size = _expected(ask)
+        if len(frame) == size and frame[6:9] == head:
+            return frame[9:]
     function, pdu = ask.function, frame[HEADER:]
-    if frame[6] == ask.unit and pdu[0] == function and ask.size(pdu) == len(pdu):
-        return pdu
     if frame[6] != ask.unit:
         raise WrongAnswer(f"unit {ask.unit} was asked and unit {frame[6]} answered")
     if pdu[0] == function | 0x80 and len(pdu) == 2:
@@ -193,7 +197,22 @@ def checked(frame: bytes, ask: Ask) -> bytes:
         raise WrongAnswer(f"function code {function} was asked and {pdu[0]} answered: {pdu.hex(' ')[:60]}")
     if isinstance(ask, Span) and len(pdu) >= 2 and pdu[1] == len(pdu) - 2:
         raise WrongAnswer(f"{ask.answer_bytes} bytes were asked and {pdu[1]} answered")
+    if not isinstance(ask, Span) and pdu[0] == function and ask.size(pdu) == len(pdu):
+        return pdu
     raise WrongAnswer(f"byte count and data disagree: {pdu.hex(' ')[:60]}")
+
+
+@lru_cache(maxsize=8192)  # the same requests go out poll after poll
+def _behind_number(ask: Ask) -> bytes:
+    """A request from behind its transaction number on."""
+    pdu = ask.pdu
+    return struct.pack(">HHB", 0, len(pdu) + 1, ask.unit) + pdu
+
+
+@lru_cache(maxsize=8192)
+def _expected(span: Span) -> tuple[bytes, int]:
+    """Unit, function code and byte count of the answer, and how long its frame is."""
+    return bytes((span.unit, span.function, span.answer_bytes)), 9 + span.answer_bytes
 
 
 def _settle(answer: asyncio.Future[bytes], found: bytes | Trouble) -> None:
