@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from adapters.base import SimulatorContext
 from adapters.modbus import PLUGIN, ModbusConfig, ModbusProbe
 from adapters.modbus.survey import Survey
+from adapters.simulation import Scenario, SignalConfig, Signals
 from schemas.errors import NotConnected
 from schemas.plugin import Check, Place, Point, Settings
 from tests.adapters.modbus.lines import Line, on_pty, rtu
 from tests.adapters.modbus.mapped import IDENTITY, Mapped, put, serving, words
+from tests.conformance.adapter import bind
 
 
 class Found:
@@ -271,6 +274,32 @@ async def test_a_serial_line_is_walked_and_its_settings_are_kept() -> None:
     assert found.settings == {"unit_id": 1, "serial": {"baud": 115_200, "parity": "none"}}
     assert "vendor 'Acme'" in found.checks["identity"].found
     assert found.points["hr_4"].value == "5"
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://h:1", "udp://h:1", "rtu:/dev/x", "ascii:/dev/x"])
+async def test_the_simulator_is_learnt_over_every_transport(endpoint: str) -> None:
+    tags: dict[str, dict[str, Any]] = {
+        "a": {"address": "hr:10", "type": "float32", "order": "CDAB"},
+        "b": {"address": "hr:12", "type": "float32", "order": "CDAB"},
+        "c": {"address": "hr:14", "type": "string[8]"},
+        "d": {"address": "co:5", "type": "bool"},
+    }
+    config = ModbusConfig.model_validate({"kind": "modbus", "endpoint": endpoint, "tags": tags, "unit_id": 3})
+    shown = {"a": 21.53, "b": 1450.6, "c": "GENBA-01", "d": True}
+    signals = Signals(
+        Scenario(signals={f"**/{n}": SignalConfig(constant=v) for n, v in shown.items()}), asyncio.get_running_loop().time, ()
+    )
+    assert PLUGIN.simulate is not None
+    simulator = PLUGIN.simulate(config, SimulatorContext("press-07", bind("device", config), signals))
+    try:
+        found = await probe(await simulator.start(), unit=["3"], range=["hr:0-49", "co:0-49"], step=5)
+    finally:
+        await simulator.aclose()
+    assert "product code 'press-07'" in found.checks["identity"].found
+    assert (found.settings["unit_id"], found.settings["order"]) == (3, "CDAB")
+    assert {name: point.value for name, point in found.points.items()} == {
+        "hr_10": "21.53", "hr_12": "1450.6", "hr_14": "GENBA-01", "co_5": "1",
+    }  # fmt: skip
 
 
 def test_options_are_read_from_a_file_s_entry_and_told_when_wrong(tmp_path: Any) -> None:
