@@ -95,7 +95,7 @@ async def _unit(walker: Walker, options: ModbusProbe) -> tuple[int, Check]:
 async def _identity(walker: Walker, unit: int) -> Check:
     connection = await walker.connection()
     for level in (2, 1):
-        walker.asked += 1
+        await walker.rest()
         try:
             objects = await read_objects(connection, unit, level)
         except Refused as error:

@@ -39,13 +39,17 @@ class Walker:
             self._connection = await open_connection(self._config)
         return self._connection
 
+    async def rest(self, times: int = 1) -> None:
+        """Before each request. Raises Enough when there have been as many as may be."""
+        if self.asked >= self._options.requests:
+            raise Enough
+        self.asked += 1
+        await asyncio.sleep(self._options.pause.s * times)
+
     async def ask(self, span: Span) -> bytes | int:
         """Data, an exception code, `NO_ANSWER`, or `NO_PROPER_ANSWER` for an answer that is none. Raises NotConnected, and Enough."""
-        for attempt in range(3):
-            if self.asked >= self._options.requests:
-                raise Enough
-            self.asked += 1
-            await asyncio.sleep(self._options.pause.s * (1 + 9 * attempt))
+        for attempt in range(_TRIES):
+            await self.rest(1 + 9 * attempt)
             try:
                 data = await (await self.connection()).read(span)
             except Refused as error:
