@@ -41,20 +41,21 @@ async def walk(options: ModbusProbe) -> AsyncGenerator[Check | Point | Settings,
         yield check
         yield await _identity(walker, unit)
         surveys: dict[Table, Survey] = {}
+        whole = True
         for stretch in options.stretches:
             known = surveys.get(stretch.table)
             survey = surveys[stretch.table] = known or Survey(
                 _asker(walker, unit, stretch.table), FUNCTIONS[stretch.table], options.step
             )
-            enough, check = await _look(survey, stretch, options)
+            whole, check = await _look(survey, stretch, options)
             yield check
-            if not enough:
+            if not whole:
                 break
         for name, tables in (("registers", REGISTERS), ("bits", BITS)):
             found = [surveys[table] for table in tables if table in surveys and surveys[table].values]
             if found:
                 yield limit_of(name, found)
-        if options.config.transport in ("tcp", "tls"):
+        if whole and options.config.transport in ("tcp", "tls"):
             yield await _window(walker, unit, surveys)
         order, check = order_of(surveys)
         if any(surveys[table].values for table in REGISTERS if table in surveys):
@@ -132,29 +133,31 @@ def _asker(walker: Walker, unit: int, table: Table) -> Ask:
 
 
 async def _look(survey: Survey, stretch: Stretch, options: ModbusProbe) -> tuple[bool, Check]:
-    """Walk one stretch; False when the requests are used up."""
+    """Walk one stretch; False when it was not walked to its end. Raises NotConnected when nothing was found before the device went away."""
     name = NAMES[stretch.table]
-    enough = True
+    stopped = ""
     try:
         await survey.walk(stretch.start, stretch.end)
     except _NoTable as error:
         return True, Check(stretch.table, "ok", f"no {name}: {error}")
     except Enough:
-        enough = False
-    reached = Stretch(stretch.table, stretch.start, stretch.end if enough else max(survey.reached, stretch.start + 1))
+        stopped = f"stopped after {options.requests} requests"
+    except NotConnected as error:
+        if not survey.values:
+            raise
+        stopped = f"the device went away: {error}"
+    reached = Stretch(stretch.table, stretch.start, max(survey.reached, stretch.start + 1) if stopped else stretch.end)
     inside = [
         (max(a, reached.start), min(b, reached.end)) for a, b in survey.stretches() if a < reached.end and b > reached.start
     ]
     found = f"{name}: readable {named(stretch.table, inside)}; refused {named(stretch.table, between(inside, reached))}"
     if survey.codes:
         found += f" ({', '.join(_code(code) for code in sorted(survey.codes))})"
-    if enough:
-        missed = (
-            f"where addresses are refused, every {options.step}th was tried: less than that may be missed; --step 1 tries each"
-        )
-        return True, Check(stretch.table, "ok", found, missed if survey.codes else "")
-    way_out = f"go on with --range {stretch.table}:{reached.end}-{stretch.end - 1}, or with more --requests"
-    return False, Check(stretch.table, "warning", f"{found}; stopped after {options.requests} requests", way_out)
+    if stopped:
+        way_out = f"go on with --range {stretch.table}:{reached.end}-{stretch.end - 1}, with more --requests or a longer --pause"
+        return False, Check(stretch.table, "failure", f"{found}; {stopped}", way_out)
+    missed = f"where addresses are refused, every {options.step}th was tried: less than that may be missed; --step 1 tries each"
+    return True, Check(stretch.table, "ok", found, missed if survey.codes else "")
 
 
 async def _window(walker: Walker, unit: int, surveys: Mapping[Table, Survey]) -> Check:

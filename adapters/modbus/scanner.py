@@ -46,11 +46,12 @@ class Silence:
     def __init__(self, units: Collection[int]) -> None:
         self._units = frozenset(units)
         self._missed: dict[int, int] = {}
-        self._heard = False
+        self.heard = False
+        """Whether anybody has answered at all: an open port alone is no device."""
 
     def answered(self, unit: int) -> None:
         """Something came from this unit."""
-        self._heard = True
+        self.heard = True
         if self._missed:
             self._missed.pop(unit, None)
 
@@ -62,7 +63,7 @@ class Silence:
 
     def noise(self, unit: int) -> None:
         """Something came that this unit may have sent. Enough for a unit that has been heard, and no sign of one that has not."""
-        if self._heard:
+        if self.heard:
             self.answered(unit)
         else:
             self._missed[unit] = 1
@@ -70,9 +71,9 @@ class Silence:
     def anybody(self) -> bool:
         """Whether anything was answered on this connection. Raises NotConnected when every unit was asked in vain: a serial port
         and a UDP socket open without a device, and a gateway accepts connections for devices that are off."""
-        if not self._heard and self._missed.keys() >= self._units:
+        if not self.heard and self._missed.keys() >= self._units:
             raise NotConnected("requests are not answered", quality=q.BAD_TIMEOUT)
-        return self._heard
+        return self.heard
 
     def is_silent(self, unit: int) -> bool:
         """Asked twice in vain: one request a poll is enough to find out whether it is back."""

@@ -158,7 +158,7 @@ async def test_requests_are_bounded_and_what_was_found_stands() -> None:
     async with serving(Mapped({3: words(range(50), range(5000, 5050), value=lambda _: 7)})) as device:
         found = await probe(device.endpoint, requests=60)
         assert len(device.asked) + 1 <= 60 + 4
-    assert found.checks["hr"].result == "warning"
+    assert found.checks["hr"].result == "failure", "not all was looked at"
     assert "--range hr:" in found.checks["hr"].way_out
     assert "hr_0" in found.points
     assert "ir" not in found.checks
@@ -223,11 +223,29 @@ async def test_a_silent_table_costs_a_few_deadlines_and_not_the_walk() -> None:
     assert "co" in found.checks
 
 
-async def test_a_device_that_goes_away_ends_the_walk() -> None:
-    device = Mapped({3: words(range(0, 1000, 2))})
+async def test_a_device_that_goes_away_ends_the_walk_and_what_was_found_stands() -> None:
+    device = Mapped({3: words(range(0, 1000, 2), value=lambda a: a)})
 
     def dying(_unit: int, _pdu: bytes) -> bytes | None:
         if len(device.asked) >= 20:
+            for client in device.clients:
+                client.close()
+        return None
+
+    device.answer = dying
+    async with serving(device):
+        found = await probe(device.endpoint, range=["hr:0-999", "ir:0-999"])
+    assert found.checks["hr"].result == "failure"
+    assert "the device went away" in found.checks["hr"].found
+    assert "hr_2" in found.points
+    assert "ir" not in found.checks
+
+
+async def test_a_device_that_goes_away_before_anything_is_found_is_not_connected() -> None:
+    device = Mapped({3: {}})
+
+    def dying(_unit: int, _pdu: bytes) -> bytes | None:
+        if len(device.asked) > 3:
             for client in device.clients:
                 client.close()
         return None
