@@ -65,7 +65,7 @@ PLUGIN: Plugin[ModbusConfig, Adapter] = Plugin(
     build,
     check=check,
     simulate=simulate,
-    probe=Discovery(ModbusProbe, walk, probe_of),
+    probe=Discovery(ModbusProbe, walk, probe_of, scope=("unit", "range", "step")),
     doctor=Doctor(ModbusExamination, examine, examination_of),
     plan=plan,
 )

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pytest
 
 from adapters.modbus import PLUGIN
+from gateway.cli import main
 from schemas import quality as q
 from schemas.plugin import Check, Point, Settings
 from tests.conformance.adapter import Rig
@@ -150,3 +151,37 @@ async def test_the_doctor_names_the_unit_that_answers(modbus_serial_server: Star
     async with aclosing(PLUGIN.doctor.examine(options)) as found:
         checks = {check.name: check async for check in found}
     assert checks["unit 9"].way_out == "write `unit_id: 1`"
+
+
+def test_what_the_probe_writes_is_a_configuration_that_reads_the_device(
+    modbus_serial_server: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = modbus_serial_server()
+    run(
+        "probe",
+        "modbus",
+        f"127.0.0.1:{server.port}",
+        "--range",
+        "hr:0-299",
+        "--pause",
+        "0s",
+        "--out",
+        str(tmp_path / "serial.yaml"),
+    )
+    snippet = capsys.readouterr().out
+    entry = "\n".join(line.replace(f"{tmp_path}/", "") for line in snippet[snippet.index("adapters:") :].splitlines())
+    plant = tmp_path / "plant.yaml"
+    plant.write_text(f"enterprise: acme\nsite: osaka\ngateway: gw\n{entry}\n", encoding="utf-8")
+    assert f"tcp://127.0.0.1:{server.port}" in entry
+    run("check", str(plant))
+    capsys.readouterr()
+    run("probe", str(plant), "serial", "--range", "hr:0-299", "--pause", "0s", "--diff")
+    run("doctor", "modbus", f"127.0.0.1:{server.port}", "--address", "hr:0:float32")
+    assert "can be read: 21.5" in capsys.readouterr().out
+
+
+def run(*arguments: str) -> None:
+    """The command line; it must end well."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert (caught.value.code or 0) == 0
