@@ -19,6 +19,7 @@ from .connection import Connection
 from .decode import decode_read
 from .outbox import Outbox
 from .plan import Plan, SamplingClass, chunks
+from .prepared import PreparedRead
 from .refusals import RETRY_S, Refusals
 from .resolve import ServerFacts, resolve
 from .rows import Rows
@@ -35,7 +36,7 @@ _NODE_FAULTS: Final = np.array(
     np.uint32,
 )
 """What a read answers for a node that a subscription would have refused; other bad codes are the value's."""
-_Poll = tuple[ua.ReadRequest, npt.NDArray[np.uint32]]  # the request, and the positions that it reads
+_Poll = tuple[PreparedRead, npt.NDArray[np.uint32]]  # the request, and the positions that it reads
 
 
 class Reader:
@@ -89,9 +90,8 @@ class Reader:
             unresolved |= found.refused
             polls.append([])
             for chunk in chunks(list(found.nodes), self._facts.nodes_per_read):
-                nodes = [ua.ReadValueId(NodeId=found.nodes[p], AttributeId=ua.AttributeIds.Value) for p in chunk]
-                asked = ua.ReadParameters(TimestampsToReturn=ua.TimestampsToReturn.Both, NodesToRead=nodes)
-                polls[-1].append((ua.ReadRequest(Parameters=asked), np.array(chunk, np.uint32)))
+                request = PreparedRead([found.nodes[position] for position in chunk])
+                polls[-1].append((request, np.array(chunk, np.uint32)))
         self._unresolved = unresolved
         new = self._refusals.update(self._unresolved | self._unread)
         if new:

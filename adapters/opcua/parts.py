@@ -134,10 +134,13 @@ def _concatenate(pieces: Sequence[Changes]) -> Changes:
         variants |= {start + k: variant for k, variant in piece.variants.items()}
         start += len(piece)
     return Changes(
-        *(
-            np.concatenate([getattr(piece, name) for piece in pieces])
-            for name in ("handle", "kind", "value", "integer", "status", "source", "server")
-        ),
+        handle=np.concatenate([piece.handle for piece in pieces]),
+        kind=np.concatenate([piece.kind for piece in pieces]),
+        value=np.concatenate([piece.value for piece in pieces]),
+        integer=np.concatenate([piece.integer for piece in pieces]),
+        status=np.concatenate([piece.status for piece in pieces]),
+        source=np.concatenate([piece.source for piece in pieces]),
+        server=np.concatenate([piece.server for piece in pieces]),
         texts=texts,
         variants=variants,
     )

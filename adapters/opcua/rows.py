@@ -101,17 +101,17 @@ class Rows:
         time_us = _time_us(changes, now_us)
         lag_ms = np.clip((now_us - time_us) // 1000, _INT32.min, _INT32.max).astype(np.int32)
         self._last_us[where] = time_us
-        texts = _texts(changes, column)
-        for k in np.flatnonzero(column == _LIST).tolist():
-            try:
-                texts[k] = changes.texts[k] if k in changes.texts else as_json(decode(changes.variants[k], self.types))
-            except MalformedMessage:
-                quality = _worse(quality, k, q.BAD_DECODING_ERROR)
+        texts: dict[int, str] = {}
+        samples: dict[int, npt.NDArray[np.float32]] = {}
+        if (column > _INTEGER).any():
+            texts = _texts(changes, column)
+            samples = self._samples(changes, column, where)
+            quality = self._lists(changes, column, quality, texts)
         return self._readings.batch(
             values=changes.value,
             integers=changes.integer if (column == _INTEGER).any() else None,
             texts=texts,
-            samples=self._samples(changes, column, where),
+            samples=samples,
             quality=quality,
             time_us=time_us,
             lag_ms=lag_ms,
@@ -144,7 +144,7 @@ class Rows:
 
     def _samples(
         self, changes: Changes, column: npt.NDArray[np.uint8], where: npt.NDArray[np.intp]
-    ) -> dict[int, npt.NDArray[np.float32]] | None:
+    ) -> dict[int, npt.NDArray[np.float32]]:
         """The waveforms, scaled, by index."""
         found: dict[int, npt.NDArray[np.float32]] = {}
         for k in np.flatnonzero(column == _SAMPLES).tolist():
@@ -152,7 +152,19 @@ class Rows:
             raw = numbers(changes.variants[k])
             with np.errstate(over="ignore", invalid="ignore"):
                 found[k] = (raw if scale == 1 and offset == 0 else raw * scale + offset).astype(np.float32)
-        return found or None
+        return found
+
+    def _lists(
+        self, changes: Changes, column: npt.NDArray[np.uint8], quality: npt.NDArray[np.uint32], texts: dict[int, str]
+    ) -> npt.NDArray[np.uint32]:
+        """Put the lists as JSON into `texts`; returns `quality`, with those that cannot be read as BadDecodingError."""
+        for k in np.flatnonzero(column == _LIST).tolist():
+            try:
+                texts[k] = changes.texts[k] if k in changes.texts else as_json(decode(changes.variants[k], self.types))
+            except MalformedMessage:
+                quality = quality.copy()
+                quality[k] = q.BAD_DECODING_ERROR
+        return quality
 
     @staticmethod
     def _quality(changes: Changes, column: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
@@ -184,9 +196,3 @@ def _time_us(changes: Changes, now_us: int) -> npt.NDArray[np.int64]:
 def _texts(changes: Changes, column: npt.NDArray[np.uint8]) -> dict[int, str]:
     wanted = np.flatnonzero(column == _TEXT).tolist()
     return {k: changes.texts[k] if k in changes.texts else iso(int(changes.integer[k])) for k in wanted}
-
-
-def _worse(quality: npt.NDArray[np.uint32], k: int, status: int) -> npt.NDArray[np.uint32]:
-    changed = quality.copy()
-    changed[k] = status
-    return changed
