@@ -21,6 +21,7 @@ from .plan import MAX_NOTIFICATIONS_PER_PUBLISH, Plan, SamplingClass
 from .refusals import RETRY_S, Refusals
 from .resolve import Resolved, ServerFacts, resolve
 from .rows import Rows
+from .structures import load_types
 
 _UNSUPPORTED: Final = ("BadServiceUnsupported", "BadNotImplemented", "BadNotSupported")
 _MAX_PUBLISHES: Final = 4
@@ -165,6 +166,7 @@ class Subscriber:
 
     async def _add(self, found: Resolved) -> None:
         refused = dict(found.refused)
+        await load_types(self._connection, self._plan, found.nodes, self._facts.nodes_per_read, self._rows.types)
         for subscription in self._subscriptions.values():
             wanted = [position for position in subscription.sampling.positions if position in found.nodes]
             refused |= await self._items.add(subscription.id, subscription.sampling, wanted, found.nodes)
