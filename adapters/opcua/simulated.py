@@ -118,10 +118,11 @@ class Scalar:
 
 @dataclass(slots=True)
 class Layout:
-    """How the parts of one value lie in it: a leaf, elements by index, or fields by name, in the order of the tags."""
+    """What a value that is taken apart consists of: a leaf of some `type`, elements that are all alike, or fields by name."""
 
-    leaf: Scalar | None = None
-    elements: dict[int, Layout] = field(default_factory=dict)
+    type: str = ""
+    element: Layout | None = None
+    last: int = 0  # index
     fields: dict[str, Layout] = field(default_factory=dict)
     type_id: ua.NodeId = field(default_factory=ua.NodeId)  # of a structure: its data type,
     encoding_id: ua.NodeId = field(default_factory=ua.NodeId)  # and its binary encoding
@@ -129,72 +130,55 @@ class Layout:
     def put(self, way: Sequence[Step], leaf: Scalar) -> None:
         """Add a part. Raises ConfigError where it is an element here and a field, or whole, elsewhere."""
         if not way:
-            self.leaf = leaf
+            self.type = leaf.type
+        elif isinstance(way[0], int):
+            self.element = self.element or Layout()
+            self.last = max(self.last, way[0])
+            self.element.put(way[1:], leaf)
         else:
-            step = way[0]
-            into = self.elements.setdefault(step, Layout()) if isinstance(step, int) else self.fields.setdefault(step, Layout())
-            into.put(way[1:], leaf)
-        if (self.leaf is not None) + bool(self.elements) + bool(self.fields) > 1:
+            self.fields.setdefault(way[0], Layout()).put(way[1:], leaf)
+        if bool(self.type) + (self.element is not None) + bool(self.fields) > 1:
             hint = "the tags of one address name elements of an array (`index`), or fields of a structure (`field`)"
             raise ConfigError(f"{leaf.config.address} cannot be an array here and a structure elsewhere", hint=hint)
 
     @property
-    def element(self) -> Layout:
-        """What all elements of an array look like: as the first that is a tag."""
-        return next(iter(self.elements.values()))
-
-    @property
     def kind(self) -> ua.VariantType:
         """The built-in type, of an array that of its elements."""
-        if self.elements:
+        if self.element is not None:
             return self.element.kind
-        return ua.VariantType.ExtensionObject if self.fields else VARIANTS[self._leaf.type]
+        return ua.VariantType.ExtensionObject if self.fields else VARIANTS[self.type]
 
     @property
     def structures(self) -> list[Layout]:
         """The structures in it, the innermost first."""
-        below = [self.element] if self.elements else list(self.fields.values())
+        below = [self.element] if self.element is not None else list(self.fields.values())
         found = [one for layout in below for one in layout.structures]
         return [*found, self] if self.fields else found
 
-    @property
-    def _leaf(self) -> Scalar:
-        assert self.leaf is not None
-        return self.leaf
-
     def definition(self, name: str) -> ua.StructureField:
         """Its description as a field of a structure."""
-        data_type = (self.element if self.elements else self).type_id if self.kind == ua.VariantType.ExtensionObject else None
-        return ua.StructureField(
-            Name=name,
-            DataType=data_type if data_type is not None else ua.NodeId(self.kind.value),
-            ValueRank=1 if self.elements else -1,
-        )
+        one = self.element or self
+        data_type = one.type_id if one.fields else ua.NodeId(one.kind.value)
+        return ua.StructureField(Name=name, DataType=data_type, ValueRank=-1 if self.element is None else 1)
 
-    def show(self, values: Mapping[int, object], *, fill: bool = False) -> Any:
-        """The value of the whole, from the raw values by id of their leaf; elements that are no tag are empty."""
-        if self.elements:
-            empty = self.element
-            return [
-                (self.elements[k].show(values) if k in self.elements else empty.show(values, fill=True))
-                for k in range(max(self.elements) + 1)
-            ]
+    def show(self, values: Mapping[tuple[Step, ...], object], way: tuple[Step, ...] = ()) -> Any:
+        """The value of the whole from the raw values of its parts by their way; what is no part is empty."""
+        if self.element is not None:
+            return [self.element.show(values, (*way, index)) for index in range(self.last + 1)]
         if self.fields:
-            return ua.ExtensionObject(self.encoding_id, self._body(values, fill))
-        return _EMPTY.get(self._leaf.type, 0) if fill else values[id(self._leaf)]
+            return ua.ExtensionObject(self.encoding_id, self._body(values, way))
+        return values.get(way, _EMPTY.get(self.type, 0))
 
-    def _body(self, values: Mapping[int, object], fill: bool) -> bytes:
+    def _body(self, values: Mapping[tuple[Step, ...], object], way: tuple[Step, ...]) -> bytes:
         body = b""
-        for one in self.fields.values():
-            shown = one.show(values, fill=fill)
+        for name, one in self.fields.items():
+            shown = one.show(values, (*way, name))
             if one.kind == ua.VariantType.ExtensionObject:  # inline, without a type in front
                 inner = shown if isinstance(shown, list) else [shown]
-                body += len(inner).to_bytes(4, "little") if one.elements else b""
+                body += len(inner).to_bytes(4, "little") if one.element is not None else b""
                 body += b"".join(structure.Body for structure in inner)
-            elif one.elements:
-                body += pack_uatype_array(one.kind, shown)
             else:
-                body += pack_uatype(one.kind, shown)
+                body += pack_uatype(one.kind, shown) if one.element is None else pack_uatype_array(one.kind, shown)
         return body
 
 
@@ -204,16 +188,16 @@ class Whole:
 
     node: ua.NodeId
     layout: Layout
-    leaves: tuple[Scalar, ...]
+    leaves: Mapping[tuple[Step, ...], Scalar]
 
     @property
     def empty(self) -> ua.Variant:
         """A value of its type."""
-        return ua.Variant(self.layout.show({id(leaf): _EMPTY.get(leaf.type, 0) for leaf in self.leaves}), self.layout.kind)
+        return ua.Variant(self.layout.show({}), self.layout.kind)
 
     def value(self, signals: Signals, *, watched: bool) -> ua.DataValue:
         """What the variable shows now: bad as a whole where a part has no value."""
-        values = {id(leaf): leaf.raw(signals, watched=watched) for leaf in self.leaves}
+        values = {way: leaf.raw(signals, watched=watched) for way, leaf in self.leaves.items()}
         if None in values.values():
             return bad(q.BAD_SENSOR_FAILURE)
         return _good(ua.Variant(self.layout.show(values), self.layout.kind))

@@ -164,10 +164,10 @@ async def _variable(server: Server, context: SimulatorContext, plan: Plan, posit
 
     if position not in plan.parts:
         return scalar(position)
-    layout, leaves = Layout(), []
-    for part in plan.parts[position]:
-        leaves.append(scalar(part))
-        layout.put(plan.selections[part], leaves[-1])
+    layout = Layout()
+    leaves = {plan.selections[part]: scalar(part) for part in plan.parts[position]}
+    for way, leaf in leaves.items():
+        layout.put(way, leaf)
     for number, structure in enumerate(layout.structures):
         name = f"Simulated{position}_{number}"
         structure.type_id = ua.NodeId(name, 1)
@@ -182,7 +182,7 @@ async def _variable(server: Server, context: SimulatorContext, plan: Plan, posit
             Fields=[one.definition(field) for field, one in structure.fields.items()],
         )
         await made.write_data_type_definition(definition)
-    return Whole(node, layout, tuple(leaves))
+    return Whole(node, layout, leaves)
 
 
 async def _folder(
