@@ -208,3 +208,13 @@ def test_elements_that_would_give_a_name_twice() -> None:
 )  # fmt: skip
 def test_where_an_array_goes(kind: str, wanted: str) -> None:
     assert configure({"t": {"address": "i=1", "type": kind}}).tags["t"].value_type() == wanted
+
+
+def test_options_of_a_subscription_at_a_polled_tag_are_named() -> None:
+    tags = {
+        "a": {"address": "i=1", "server_deadband": 1},
+        "b": {"address": "i=2"},
+        "c": {"address": "i=3", "read": "subscribe", "trigger": "status"},
+    }
+    (finding,) = findings(tags, read="poll", queue_size=5)
+    assert (finding.level, finding.loc) == ("warning", ("tags", "a", "server_deadband"))

@@ -57,9 +57,11 @@ def test_an_array_of_nothing_would_be_counted_through_without_the_guard() -> Non
 
 
 def test_steps_and_size_of_an_answer_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = ua.CreateMonitoredItemsResponse(Results=[ua.MonitoredItemCreateResult()] * 500)
     monkeypatch.setattr(guard, "MAX_READS", 1000)
-    with pytest.raises(MalformedMessage, match="steps"):
-        struct_from_binary(ua.BrowseResponse, bounded(Buffer(browse_response(500))))
+    for kind, answer in ((ua.BrowseResponse, browse_response(600)), (type(items), bytes(struct_to_binary(items)))):
+        with pytest.raises(MalformedMessage, match="steps"):
+            struct_from_binary(kind, bounded(Buffer(answer)))
     monkeypatch.setattr(guard, "MAX_ANSWER", 1000)
     with pytest.raises(MalformedMessage, match="bytes"):
         bounded(Buffer(browse_response(500)))
