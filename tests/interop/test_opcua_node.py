@@ -179,7 +179,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "label": {"address": "ns=1;s=label"},
     "node": {"address": "ns=1;s=node"},
     "code": {"address": "ns=1;s=code"},
-    "state": {"address": "ns=1;s=state", "enum": {3: "suspended"}},
+    "state": {"address": "ns=1;s=serverState", "enum": {3: "suspended"}},
     "status": {"address": "i=2256", "field": "State", "enum": {0: "running"}},
     "product": {"address": "i=2256", "field": "BuildInfo.ProductName"},
     "axis": {"address": "ns=1;s=axes", "index": 1, "field": "ProductName"},
