@@ -14,12 +14,12 @@ from adapters.capture import Recorder
 from adapters.playback import Exchange, Player
 from schemas.errors import NotConnected
 
-from .exchange import Connection, NoAnswer, Refused, WrongAnswer
+from .exchange import Connection, NoAnswer, Noise, Refused, WrongAnswer
 from .plan import Span
 
 AHEAD: Final = 1
 """The mark of a request that was not alone on its way."""
-_FAILURES: Final = {"WrongAnswer": WrongAnswer, "NoAnswer": NoAnswer}
+_FAILURES: Final = {"WrongAnswer": WrongAnswer, "Noise": Noise, "NoAnswer": NoAnswer}
 
 
 async def connection_of(

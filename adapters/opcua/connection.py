@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,9 @@ from schemas import quality as q
 from schemas.errors import ConfigError, NotConnected
 
 from .config import OpcuaConfig
+from .guard import BoundedBuffer, bounded
 from .pki import Identity, Trust
+from .prepared import PreparedRead
 from .taped import recorded
 
 MAX_MESSAGE: Final = 16 * 2**20
@@ -73,9 +75,32 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
             if self.transport is not None:
                 self.transport.abort()
 
+    def _send_request(
+        self, request: ua.UaBase, timeout: float = 1, message_type: ua.MessageType = ua.MessageType.SecureMessage
+    ) -> asyncio.Future[Any]:
+        """As asyncua's, for a request that brings its encoding along."""
+        if not isinstance(request, PreparedRead):
+            answer: asyncio.Future[Any] = super()._send_request(request, timeout, message_type)
+            return answer
+        if self.transport is None:
+            raise ConnectionError("connection is closed")
+        self._setup_request_header(request.RequestHeader, timeout)
+        self.revolve_security_token()
+        message = self._connection.message_to_binary(
+            request.to_binary(), message_type=message_type, request_id=self._request_id + 1
+        )
+        self._request_id: int = self._request_id + 1
+        answer = asyncio.get_running_loop().create_future()
+        self._callbackmap[self._request_id] = answer
+        self.transport.write(message)
+        return answer
+
 
 class _Transport(UaClient):  # type: ignore[misc]
     protocol: _Protocol | None
+
+    async def _send_request(self, request: ua.UaBase, *how: Any) -> BoundedBuffer:
+        return bounded(await super()._send_request(request, *how))
 
     def _make_protocol(self) -> UASocketProtocol:
         limits = _Limits(_CHUNK, _CHUNK, MAX_MESSAGE // 8192, MAX_MESSAGE)
@@ -100,6 +125,7 @@ class _Client(Client):  # type: ignore[misc]
         self.nodes = Shortcuts(self.uaclient.session)
         self.session_timeout = _SESSION_TIMEOUT_MS
         self.secure_channel_timeout = _CHANNEL_LIFETIME_MS
+        self.max_messagesize, self.max_chunkcount = MAX_MESSAGE, MAX_MESSAGE // 8192
 
 
 class Connection:
@@ -118,7 +144,7 @@ class Connection:
         return self._client.uaclient.session
 
     async def request(
-        self, request: ua.UaBase, *, patient: bool = False, positions: npt.NDArray[np.uint32] | None = None
+        self, request: ua.UaBase | PreparedRead, *, patient: bool = False, positions: npt.NDArray[np.uint32] | None = None
     ) -> bytes:
         """Send a service request, return the encoded response. `patient`: no deadline (publish); the server answers when it likes.
 
@@ -250,7 +276,7 @@ async def failures(endpoint: str) -> AsyncIterator[None]:
         if "No matching endpoints" in str(error):
             raise ConfigError(f"{endpoint} has no unsecured endpoint", hint="add `security`") from error
         raise NotConnected(f"{endpoint}: {error}") from error
-    except (OSError, ValueError, LookupError, struct.error, InvalidSignature) as error:
+    except (OSError, ValueError, LookupError, RecursionError, struct.error, InvalidSignature) as error:
         raise NotConnected(f"{endpoint}: {str(error) or type(error).__name__}") from error
 
 
