@@ -143,7 +143,7 @@ def bare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in ("time_us", "lag_ms")} for row in rows]
 
 
-@pytest.mark.parametrize("entry", [MODBUS, S7], ids=["modbus", "s7"])
+@pytest.mark.parametrize("entry", [MODBUS, {**MODBUS, "window": 8}, S7], ids=["modbus", "modbus, several at a time", "s7"])
 async def test_a_polled_device_decodes_to_what_was_read(entry, tmp_path):
     entry = {**entry, "tags": {**entry["tags"], "absent": MISSING[entry["kind"]]}}
     served = {**entry, "tags": {name: tag for name, tag in entry["tags"].items() if name != "absent"}}

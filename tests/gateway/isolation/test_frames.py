@@ -123,3 +123,24 @@ def test_the_child_gets_no_environment_but_what_an_interpreter_needs():
 
 def test_the_checksum_is_the_common_one():
     assert encode(Frame(Say.BEAT, b"abc"))[16:20] == zlib.crc32(b"abc").to_bytes(4, "little")
+
+
+def test_a_configuration_whose_tags_were_multiplied_comes_out_as_it_went_in(tmp_path):
+    plant = tmp_path / "plant.yaml"
+    plant.write_text(
+        "enterprise: acme\nsite: osaka\ngateway: gw-1\nsinks: {lake: {kind: parquet, location: ./lake}}\n"
+        "adapters:\n"
+        "  kiln:\n    kind: opcua\n    endpoint: opc.tcp://127.0.0.1:4840\n    scan: 100ms\n    tags:\n"
+        '      zone: {address: "ns=2;s=Zones", elements: 3, label: Zone}\n'
+        "  line:\n    kind: modbus\n    endpoint: tcp://127.0.0.1:502\n    order: CDAB\n    devices:\n"
+        "      a: {unit_id: 1, tags: {x: {address: 'hr:0', type: float32}}}\n"
+        "      b: {unit_id: 2, order: ABCD, tags: {x: {address: 'hr:0', type: float32, enum: {1: one}}}}\n",
+        encoding="utf-8",
+    )
+    configuration = config.load(plant)
+    assert [bound.tag.name for bound in configuration.bound["kiln"]] == ["zone_0", "zone_1", "zone_2"]
+    for name, adapter in configuration.plant.adapters.items():
+        entry = Entry(name, adapter, configuration.bound[name], "UTC", Path(), Path())
+        again = from_plain(json.loads(handover.to_json(entry, secrets=True)))
+        assert again.config == adapter
+        assert list(again.tags) == list(entry.tags)
