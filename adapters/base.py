@@ -90,7 +90,7 @@ def _path_alone(given: object) -> object:
 
 
 LEAST_MEMORY: Final = Size("160 MB")
-"""What an isolated adapter needs to begin at all; idle it has 86 to 107 MB."""
+"""What an isolated adapter needs to begin at all; idle it has 86 to 108 MB."""
 
 
 class AdapterConfig(Strict):

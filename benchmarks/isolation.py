@@ -169,7 +169,7 @@ def main() -> None:
     isolated = runs["isolated"]
     held = f"in process, {base:.3f} µs per value"
     figures = [
-        Figure("isolated: CPU of both processes", ratio["isolated"], "x", "lower", 1.4, held),
+        Figure("isolated: CPU of both processes", ratio["isolated"], "x", "lower", 1.8, held),
         Figure(
             "isolated: CPU of the gateway's side", statistics.median(run.ours_us for run in isolated), "µs per value", "lower"
         ),
@@ -188,7 +188,7 @@ def main() -> None:
             for kind in IDLE
         ),
         Figure("isolated: CPU to start a child", statistics.median(start_cpu_s() for _ in range(5)), "s", "lower"),
-        Figure("captured: CPU", ratio["captured"], "x", "lower", 1.3, held),
+        Figure("captured: CPU", ratio["captured"], "x", "lower", 1.5, held),
     ]
     publish(figures, options)
 

@@ -6,6 +6,7 @@ Nothing here waits in a task: callbacks of the pipes and one timer do the work, 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import site
@@ -24,6 +25,7 @@ HUNG_S: Final = 5.0
 """A child that shows no sign of life for so long is replaced."""
 _STARTING_S: Final = 60.0
 """As long may it take to import its libraries and to plan its requests; small computers are slow at both."""
+_PIPE: Final = 2**20  # bytes: a batch goes through in one piece
 _REAP_S: Final = 0.005
 _LINGERS_S: Final = 2.0  # between the end of its pipe and the kill, and between the kill and giving it up to the operating system
 _STDERR: Final = 2000  # bytes of what it printed last that go into the log
@@ -80,6 +82,9 @@ class ChildProcess(asyncio.Protocol):
             start_new_session=True,  # a Ctrl-C on the terminal is for the gateway
         )
         assert popen.stdin is not None
+        assert popen.stdout is not None
+        with suppress(OSError):  # where the user's share of pipe memory is used up the pipe stays small
+            fcntl.fcntl(popen.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
         try:
             self._down, _ = await self._loop.connect_write_pipe(asyncio.Protocol, popen.stdin)
             self._pipes.append(self._down)
