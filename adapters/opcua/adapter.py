@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 import pyarrow as pa
 
 from adapters.base import AdapterContext
+from schemas.certificates import CertificateFact
 from schemas.errors import NotConnected
 
 from .config import OpcuaConfig
@@ -16,6 +17,7 @@ from .connection import Connection, failures, open_connection, quiet_library
 from .cyclic import Reader
 from .outbox import Outbox
 from .plan import compile_plan
+from .renewal import Renewal
 from .resolve import ServerFacts, read_facts
 from .rows import Rows
 from .subscriptions import NoSubscriptions, Subscriber
@@ -33,6 +35,7 @@ class OpcuaAdapter:
         self._rows = Rows(context.tags)
         self._connection: Connection | None = None
         self._facts = ServerFacts({})
+        self._renewal = Renewal(config, context)
 
     async def connect(self) -> None:
         """Open a new session; a former one is closed first."""
@@ -40,6 +43,7 @@ class OpcuaAdapter:
         await self._drop()
         context = self._context
         self._connection = await open_connection(self._config, context.name, context.directory, context.base)
+        self._renewal.connected(self._connection)
         try:
             async with failures(self._config.endpoint):
                 self._facts = await read_facts(self._connection)
@@ -61,6 +65,10 @@ class OpcuaAdapter:
             await asyncio.wait([session])
             await self._drop()
 
+    def certificates(self) -> Sequence[CertificateFact]:
+        """Ours and the server's, as of the last connection that stood."""
+        return self._renewal.certificates
+
     async def aclose(self) -> None:
         """Close the session."""
         await self._drop()
@@ -76,6 +84,7 @@ class OpcuaAdapter:
                 try:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(connection.keep_alive(_QUIET_S))
+                        group.create_task(self._renewal.watch())
                         group.create_task(self._read(connection, outbox))
                 except BaseExceptionGroup as errors:
                     raise _first(errors) from errors

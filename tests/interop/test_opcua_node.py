@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Protocol
 
 import pytest
 
+from adapters.opcua.store import Store
 from schemas import quality as q
 from schemas.errors import ConfigError, NotConnected
 from tests.adapters.opcua.rig import Recorder, configure, make_adapter, read_some
@@ -146,8 +146,9 @@ async def test_encrypted_with_a_user_once_the_server_is_trusted(server: Started,
     config = configure(PRESS, endpoint(server), **secured)
     with pytest.raises(ConfigError, match="BadCertificateUntrusted"):
         await make_adapter(config, tmp_path).connect()
-    (refused,) = (pki / "rejected").iterdir()
-    shutil.move(refused, pki / "trusted")
+    (refused,) = await asyncio.to_thread(Store(pki).entries)
+    assert (refused.state, refused.reason[:24]) == ("rejected", "BadCertificateUntrusted:")
+    await asyncio.to_thread(Store(pki).accept, refused.sha1[:8])
     seen = await read_some(config, tmp_path)
     assert seen.rows["temperature"][0]["value"] == 21.5
 
