@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from adapters.base import Adapter
+from adapters.base import Adapter, Certified
 from schemas import quality as q
+from schemas.certificates import CertificateFact
 from schemas.clock import Clock
 from schemas.errors import ConfigError, EndOfStream, NotConnected
 from schemas.kinds import Kind, kind_of, make_batch, telemetry
@@ -68,6 +69,11 @@ class Collector:
         self._gap_from_us = last_seen_us
         self._gap_cause = "gateway_stopped"
         self._last_batch_us = 0
+
+    @property
+    def certificates(self) -> Sequence[CertificateFact]:
+        """The certificates that the connection rests on; none where the protocol or the connection has none."""
+        return self._adapter.certificates() if isinstance(self._adapter, Certified) else ()
 
     async def run(self) -> None:
         """Collect until cancelled. Raises only what is a bug (the supervisor restarts it)."""

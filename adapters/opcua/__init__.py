@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from schemas.plugin import Plugin
+from schemas.plugin import Place, Plugin
 
 from .config import OpcuaConfig, check
 
 if TYPE_CHECKING:
     from adapters.base import Adapter, AdapterContext, Simulator, SimulatorContext
+    from schemas.certificates import TrustStore
 
 
 def build(config: OpcuaConfig, context: AdapterContext) -> Adapter:
@@ -26,4 +27,17 @@ def simulate(config: OpcuaConfig, context: SimulatorContext) -> Simulator:
     return OpcuaSimulator(config, context)
 
 
-PLUGIN: Plugin[OpcuaConfig, Adapter] = Plugin(OpcuaConfig, build, check=check, simulate=simulate)
+def trust(config: OpcuaConfig | None, place: Place) -> TrustStore | None:
+    """Whom an entry trusts; None where it uses no security. Without an entry: the trust list in a directory."""
+    from .store import Store, at
+
+    if config is None:
+        return at(place.directory)
+    if not config.secured and config.auth is None:
+        return None
+    named = config.security.trust if config.security is not None else None
+    own = place.directory / "pki"
+    return Store(place.base / named if named else own, own if config.secured else None, f"genba {place.name}")
+
+
+PLUGIN: Plugin[OpcuaConfig, Adapter] = Plugin(OpcuaConfig, build, check=check, simulate=simulate, trust=trust)
