@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from schemas.plugin import Place, Plugin
+from schemas.plugin import Check, Doctor, Place, Plugin
 
+from .access import OpcuaAccess
 from .config import OpcuaConfig, check
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from adapters.base import Adapter, AdapterContext, Simulator, SimulatorContext
     from schemas.certificates import TrustStore
 
@@ -40,4 +43,18 @@ def trust(config: OpcuaConfig | None, place: Place) -> TrustStore | None:
     return Store(place.base / named if named else own, own if config.secured else None, f"genba {place.name}")
 
 
-PLUGIN: Plugin[OpcuaConfig, Adapter] = Plugin(OpcuaConfig, build, check=check, simulate=simulate, trust=trust)
+def examine(options: OpcuaAccess) -> AsyncGenerator[Check, None]:
+    """Why a server cannot be read, one check after the other."""
+    from .doctor import examine
+
+    return examine(options)
+
+
+PLUGIN: Plugin[OpcuaConfig, Adapter] = Plugin(
+    OpcuaConfig,
+    build,
+    check=check,
+    simulate=simulate,
+    doctor=Doctor(OpcuaAccess, examine, of=OpcuaAccess.of),
+    trust=trust,
+)

@@ -200,14 +200,14 @@ def validity(certificate: x509.Certificate, now: datetime, skew: timedelta | Non
     if now > last:
         yield Problem(
             "BadCertificateTimeInvalid",
-            f"expired on {last:%Y-%m-%d %H:%M} UTC; {clocks}",
-            "renew the certificate of the server; where the date above is wrong, set the clock of the gateway",
+            f"expired on {last:%Y-%m-%d %H:%M} UTC",
+            f"renew the certificate of the server; where a clock is wrong, set it: {clocks}",
         )
     elif now < first:
         yield Problem(
             "BadCertificateTimeInvalid",
-            f"not valid before {first:%Y-%m-%d %H:%M} UTC; {clocks}",
-            "set the clock that is wrong, here or at the server; a certificate made with a wrong clock must be made anew",
+            f"not valid before {first:%Y-%m-%d %H:%M} UTC",
+            f"set the clock that is wrong: {clocks}; a certificate that was made with a wrong clock must be made anew",
         )
 
 

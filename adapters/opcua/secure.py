@@ -90,13 +90,21 @@ class Offer:
 
     def names(self) -> list[str]:
         """`Basic256Sha256, sign_and_encrypt`, each once, the strongest first."""
-        found = {(one.SecurityPolicyUri, one.SecurityMode) for one in self.endpoints}
-        return [f"{shown(uri)}, {_MODE_NAMES.get(mode, '?')}" for uri, mode in sorted(found, key=_strength, reverse=True)]
+        return list(dict.fromkeys(protection(one) for one in self.strongest_first()))
+
+    def strongest_first(self) -> list[ua.EndpointDescription]:
+        """Its endpoints, those that we cannot speak last."""
+        return sorted(self.endpoints, key=_strength, reverse=True)
 
 
-def _strength(offered: tuple[str | None, ua.MessageSecurityMode]) -> tuple[int, int]:
-    policy = by_uri(offered[0])
-    return (-1 if policy is None else policy.strength, int(offered[1]))
+def protection(endpoint: ua.EndpointDescription) -> str:
+    """`Basic256Sha256, sign_and_encrypt`."""
+    return f"{shown(endpoint.SecurityPolicyUri)}, {_MODE_NAMES.get(endpoint.SecurityMode, '?')}"
+
+
+def _strength(endpoint: ua.EndpointDescription) -> tuple[int, int]:
+    policy = by_uri(endpoint.SecurityPolicyUri)
+    return (-1 if policy is None else policy.strength, int(endpoint.SecurityMode))
 
 
 @dataclass
@@ -238,6 +246,10 @@ class Security:
         """Examine the server and give `client` the policy. Raises ServerNotTrusted, ConfigError."""
         endpoint = self.chosen(offer)
         await self.accept(endpoint.ServerCertificate, endpoint.Server)
+        await self.arm(client, identity, endpoint)
+
+    async def arm(self, client: Client, identity: Identity, endpoint: ua.EndpointDescription) -> None:
+        """Give `client` policy, keys and the certificate of a server that was examined."""
         client.application_uri = identity.uri
         await client.set_security(
             getattr(security_policies, f"SecurityPolicy{self.policy.name}"),

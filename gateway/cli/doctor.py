@@ -102,7 +102,10 @@ def of_kind(kind: str) -> click.Command:
 def print_line(check: Check, width: int) -> None:
     """One check for people."""
     mark, colour = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "failure": ("FAIL", "red")}[check.result]
-    click.echo(f"{click.style(mark, fg=colour)} {check.name:<{width}}  {check.found}")
+    first, *more = check.found.splitlines() or [""]
+    click.echo(f"{click.style(mark, fg=colour)} {check.name:<{width}}  {first}")
+    for line in more:
+        click.echo(f"     {'':<{width}}  {line}")
     for number, line in enumerate(check.way_out.splitlines()):
         click.echo(f"     {'':<{width}}  {'   ' if number else '-> '}{line}")
 
