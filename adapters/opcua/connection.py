@@ -19,6 +19,7 @@ from asyncua.client.ua_client import UaClient, UASocketProtocol, UASocketState
 from asyncua.client.ua_session import UaSession
 from asyncua.common.connection import TransportLimits
 from asyncua.common.shortcuts import Shortcuts
+from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary
 from cryptography.exceptions import InvalidSignature
 
 from schemas import quality as q
@@ -61,6 +62,20 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
             self.receive_buffer = None
             if self.transport is not None:
                 self.transport.abort()
+
+    def _process_received_message(self, msg: ua.Message | ua.Acknowledge | ua.ErrorMessage | None) -> None:
+        # asyncua resolves the request before it looks at the status: a server that refuses the channel would be an AssertionError.
+        if isinstance(msg, ua.Message) and isinstance(msg.SecurityHeader(), ua.AsymmetricAlgorithmHeader):
+            body = msg.body().copy()
+            nodeid_from_binary(body)
+            struct_from_binary(ua.ResponseHeader, body).ServiceResult.check()
+        super()._process_received_message(msg)
+
+    async def open_secure_channel(self, params: ua.OpenSecureChannelParameters) -> ua.OpenSecureChannelResult:
+        try:
+            return await super().open_secure_channel(params)
+        except AssertionError as error:
+            raise ConnectionError("the answer to the secure channel is not one") from error
 
 
 class _Transport(UaClient):  # type: ignore[misc]

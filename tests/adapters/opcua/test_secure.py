@@ -7,6 +7,7 @@ import copy
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import pytest
@@ -398,3 +399,31 @@ async def test_a_server_that_takes_only_other_users_is_named(host: Host, tmp_pat
         with pytest.raises(ConfigError, match="takes no such user: anonymous") as error:
             await opened(endpoint, tmp_path)
         assert "it takes user name" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (pack("<qIIBiBBB", 0, 1, 0x80130000, 0, -1, 0, 0, 0), "BadSecurityChecksFailed"),
+        (pack("<qIIBiBBB", 0, 1, 0, 0, -1, 0, 0, 0), "not one"),
+        (pack("<qI", 0, 1), "losed|lost"),
+    ],
+)
+async def test_a_channel_that_is_refused_or_answered_with_nonsense(tmp_path: Path, answer: bytes, says: str) -> None:
+    """`answer` is the header of the response, and what should follow is missing."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = await reader.readexactly(8)
+        await reader.readexactly(int.from_bytes(hello[4:], "little") - 8)
+        writer.write(b"ACKF" + pack("<6I", 28, 0, 65535, 65535, 0, 0))
+        await reader.read(1000)
+        policy = b"http://opcfoundation.org/UA/SecurityPolicy#None"
+        body = pack("<Ii", 1, len(policy)) + policy + pack("<iiII", -1, -1, 1, 1) + b"\x01\x00" + pack("<H", 449) + answer
+        writer.write(b"OPNF" + pack("<I", 8 + len(body)) + body)
+        await reader.read(1000)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        with pytest.raises((NotConnected, ConfigError), match=says):
+            await opened(f"opc.tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}", tmp_path, security=None)
