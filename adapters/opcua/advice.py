@@ -34,8 +34,8 @@ def side_by_side(server: x509.Certificate, ours: x509.Certificate) -> str:
 def _fields(certificate: x509.Certificate) -> Iterator[tuple[str, str]]:
     yield "subject", c.subject(certificate)
     yield "issuer", c.issuer(certificate)
-    yield "application", c.application_uri(certificate) or "-"
-    yield "hosts", ", ".join(c.hosts(certificate)) or "-"
+    yield "application", c.clean(c.application_uri(certificate)) or "-"
+    yield "hosts", c.clean(", ".join(c.hosts(certificate))) or "-"
     yield "valid from", f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
     yield "valid to", f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
     yield "key", f"{c.key(certificate)}, signed with {c.signature(certificate)}"

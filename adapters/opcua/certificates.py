@@ -50,11 +50,33 @@ def split_chain(content: bytes) -> list[x509.Certificate]:
         first = content[1]  # DER: short form below 0x80, else the number of bytes that hold the length
         header = 2 if first < 0x80 else 2 + (first & 0x7F)
         length = first if first < 0x80 else int.from_bytes(content[2:header], "big")
-        found.append(x509.load_der_x509_certificate(content[: header + length]))
+        found.append(parse(content[: header + length]))
         content = content[header + length :]
         if len(found) > 10:
             raise ValueError("a chain of more than 10 certificates")
     return found
+
+
+def parse(content: bytes, *, pem: bool = False) -> x509.Certificate:
+    """One certificate, of which everything that is looked at here can be read. Raises ValueError for anything else.
+
+    A server may send what it likes, and the library decodes most of a certificate only when it is asked for.
+    """
+    try:
+        made = x509.load_pem_x509_certificate(content) if pem else x509.load_der_x509_certificate(content)
+        for part in ("extensions", "subject", "issuer", "not_valid_before_utc", "not_valid_after_utc", "serial_number"):
+            getattr(made, part)
+        made.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(f"not a certificate that can be read: {clean(str(error))}") from error
+    except x509.InvalidVersion as error:
+        raise ValueError("not a certificate of version 3") from error
+    return made
+
+
+def clean(text: str) -> str:
+    """Text of a stranger, fit for a terminal and a log: no control characters, 200 characters at most."""
+    return "".join(one if one.isprintable() else "?" for one in text[:200])
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
@@ -80,7 +102,7 @@ def issuer(certificate: x509.Certificate) -> str:
 def _name(name: x509.Name) -> str:
     common = [*name.get_attributes_for_oid(NameOID.COMMON_NAME)]
     rest = [attribute for attribute in name if attribute not in common]
-    return ", ".join(f"{attribute.rfc4514_attribute_name}={attribute.value!s}" for attribute in (*common, *rest)) or "-"
+    return clean(", ".join(f"{attribute.rfc4514_attribute_name}={attribute.value!s}" for attribute in (*common, *rest))) or "-"
 
 
 def application_uri(certificate: x509.Certificate) -> str:
@@ -184,7 +206,7 @@ def problems(
     if named != expected.uri:
         yield Problem(
             "BadCertificateUriInvalid",
-            f"application URI: the certificate names {named or 'none'}, the server says it is {expected.uri or 'nothing'}",
+            f"application URI: the certificate names {clean(named) or 'none'}, the server says it is {clean(expected.uri) or 'nothing'}",
             "make the server a new certificate (most do when the old one is deleted and the server is restarted), then accept that",
         )
     yield from _usage(certificate)
@@ -214,7 +236,7 @@ def validity(certificate: x509.Certificate, now: datetime, skew: timedelta | Non
 def _host(certificate: x509.Certificate, expected: Expected, pinned: bool) -> Iterator[Problem]:
     if expected.host.casefold() in LOOPBACK or matches_host(certificate, expected.host):
         return
-    known = ", ".join(hosts(certificate)) or "no host at all"
+    known = clean(", ".join(hosts(certificate))) or "no host at all"
     yield Problem(
         "BadCertificateHostNameInvalid",
         f"host name: the endpoint says {expected.host}, the certificate is for {known}",

@@ -182,22 +182,25 @@ async def open_connection(config: OpcuaConfig, name: str, directory: Path, base:
     return await _open(config, name, base, security, last, renewal)
 
 
-async def would_take(config: OpcuaConfig, name: str, directory: Path, base: Path) -> bool:
-    """Whether the server takes our renewed certificate by now: a session is created beside the one in use and closed again."""
+async def try_successor(config: OpcuaConfig, name: str, directory: Path, base: Path) -> str | None:
+    """Show the server our renewed certificate, in a session beside the one in use that is closed again.
+
+    Returns why it is not taken, empty when it is; None when there is nothing to renew yet. The renewed one is made when it is due.
+    """
     security = await asyncio.to_thread(Security.load, config, name, directory, base)
     successor = None if security.identities is None else security.identities.successor
     if successor is None:
-        return False
+        return None
     client = new_client(config, name)
     try:
         async with failures(config.endpoint):
             await _start(client, security, successor)
             await client.uaclient.close_session(True)
-    except (ConfigError, NotConnected):
-        return False
+    except (ConfigError, NotConnected) as error:
+        return str(error)
     finally:
         await hang_up(client)
-    return True
+    return ""
 
 
 async def _open(

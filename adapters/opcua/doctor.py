@@ -205,7 +205,7 @@ async def _server_certificate(security: Security, problems: Sequence[Problem]) -
             _NAMES.get(problem.status, "certificate"),
             "failure" if problem.fatal else "warning",
             f"{problem.found} ({problem.status})",
-            problem.way_out.format(security.store),
+            problem.way_out.replace("{}", security.store),
         )
         for problem in problems
     ]
@@ -292,7 +292,7 @@ async def _inside(client: Any, session: ua.CreateSessionResult, security: Securi
 
 def _status(status: ua.ServerStatusDataType) -> Iterator[Check]:
     build = status.BuildInfo
-    product = " ".join(str(part) for part in (build.ManufacturerName, build.ProductName, build.SoftwareVersion) if part)
+    product = c.clean(" ".join(str(part) for part in (build.ManufacturerName, build.ProductName, build.SoftwareVersion) if part))
     state = getattr(status.State, "name", str(status.State)).rstrip("_")
     running = state == "Running"
     yield Check(

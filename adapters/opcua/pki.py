@@ -22,7 +22,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from schemas.errors import ConfigError
 
-from .certificates import Expected, Problem, fingerprint, is_authority, problems, signed, subject, thumbprint, validity
+from .certificates import (
+    Expected,
+    Problem,
+    clean,
+    fingerprint,
+    is_authority,
+    parse,
+    problems,
+    signed,
+    subject,
+    thumbprint,
+    validity,
+)
 
 FOLDERS: Final = ("trusted", "issuers", "revoked", "rejected")
 _MAX_REJECTED: Final = 20
@@ -83,7 +95,7 @@ class Trust:
         if complete:
             yield Problem("BadCertificateUntrusted", "its certificate is not trusted", accept)
         else:
-            missing = chain[-1].issuer.rfc4514_string()
+            missing = clean(chain[-1].issuer.rfc4514_string())
             yield Problem(
                 "BadCertificateChainIncomplete",
                 f"its certificate is not trusted, and the authority {missing} that signed it is not known here",
@@ -178,8 +190,7 @@ def read_certificate(file: Path) -> x509.Certificate:
     """A certificate file, DER or PEM. Raises ConfigError that names it."""
     try:
         content = file.read_bytes()
-        pem = content.lstrip().startswith(b"-----")
-        return x509.load_pem_x509_certificate(content) if pem else x509.load_der_x509_certificate(content)
+        return parse(content, pem=content.lstrip().startswith(b"-----"))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "DER or PEM is expected"
         raise ConfigError(
@@ -196,7 +207,7 @@ def _read_list(file: Path) -> x509.CertificateRevocationList:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix != ".part"]
+    return [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix != ".part" and file.name[0] != "."]
 
 
 def _lists(crl: x509.CertificateRevocationList, signer: x509.Certificate) -> bool:

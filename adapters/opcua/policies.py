@@ -52,4 +52,7 @@ def by_uri(uri: str | None) -> Policy | None:
 def shown(uri: str | None) -> str:
     """A policy's name for people: ours where we know it, what follows the `#` where we do not."""
     policy = by_uri(uri)
-    return policy.name if policy is not None else (uri or "").rpartition("#")[2] or "?"
+    if policy is not None:
+        return policy.name
+    named = (uri or "").rpartition("#")[2][:60]
+    return "".join(one if one.isprintable() else "?" for one in named) or "?"

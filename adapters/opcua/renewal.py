@@ -8,10 +8,10 @@ from typing import Final
 
 from adapters.base import AdapterContext
 from schemas.certificates import CertificateFact
-from schemas.errors import NotConnected
+from schemas.errors import ConfigError, NotConnected
 
 from .config import OpcuaConfig
-from .connection import Connection, would_take
+from .connection import Connection, try_successor
 
 _LOOK_EVERY_S: Final = 6 * 3600.0
 
@@ -27,13 +27,7 @@ class Renewal:
     def connected(self, connection: Connection) -> None:
         """Note the certificates of a new connection; says once that the server does not take the renewed one yet."""
         self.certificates = connection.certificates
-        if connection.renewal and not self._told:
-            self._context.log.warning(
-                "the server does not take the renewed certificate of the gateway yet; the old one is used until it expires",
-                adapter=self._context.name,
-                error=connection.renewal,
-            )
-        self._told = connection.renewal
+        self._tell(connection.renewal)
 
     async def watch(self) -> None:
         """Look every six hours whether a renewed certificate is due, and whether the server takes it; never returns.
@@ -46,5 +40,19 @@ class Renewal:
         context = self._context
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            if await would_take(self._config, context.name, context.directory, context.base):
+            try:
+                refused = await try_successor(self._config, context.name, context.directory, context.base)
+            except ConfigError as error:  # a file that cannot be read; the connection that stands needs it only when it ends
+                refused = str(error)
+            if refused == "":
                 raise NotConnected(f"{self._config.endpoint} takes the renewed certificate of the gateway: connecting with it")
+            self._tell(refused or "")
+
+    def _tell(self, refused: str) -> None:
+        if refused and not self._told:
+            self._context.log.warning(
+                "the server does not take the renewed certificate of the gateway yet; the old one is used until it expires",
+                adapter=self._context.name,
+                error=refused,
+            )
+        self._told = refused

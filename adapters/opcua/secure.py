@@ -60,11 +60,11 @@ REFUSES_US: Final = (
 class ServerNotTrusted(ConfigError):
     """The server's certificate does not pass. `problems` says all of it."""
 
-    def __init__(self, endpoint: str, problems: Sequence[Problem], store: str) -> None:
+    def __init__(self, endpoint: str, problems: Sequence[Problem], store: str, note: str = "") -> None:
         fatal = [problem for problem in problems if problem.fatal]
         super().__init__(
-            f"{endpoint}: {fatal[0].status}: {'; '.join(problem.found for problem in fatal)}",
-            hint=fatal[0].way_out.format(store),
+            f"{endpoint}: {fatal[0].status}: {'; '.join(problem.found for problem in fatal)}{note}",
+            hint=fatal[0].way_out.replace("{}", store),
         )
         self.problems = problems
 
@@ -186,10 +186,14 @@ class Security:
         fatal = [problem for problem in self.problems if problem.fatal]
         if not fatal:
             return
+        note = ""
         if self.server and self.server[0] not in self.trust.certificates:
             reason = "; ".join(f"{problem.status}: {problem.found}" for problem in fatal)
-            await asyncio.to_thread(self.trust.reject, self.server[0], reason, self.config.endpoint)
-        raise ServerNotTrusted(self.config.endpoint, self.problems, self.store)
+            try:
+                await asyncio.to_thread(self.trust.reject, self.server[0], reason, self.config.endpoint)
+            except OSError as error:
+                note = f"; and its certificate cannot be kept in {self.trust.directory}: {error.strerror}"
+        raise ServerNotTrusted(self.config.endpoint, self.problems, self.store, note)
 
     async def validate(self, certificate: x509.Certificate, application: ua.ApplicationDescription) -> None:
         """asyncua's hook: the server's certificate as the session shows it. Without security nothing rests on it yet."""
@@ -269,8 +273,8 @@ class Security:
         """The certificates that the connection rests on."""
         found = []
         if identity is not None:
-            action = "Trust the renewed certificate of the gateway in the server (genba trust list shows it)"
-            if self.identities is None or self.identities.successor is None:
+            action = "Trust the renewed certificate of the gateway in the server (genba trust own shows it)"
+            if identity.parsed.issuer != identity.parsed.subject:
                 action = "Give the gateway a new certificate from its authority"
             found.append(_fact("own", identity.parsed, action))
         if identity is not None and self.server:

@@ -68,7 +68,7 @@ class Store:
     def _of(self, state: State, folder: str) -> Iterator[StoredCertificate]:
         place = self.directory / folder
         for file in sorted(place.iterdir()) if place.is_dir() else ():
-            if not file.is_file() or file.suffix in (".json", ".part"):
+            if not file.is_file() or file.suffix in (".json", ".part") or file.name.startswith("."):
                 continue
             try:
                 parsed = read_certificate(file)
@@ -130,8 +130,8 @@ def describe(certificate: x509.Certificate, state: State, path: Path, reason: st
         state=state,
         subject=c.subject(certificate),
         issuer=c.issuer(certificate),
-        uri=c.application_uri(certificate),
-        hosts=c.hosts(certificate),
+        uri=c.clean(c.application_uri(certificate)),
+        hosts=tuple(c.clean(host) for host in c.hosts(certificate)),
         sha256=c.fingerprint(certificate),
         sha1=c.thumbprint(certificate),
         valid_from_us=c.micros(certificate.not_valid_before_utc),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adapters.opcua import certificates
 from adapters.opcua.certificates import Expected, Problem, matches_host, problems, split_chain
+from adapters.opcua.pki import Trust
 from adapters.opcua.policies import POLICIES
 from tests.adapters.opcua.certs import NOW, URI, authority, der, key, make
 
@@ -126,3 +130,28 @@ def test_a_subject_reads_with_its_name_first() -> None:
     assert certificates.issuer(built) == "self-signed"
     assert certificates.application_uri(built) == ""
     assert certificates.hosts(built) == ()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=4), st.integers(0, 2000))
+def test_whatever_a_server_sends_is_a_certificate_or_an_error(changes: list[tuple[int, int]], cut: int) -> None:
+    content = bytearray(der(make().certificate))
+    for place, value in changes:
+        content[place % len(content)] = value
+    try:
+        chain = split_chain(bytes(content[: max(cut, 1)]) if cut < len(content) else bytes(content))
+    except ValueError:
+        return
+    wanted = Expected(URI, "plc-7", POLICIES["Basic256Sha256"])
+    trust = Trust(Path("pki"), (make(key(1)).certificate,), (), ())
+    assert trust.examine(chain, wanted, NOW)[0].status in ("BadCertificateUntrusted", "BadCertificateChainIncomplete")
+    for tell in (certificates.subject, certificates.issuer, certificates.key, certificates.signature):
+        assert tell(chain[0]).isprintable()
+
+
+def test_names_of_strangers_do_not_reach_the_terminal_as_they_are() -> None:
+    made = make(name="evil\x1b[2Jname", uri="urn:\x07bell").certificate
+    assert certificates.subject(made) == "CN=evil?[2Jname"
+    (problem, *_) = problems(made, Expected(URI, "plc-7", POLICIES["Basic256Sha256"]), NOW, pinned=False)
+    assert "urn:?bell" in problem.found
+    assert problem.found.isprintable()

@@ -130,6 +130,12 @@ def test_the_same_reason_is_written_once(tmp_path: Path) -> None:
     assert read_reason(next((tmp_path / "rejected").glob("*.der"))) == "revoked"
 
 
+def test_a_hidden_file_is_no_certificate(tmp_path: Path) -> None:
+    trust_with(tmp_path, make())
+    (tmp_path / "trusted" / ".gitkeep").write_text("")
+    assert len(Trust.load(tmp_path).certificates) == 1
+
+
 @pytest.mark.parametrize("folder", ["trusted", "issuers", "revoked"])
 def test_a_file_that_is_no_certificate_is_named(tmp_path: Path, folder: str) -> None:
     Trust.load(tmp_path)

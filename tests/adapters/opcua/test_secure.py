@@ -20,8 +20,10 @@ from asyncua.server.user_managers import CertificateUserManager
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from adapters.opcua import certificates, renewal, secure
+from adapters.opcua import certificates, connection, renewal, secure, users
 from adapters.opcua.identity import Identities
+from adapters.opcua.pki import Trust
+from adapters.opcua.policies import POLICIES
 from adapters.opcua.secure import RefusesOurCertificate, ServerNotTrusted
 from adapters.opcua.store import Store
 from schemas.errors import ConfigError, NotConnected
@@ -427,3 +429,42 @@ async def test_a_channel_that_is_refused_or_answered_with_nonsense(tmp_path: Pat
     async with server:
         with pytest.raises((NotConnected, ConfigError), match=says):
             await opened(f"opc.tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}", tmp_path, security=None)
+
+
+def token(kind: ua.UserTokenType, policy: str, name: str) -> ua.UserTokenPolicy:
+    return ua.UserTokenPolicy(PolicyId=name, TokenType=kind, SecurityPolicyUri=POLICIES[policy].uri if policy else None)
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        (("Basic256Sha256", "Aes256Sha256RsaPss", "None"), "Aes256Sha256RsaPss"),
+        (("Basic256", "Basic256Sha256"), "Basic256Sha256"),
+        (("", "None"), ""),
+    ],
+)
+async def test_of_several_ways_to_take_a_user_the_safest_is_used(tmp_path: Path, offered: tuple[str, ...], chosen: str) -> None:
+    config = asked("opc.tcp://plc-7:4840", security=SECURITY | {"mode": "sign"}, auth=SECRET)
+    security = await asyncio.to_thread(secure.Security.load, config, "robot", tmp_path / "state", tmp_path)
+    client = connection.new_client(config, "robot")
+    tokens = [token(ua.UserTokenType.UserName, policy, policy) for policy in offered]
+    policy = users._choose(client, tokens, ua.UserTokenType.UserName, security)
+    assert [one.PolicyId for one in client._policy_ids] == [chosen]
+    assert client.server_policy(ua.UserTokenType.UserName).SecurityPolicyUri == policy.uri
+    assert policy.name == (chosen or "Basic256Sha256")
+    with pytest.raises(ConfigError, match="only with Basic256, which is withdrawn"):
+        users._choose(client, [token(ua.UserTokenType.UserName, "Basic256", "old")], ua.UserTokenType.UserName, security)
+    with pytest.raises(ConfigError, match="without a proof"):
+        users._choose(client, [token(ua.UserTokenType.Certificate, "None", "x")], ua.UserTokenType.Certificate, security)
+
+
+async def test_a_trust_list_that_cannot_be_written_is_told_beside_the_reason(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Trust, *_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Trust, "reject", full)
+    async with host.as_() as endpoint:
+        with pytest.raises(ServerNotTrusted, match=r"not trusted; and its certificate cannot be kept in .*No space left"):
+            await opened(endpoint, tmp_path)
