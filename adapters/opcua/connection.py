@@ -177,7 +177,7 @@ async def open_connection(config: OpcuaConfig, name: str, directory: Path, base:
     for identity in newer:
         try:
             return await _open(config, name, base, security, identity)
-        except (RefusesOurCertificate, NotConnected) as error:  # some servers hang up without a word
+        except RefusesOurCertificate as error:
             renewal = str(error)
     return await _open(config, name, base, security, last, renewal)
 

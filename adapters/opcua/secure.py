@@ -239,6 +239,13 @@ class Security:
             if identity is not None and status in REFUSES_US:
                 raise RefusesOurCertificate(self.config.endpoint, status, identity) from error
             raise
+        except (
+            ConnectionError,
+            TimeoutError,
+        ) as error:  # some servers hang up without a word; then the old one may be what they know
+            if identity is not None and identity.renewed:
+                raise RefusesOurCertificate(self.config.endpoint, "it hangs up", identity) from error
+            raise
         except ua.UaError as error:  # asyncua compares too, and has no codes for it
             if identity is not None and "certificate mismatch" in str(error):
                 raise self._changed("it shows another certificate") from error

@@ -16,6 +16,7 @@ from asyncua import ua
 from asyncua.client.ua_client import UaClient
 from asyncua.common.utils import ServiceError
 from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.uaprocessor import UaProcessor
 from asyncua.server.user_managers import CertificateUserManager
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -305,6 +306,26 @@ async def test_the_old_certificate_serves_until_the_server_takes_the_new(
             await adapter.aclose()
     found = await asyncio.to_thread(Identities.load_or_make, tmp_path / "pki", "genba robot")
     assert (found.current.parsed, found.successor) == (new, None)
+
+
+async def test_a_server_that_hangs_up_on_the_new_certificate_is_shown_the_old(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, pair = await asyncio.to_thread(old_certificate, tmp_path / "state"), make()
+    await trusting(tmp_path, pair)
+    plain = UaProcessor.open_secure_channel
+
+    def strict(self: UaProcessor, algorithm: ua.AsymmetricAlgorithmHeader, seq: object, body: object) -> None:
+        if algorithm.SenderCertificate not in (None, der(old)):
+            raise RuntimeError("not with me")
+        plain(self, algorithm, seq, body)
+
+    monkeypatch.setattr(UaProcessor, "open_secure_channel", strict)
+    async with host.as_(pair) as endpoint:
+        one = await opened(endpoint, tmp_path, timeout="500ms")
+        await one.aclose()
+    assert "it hangs up" in one.renewal
+    assert one.certificates[0].fingerprint == certificates.fingerprint(old)
 
 
 SECRET = {"username": "genba", "password": "s3cret"}

@@ -139,3 +139,14 @@ def test_a_file_without_certificates_says_so(genba: Genba, tmp_path: Path) -> No
     done = genba("trust", "list", file)
     assert done.status == 2
     assert "no adapter of this file uses certificates" in done.err
+
+
+def test_the_doctor_of_opcua_takes_its_options_and_says_what_is_wrong_with_them(genba: Genba, tmp_path: Path) -> None:
+    help_text = genba("doctor", "opcua", "--help").out
+    for option in ("--policy", "--trust", "--username", "--password-file", "--user-certificate", "--allow-deprecated"):
+        assert option in help_text
+    done = genba("doctor", "opcua", "opc.tcp://127.0.0.1:4840", "--policy", "Basic512")
+    assert (done.status, "--policy" in done.err) == (2, True)
+    done = genba("doctor", "opcua", "127.0.0.1")
+    assert (done.status, "FAIL options" in done.out) == (3, True)
+    assert "opc.tcp://192.168.1.5:4840" in done.out
