@@ -61,11 +61,11 @@ _REFUSED: Final = {
 class AssumeRole(Strict):
     """A role that the found credentials are exchanged for."""
 
-    arn: str = Field(pattern=r"^arn:[\w-]+:iam::\d{12}:role/.+$", description="ARN of the role.")
+    arn: str = Field(pattern=r"^arn:[a-z-]+:iam::[0-9]{12}:role/.+$", description="ARN of the role.")
     external_id: str = Field(
-        "", pattern=r"^$|^[\w+=,.@:/-]{2}[\w+=,.@:/-]*$", description="External ID that the role's trust policy asks for."
+        "", pattern=r"^$|^[a-zA-Z0-9_+=,.@:/-]{2,}$", description="External ID that the role's trust policy asks for."
     )
-    session: str = Field("genba", pattern=r"^[\w+=,.@-]{2,64}$", description="Name of the session in the audit log.")
+    session: str = Field("genba", pattern=r"^[a-zA-Z0-9_+=,.@-]{2,64}$", description="Name of the session in the audit log.")
 
 
 class RoleAlias(Strict):
@@ -74,7 +74,7 @@ class RoleAlias(Strict):
     endpoint: str = Field(
         description="The account's credential endpoint.", examples=["c1abc.credentials.iot.ap-northeast-1.amazonaws.com"]
     )
-    alias: str = Field(pattern=r"^[\w=,@-]{1,128}$", description="Name of the role alias.")
+    alias: str = Field(pattern=r"^[a-zA-Z0-9_=,@-]{1,128}$", description="Name of the role alias.")
     thing: str = Field(description="Name of the thing that the certificate belongs to.")
     certificate: Path = Field(description="PEM file of the device certificate, relative to this file.")
     key: Path = Field(description="PEM file of its private key.")
