@@ -19,12 +19,13 @@ from adapters.opcua.identity import Identities
 from adapters.opcua.store import Store
 from schemas.errors import ConfigError
 from schemas.plugin import Check, Place
-from tests.adapters.opcua.certs import Pair, authority, der, key, make
+from tests.adapters.opcua.certs import Pair, authority, key, make
 from tests.adapters.opcua.rig import configure, make_adapter, read_some
+from tests.adapters.opcua.secured import trusting
 
 pytestmark = pytest.mark.interop
 TAGS = {"temperature": "ns=1;s=temperature"}
-SECURITY = {"policy": "Basic256Sha256", "mode": "sign_and_encrypt", "trust": "trust"}
+SECURITY = {"policy": "Basic256Sha256", "mode": "sign_and_encrypt", "trust": "pki"}
 NODE = "urn:genba:interop"
 
 
@@ -61,15 +62,15 @@ def failures(checks: list[Check]) -> list[str]:
 
 
 async def test_untrusted_then_accepted_then_read_and_the_doctor_agrees(opcua_node_server: Start, tmp_path: Path) -> None:
-    server = await asyncio.to_thread(opcua_node_server)
+    server = await asyncio.to_thread(lambda: opcua_node_server(**shown(tmp_path / "server", make(uri=NODE))))
     config = configure(TAGS, endpoint(server), security=SECURITY)
     assert failures(await doctor(server, tmp_path)) == ["trust"]
     with pytest.raises(ConfigError, match="BadCertificateUntrusted") as error:
         await make_adapter(config, tmp_path).connect()
-    (refused,) = await asyncio.to_thread(Store(tmp_path / "trust").entries)
+    (refused,) = await asyncio.to_thread(Store(tmp_path / "pki").entries)
     assert refused.uri == NODE
     assert refused.sha256[:12] in error.value.hint
-    await asyncio.to_thread(Store(tmp_path / "trust").accept, refused.sha1)
+    await asyncio.to_thread(Store(tmp_path / "pki").accept, refused.sha1)
     seen = await read_some(config, tmp_path)
     assert seen.rows["temperature"][0]["value"] == 21.5
     checks = await doctor(server, tmp_path)
@@ -80,8 +81,7 @@ async def test_untrusted_then_accepted_then_read_and_the_doctor_agrees(opcua_nod
 async def test_an_expired_server(opcua_node_server: Start, tmp_path: Path) -> None:
     pair = make(uri=NODE, days=(-400, -2))
     server = await asyncio.to_thread(lambda: opcua_node_server(**shown(tmp_path / "server", pair)))
-    (tmp_path / "trust" / "trusted").mkdir(parents=True)
-    (tmp_path / "trust" / "trusted" / "server.der").write_bytes(der(pair.certificate))
+    await trusting(tmp_path, pair)
     with pytest.raises(ConfigError, match="BadCertificateTimeInvalid: expired on"):
         await make_adapter(configure(TAGS, endpoint(server), security=SECURITY), tmp_path).connect()
     assert failures(await doctor(server, tmp_path)) == ["validity"]
@@ -93,8 +93,7 @@ async def test_a_certificate_of_the_authority_for_another_host(
     plant = authority()
     pair = make(key(2), uri=NODE, hosts=("plc-8",), signer=plant)
     server = await asyncio.to_thread(lambda: opcua_node_server(**shown(tmp_path / "server", pair)))
-    (tmp_path / "trust" / "trusted").mkdir(parents=True)
-    (tmp_path / "trust" / "trusted" / "plant.der").write_bytes(der(plant.certificate))
+    await trusting(tmp_path, plant)
     for module in (certificates, secure):  # 127.0.0.1 counts as a host somewhere in the plant
         monkeypatch.setattr(module, "LOOPBACK", frozenset())
     with pytest.raises(ConfigError, match=r"BadCertificateHostNameInvalid: .*127\.0\.0\.1.*plc-8"):
@@ -107,9 +106,8 @@ async def test_a_certificate_of_the_authority_for_another_host(
 
 async def test_a_server_that_does_not_trust_us_until_it_does(opcua_node_server: Start, tmp_path: Path) -> None:
     pair = make(uri=NODE)
-    server = await asyncio.to_thread(lambda: opcua_node_server(strict=True, **shown(tmp_path / "server", pair)))
-    (tmp_path / "trust" / "trusted").mkdir(parents=True)
-    (tmp_path / "trust" / "trusted" / "server.der").write_bytes(der(pair.certificate))
+    server = await asyncio.to_thread(lambda: opcua_node_server(strict=["pki"], **shown(tmp_path / "server", pair)))
+    await trusting(tmp_path, pair)
     config = configure(TAGS, endpoint(server), security=SECURITY)
     ours = (await asyncio.to_thread(Identities.load_or_make, tmp_path / "pki", "genba robot")).current
     with pytest.raises(ConfigError, match="refuses the certificate of this gateway") as error:
@@ -133,26 +131,22 @@ def trust_there(server: Started, store: str, certificate: Path) -> None:
 
 async def test_a_user_with_a_certificate(opcua_node_server: Start, tmp_path: Path) -> None:
     pair = make(uri=NODE)
-    server = await asyncio.to_thread(lambda: opcua_node_server(strict=True, **shown(tmp_path / "server", pair)))
-    (tmp_path / "trust" / "trusted").mkdir(parents=True)
-    (tmp_path / "trust" / "trusted" / "server.der").write_bytes(der(pair.certificate))
-    ours = (await asyncio.to_thread(Identities.load_or_make, tmp_path / "pki", "genba robot")).current
+    server = await asyncio.to_thread(lambda: opcua_node_server(strict=["users"], **shown(tmp_path / "server", pair)))
+    await trusting(tmp_path, pair)
     operator = make(key(7), name="operator", uri="urn:acme:operator", purposes=(ExtendedKeyUsageOID.CLIENT_AUTH,))
     user, _ = await asyncio.to_thread(operator.save, tmp_path / "certs", "user")
     auth = {"certificate": "certs/user.der", "key": "certs/user.pem"}
-    await asyncio.to_thread(trust_there, server, "pki", ours.certificate)
+    with pytest.raises(ConfigError, match="refuses the user"):
+        await make_adapter(configure(TAGS, endpoint(server), security=SECURITY, auth=auth), tmp_path).connect()
+    await asyncio.to_thread(trust_there, server, "users", user)
     for policy in ("Basic256Sha256", "Aes256Sha256RsaPss"):
         config = configure(TAGS, endpoint(server), security=SECURITY | {"policy": policy}, auth=auth)
-        if policy == "Basic256Sha256":
-            with pytest.raises(ConfigError, match="refuses the user"):
-                await make_adapter(config, tmp_path).connect()
-            await asyncio.to_thread(trust_there, server, "users", user)
         seen = await read_some(config, tmp_path)
         assert seen.rows["temperature"][0]["value"] == 21.5
 
 
 async def test_nothing_but_none_is_no_connection(opcua_node_server: Start, tmp_path: Path) -> None:
-    server = await asyncio.to_thread(lambda: opcua_node_server(policies=["None"]))
+    server = await asyncio.to_thread(lambda: opcua_node_server(policies=["None"], **shown(tmp_path / "server", make(uri=NODE))))
     with pytest.raises(ConfigError, match="no endpoint with Basic256Sha256, sign_and_encrypt"):
         await make_adapter(configure(TAGS, endpoint(server), security=SECURITY), tmp_path).connect()
     seen = await read_some(configure(TAGS, endpoint(server)), tmp_path)  # the control
@@ -161,14 +155,16 @@ async def test_nothing_but_none_is_no_connection(opcua_node_server: Start, tmp_p
 
 async def test_a_withdrawn_policy_where_it_is_asked_for(opcua_node_server: Start, tmp_path: Path) -> None:
     policy = "Basic256"  # Node.js itself refuses the RSA 1.5 padding of Basic128Rsa15 (CVE-2023-46809)
-    server = await asyncio.to_thread(lambda: opcua_node_server(policies=["None", policy]))
-    security = {"policy": policy, "trust": "trust"}
+    server = await asyncio.to_thread(
+        lambda: opcua_node_server(policies=["None", policy], **shown(tmp_path / "server", make(uri=NODE)))
+    )
+    security = {"policy": policy, "trust": "pki"}
     with pytest.raises(ConfigError, match="withdrawn from the standard"):
         await make_adapter(configure(TAGS, endpoint(server), security=security), tmp_path).connect()
     config = configure(TAGS, endpoint(server), security=security | {"allow_deprecated": True})
     with pytest.raises(ConfigError, match="BadCertificateUntrusted"):
         await make_adapter(config, tmp_path).connect()
-    (refused,) = await asyncio.to_thread(Store(tmp_path / "trust").entries)
-    await asyncio.to_thread(Store(tmp_path / "trust").accept, refused.sha1)
+    (refused,) = await asyncio.to_thread(Store(tmp_path / "pki").entries)
+    await asyncio.to_thread(Store(tmp_path / "pki").accept, refused.sha1)
     seen = await read_some(config, tmp_path)
     assert seen.rows["temperature"][0]["value"] == 21.5

@@ -4,8 +4,8 @@
 //
 // Prints `PORT n` once it listens, then serves until it is killed. Anonymous or genba / secret; policies None, Basic256Sha256,
 // Aes128_Sha256_RsaOaep, Aes256_Sha256_RsaPss; unknown client certificates are taken.
-// SETTINGS is JSON: `certificate` and `key` (PEM files) are the server's; with `strict: true` only clients in FOLDER/pki/trusted/certs
-// and users in FOLDER/users/trusted/certs are taken; `policies` are the names of those that are offered.
+// SETTINGS is JSON: `certificate` and `key` (PEM files) are the server's; with `strict: ["pki", "users"]` only clients in
+// FOLDER/pki/trusted/certs and users in FOLDER/users/trusted/certs are taken; `policies` are the names of those that are offered.
 //
 // ns=1, below Objects/Press:
 //   s=temperature  Double   21.5                        s=running  Boolean  flips every 500 ms
@@ -31,7 +31,7 @@ async function main() {
   const known = async (name) => {
     const manager = new OPCUACertificateManager({
       rootFolder: path.join(folder, name),
-      automaticallyAcceptUnknownCertificate: !settings.strict,
+      automaticallyAcceptUnknownCertificate: !(settings.strict || []).includes(name),
     });
     await manager.initialize();
     return manager;
@@ -43,7 +43,7 @@ async function main() {
     hostname: "127.0.0.1",
     allowAnonymous: true,
     serverCertificateManager: certificates,
-    userCertificateManager: settings.strict ? await known("users") : certificates,
+    userCertificateManager: await known("users"),
     ...(settings.certificate ? { certificateFile: settings.certificate, privateKeyFile: settings.key } : {}),
     userManager: { isValidUser: (user, password) => user === "genba" && password === "secret" },
     securityModes: [MessageSecurityMode.None, MessageSecurityMode.Sign, MessageSecurityMode.SignAndEncrypt],
