@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from schemas.plugin import Check, Doctor, Place, Plugin
+from schemas.plugin import Discovery, Doctor, Plugin
 
 from .access import OpcuaAccess
+from .browsing import SCOPE, BrowseOptions
 from .config import OpcuaConfig, check
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from adapters.base import Adapter, AdapterContext, Simulator, SimulatorContext
     from schemas.certificates import TrustStore
+    from schemas.plugin import Check, Place, Point, Settings
 
 
 def build(config: OpcuaConfig, context: AdapterContext) -> Adapter:
@@ -50,11 +52,19 @@ def examine(options: OpcuaAccess) -> AsyncGenerator[Check, None]:
     return examine(options)
 
 
+def walk(options: BrowseOptions) -> AsyncGenerator[Check | Point | Settings, None]:
+    """Every variable of a server, as it would be written as a tag."""
+    from .browse import browse
+
+    return browse(options)
+
+
 PLUGIN: Plugin[OpcuaConfig, Adapter] = Plugin(
     OpcuaConfig,
     build,
     check=check,
     simulate=simulate,
     doctor=Doctor(OpcuaAccess, examine, of=OpcuaAccess.of),
+    browse=Discovery(BrowseOptions, walk, of=BrowseOptions.of, scope=SCOPE),
     trust=trust,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 from pydantic import Field, PrivateAttr, SecretStr
 
@@ -32,30 +33,15 @@ class OpcuaAccess(Strict):
     _entry: tuple[OpcuaConfig, Place] | None = PrivateAttr(None)
 
     @classmethod
-    def of(cls, config: OpcuaConfig, place: Place) -> OpcuaAccess:
-        """The same access as an entry of a file has, with its certificates and its user."""
-        security = config.security
-        access = cls(
-            endpoint=config.endpoint,
-            policy=security.policy if security is not None else "None",
-            mode=security.mode if security is not None else "sign_and_encrypt",
-            trust=security.trust if security is not None else None,
-            timeout=config.timeout,
-        )
+    def of(cls, config: OpcuaConfig, place: Place) -> Self:
+        """The same access as an entry of a file has, with its certificates and its user. What is changed afterwards counts instead."""
+        written = config.security.model_dump() if config.security is not None else {}
+        access = cls(endpoint=config.endpoint, timeout=config.timeout, **written)
         access._entry = (config, place)
         return access
 
     def config(self) -> OpcuaConfig:
         """The connection as a file would describe it. Raises pydantic's ValidationError, and OSError for the password file."""
-        if self._entry is not None:
-            return self._entry[0]
-        auth = None
-        if self.username:
-            text = self.password_file.read_text(encoding="utf-8") if self.password_file else ""
-            password = SecretStr((text.splitlines() or [""])[0])
-            auth = AuthConfig(username=self.username, password=password, allow_cleartext=self.allow_cleartext)
-        elif self.user_certificate is not None or self.user_key is not None:
-            auth = AuthConfig(certificate=self.user_certificate, key=self.user_key)
         security = SecurityConfig(
             policy=self.policy,
             mode=self.mode,
@@ -63,8 +49,35 @@ class OpcuaAccess(Strict):
             allow_deprecated=self.allow_deprecated,
             allow_other_host=self.allow_other_host,
         )
-        return OpcuaConfig(kind="opcua", endpoint=self.endpoint, security=security, auth=auth, timeout=self.timeout)
+        if self._entry is None:
+            return OpcuaConfig(
+                kind="opcua", endpoint=self.endpoint, security=security, auth=self._auth(None), timeout=self.timeout
+            )
+        entry = self._entry[0]
+        before = entry.security or SecurityConfig(policy="None")
+        if self.trust is not None and self.trust != before.trust:
+            security = security.model_copy(
+                update={"trust": self.trust.absolute()}
+            )  # named where the command runs, not in the file
+        changed = {"security": entry.security if security == before else security, "auth": self._auth(entry.auth)}
+        return entry.model_copy(update={"endpoint": self.endpoint, "timeout": self.timeout} | changed)
+
+    def _auth(self, otherwise: AuthConfig | None) -> AuthConfig | None:
+        if self.username:
+            text = self.password_file.read_text(encoding="utf-8") if self.password_file else ""
+            password = SecretStr((text.splitlines() or [""])[0])
+            return AuthConfig(username=self.username, password=password, allow_cleartext=self.allow_cleartext)
+        if self.user_certificate is not None or self.user_key is not None:
+            return AuthConfig(certificate=_here(self.user_certificate), key=_here(self.user_key))
+        if otherwise is not None and self.allow_cleartext:
+            return otherwise.model_copy(update={"allow_cleartext": True})
+        return otherwise
 
     def place(self) -> Place:
         """Where its certificates are: the entry's, else below `.genba` where the command is run (`trust` names only whom it trusts)."""
         return self._entry[1] if self._entry is not None else Place("command", Path(".genba"), Path())
+
+
+def _here(path: Path | None) -> Path | None:
+    """A path of the command line: where the command runs, whatever an entry's own paths are relative to."""
+    return None if path is None else path.absolute()

@@ -25,6 +25,7 @@ from adapters.opcua.doctor import examine
 from adapters.opcua.identity import Identities
 from adapters.opcua.store import Store
 from schemas.plugin import Check, Place
+from schemas.values import Duration
 from tests.adapters.opcua import secured
 from tests.adapters.opcua.certs import Pair, authority, key, make, revoking
 from tests.adapters.opcua.secured import ENCRYPTED, Host, Kind, asked, trusting
@@ -379,7 +380,12 @@ async def test_an_entry_of_a_file_is_examined_with_its_own_certificate(host: Hos
     async with host.as_(pair) as endpoint:
         config = asked(endpoint)
         options = PLUGIN.doctor.of(config, Place("kep", tmp_path / "state", tmp_path))
-        assert options.config() is config
+        assert options.config() == config
+        changed = options.model_copy(update={"timeout": Duration("9s"), "policy": "Aes256Sha256RsaPss", "username": "joe"})
+        assert (changed.config().timeout, changed.config().tags) == (Duration("9s"), config.tags)
+        assert changed.config().security == config.security.model_copy(update={"policy": "Aes256Sha256RsaPss"})
+        assert changed.config().auth.username == "joe"
+        assert changed.place() == options.place()
         checks = [check async for check in PLUGIN.doctor.examine(options)]
     assert failed(checks) == []
     own = (await asyncio.to_thread(Identities.load_or_make, tmp_path / "state" / "pki", "genba kep")).current
