@@ -133,11 +133,12 @@ class Security:
                 hint="use Basic256Sha256, or add `allow_deprecated: true` to `security` where the server has nothing better",
             )
         mode = MODES[security.mode] if security is not None and config.secured else ua.MessageSecurityMode.None_
-        at = base / security.trust if security is not None and security.trust else directory / "pki"
+        pki = (directory / "pki").resolve()  # `genba test` links to the gateway's own
+        at = base / security.trust if security is not None and security.trust else pki
         # Without security nothing rests on a certificate, but a password that is encrypted for it.
         trust = Trust.load(at) if config.secured or config.auth is not None else Trust(at, (), (), ())
-        identities = Identities.load_or_make(directory / "pki", f"genba {name}") if config.secured else None
-        return cls(config, policy, mode, f"--directory {at}", trust, identities, directory / "pki" / "own")
+        identities = Identities.load_or_make(pki, f"genba {name}") if config.secured else None
+        return cls(config, policy, mode, f"--directory {at}", trust, identities, pki / "own")
 
     @property
     def candidates(self) -> Sequence[Identity | None]:
