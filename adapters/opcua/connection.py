@@ -12,7 +12,7 @@ import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from asyncua import Client, ua
 from asyncua.client.ua_client import UaClient, UASocketProtocol, UASocketState
@@ -27,7 +27,9 @@ from schemas.certificates import CertificateFact
 from schemas.errors import ConfigError, NotConnected
 
 from .config import OpcuaConfig
+from .guard import BoundedBuffer, bounded
 from .identity import Identity
+from .prepared import PreparedRead
 from .secure import REFUSES_US, Offer, RefusesOurCertificate, Security, discover
 from .users import activate
 
@@ -66,7 +68,7 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
     def _process_received_message(self, msg: ua.Message | ua.Acknowledge | ua.ErrorMessage | None) -> None:
         # asyncua resolves the request before it looks at the status: a server that refuses the channel would be an AssertionError.
         if isinstance(msg, ua.Message) and isinstance(msg.SecurityHeader(), ua.AsymmetricAlgorithmHeader):
-            body = msg.body().copy()
+            body = BoundedBuffer(bytes(msg.body()), steps=1000)
             nodeid_from_binary(body)
             struct_from_binary(ua.ResponseHeader, body).ServiceResult.check()
         super()._process_received_message(msg)
@@ -77,9 +79,32 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
         except AssertionError as error:
             raise ConnectionError("the answer to the secure channel is not one") from error
 
+    def _send_request(
+        self, request: ua.UaBase, timeout: float = 1, message_type: ua.MessageType = ua.MessageType.SecureMessage
+    ) -> asyncio.Future[Any]:
+        """As asyncua's, for a request that brings its encoding along."""
+        if not isinstance(request, PreparedRead):
+            answer: asyncio.Future[Any] = super()._send_request(request, timeout, message_type)
+            return answer
+        if self.transport is None:
+            raise ConnectionError("connection is closed")
+        self._setup_request_header(request.RequestHeader, timeout)
+        self.revolve_security_token()
+        message = self._connection.message_to_binary(
+            request.to_binary(), message_type=message_type, request_id=self._request_id + 1
+        )
+        self._request_id: int = self._request_id + 1
+        answer = asyncio.get_running_loop().create_future()
+        self._callbackmap[self._request_id] = answer
+        self.transport.write(message)
+        return answer
+
 
 class _Transport(UaClient):  # type: ignore[misc]
     protocol: _Protocol | None
+
+    async def _send_request(self, request: ua.UaBase, *how: Any) -> BoundedBuffer:
+        return bounded(await super()._send_request(request, *how))
 
     def _make_protocol(self) -> UASocketProtocol:
         limits = _Limits(_CHUNK, _CHUNK, MAX_MESSAGE // 8192, MAX_MESSAGE)
@@ -104,6 +129,7 @@ class _Client(Client):  # type: ignore[misc]
         self.nodes = Shortcuts(self.uaclient.session)
         self.session_timeout = _SESSION_TIMEOUT_MS
         self.secure_channel_timeout = _CHANNEL_LIFETIME_MS
+        self.max_messagesize, self.max_chunkcount = MAX_MESSAGE, MAX_MESSAGE // 8192
 
 
 class Connection:
@@ -122,7 +148,7 @@ class Connection:
         """The service calls of asyncua."""
         return self._client.uaclient.session
 
-    async def request(self, request: ua.UaBase, *, patient: bool = False) -> bytes:
+    async def request(self, request: ua.UaBase | PreparedRead, *, patient: bool = False) -> bytes:
         """Send a service request, return the encoded response. `patient`: no deadline (publish); the server answers when it likes.
 
         Raises what `failures` translates.
@@ -299,7 +325,7 @@ async def failures(endpoint: str) -> AsyncIterator[None]:
         if "No matching endpoints" in str(error):
             raise ConfigError(f"{endpoint} has no unsecured endpoint", hint="add `security`") from error
         raise NotConnected(f"{endpoint}: {error}") from error
-    except (OSError, ValueError, LookupError, struct.error, InvalidSignature) as error:
+    except (OSError, ValueError, LookupError, RecursionError, struct.error, InvalidSignature) as error:
         raise NotConnected(f"{endpoint}: {str(error) or type(error).__name__}") from error
 
 
