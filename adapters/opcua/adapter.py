@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from adapters.base import AdapterContext
 from adapters.capture import Recorder
+from schemas.certificates import CertificateFact
 from schemas.errors import NotConnected
 
 from .config import OpcuaConfig
@@ -18,6 +19,7 @@ from .cyclic import Reader
 from .items import Remarks
 from .outbox import Outbox
 from .plan import SamplingClass, compile_plan
+from .renewal import Renewal
 from .resolve import ServerFacts, read_facts
 from .rows import Rows
 from .subscriptions import NoSubscriptions, Subscriber
@@ -37,6 +39,7 @@ class OpcuaAdapter:
         self._remarks = Remarks(context.name, context.log)
         self._connection: Connection | None = None
         self._facts = ServerFacts({})
+        self._renewal = Renewal(config, context)
 
     async def connect(self) -> None:
         """Open a new session; a former one is closed first."""
@@ -48,6 +51,7 @@ class OpcuaAdapter:
         if isinstance(context.tape, Recorder):
             await context.tape.opened(context.directory)
             self._connection.recorder = context.tape
+        self._renewal.connected(self._connection)
         try:
             async with failures(self._config.endpoint):
                 self._facts = await read_facts(self._connection)
@@ -69,6 +73,10 @@ class OpcuaAdapter:
             await asyncio.wait([session])
             await self._drop()
 
+    def certificates(self) -> Sequence[CertificateFact]:
+        """Ours and the server's, as of the last connection that stood."""
+        return self._renewal.certificates
+
     async def aclose(self) -> None:
         """Close the session."""
         await self._drop()
@@ -84,6 +92,7 @@ class OpcuaAdapter:
                 try:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(connection.keep_alive(_QUIET_S))
+                        group.create_task(self._renewal.watch())
                         group.create_task(self._read(connection, outbox))
                 except BaseExceptionGroup as errors:
                     raise _first(errors) from errors

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 import pyarrow as pa
 
 from adapters.base import AdapterConfig, AdapterContext
 from gateway.handover import Entry, to_plain
+from schemas.certificates import CertificateFact
 from schemas.errors import NotConnected
 
 from . import errors
@@ -45,6 +46,7 @@ class IsolatedAdapter:
         self._inbox: deque[pa.RecordBatch | Exception] = deque()  # AHEAD batches and an end, at most
         self._arrived = asyncio.Event()
         self._told: End | None = None
+        self._certificates: Sequence[CertificateFact] = ()
         self.ends: Counter[str] = Counter()
         """How often its process ended unasked, by reason."""
 
@@ -57,6 +59,10 @@ class IsolatedAdapter:
     def pid(self) -> int:
         """Process id of the child; 0 while there is none."""
         return self._child.pid if self._child is not None and self._child.end is None else 0
+
+    def certificates(self) -> Sequence[CertificateFact]:
+        """As the adapter's own, a moment later; kept when its process ends."""
+        return self._certificates
 
     async def connect(self) -> None:
         """As the adapter's own; a process is started first where there is none."""
@@ -139,6 +145,11 @@ class IsolatedAdapter:
                 self._put(errors.from_json(frame.payload) or _NoMore())
             case Say.LOG:
                 self._record(frame.payload)
+            case Say.CERTIFICATES:
+                try:
+                    self._certificates = tuple(CertificateFact(**fact) for fact in json.loads(frame.payload))
+                except (ValueError, TypeError) as error:
+                    raise Garbled(f"not certificates: {error}") from error
 
     def _put(self, found: pa.RecordBatch | Exception) -> None:
         self._inbox.append(found)

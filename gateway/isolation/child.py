@@ -14,11 +14,12 @@ import os
 import signal
 import sys
 from contextlib import aclosing, suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import structlog
 
-from adapters.base import Adapter, AdapterContext
+from adapters.base import Adapter, AdapterContext, Certified
 from gateway.building import build_here
 from gateway.clock import WallClock
 from gateway.handover import from_plain
@@ -50,6 +51,8 @@ class Child(asyncio.Protocol):
         self._work: asyncio.Task[None] | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._dropped_records = 0
+        self._certified: Certified | None = None
+        self._certificates = b"[]"
         self._patience_s = _PARTING_S
 
     async def run(self, down: BinaryIO, up: BinaryIO) -> None:
@@ -109,7 +112,8 @@ class Child(asyncio.Protocol):
             context = AdapterContext(
                 entry.name, entry.tags, WallClock(), entry.directory, log, time_zone=entry.time_zone, base=entry.base
             )
-            self._adapter = build_here(entry.config, context)
+            self._adapter = adapter = build_here(entry.config, context)
+            self._certified = adapter if isinstance(adapter, Certified) else None
         except Exception as error:  # noqa: BLE001 (whatever it is, the gateway is told)
             return error
         gc.collect()
@@ -157,6 +161,11 @@ class Child(asyncio.Protocol):
             self._up.write(encode(frame))
 
     def _show_life(self) -> None:
+        if self._certified is not None:
+            facts = json.dumps([asdict(fact) for fact in self._certified.certificates()]).encode()
+            if facts != self._certificates:
+                self._certificates = facts
+                self._send(Frame(Say.CERTIFICATES, facts))
         self._send(Frame(Say.BEAT, memory.resident().to_bytes(8, "little")))
         self._beat = self._loop.call_later(BEAT_S, self._show_life)
 

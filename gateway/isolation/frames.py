@@ -40,6 +40,7 @@ class Say(IntEnum):
     BATCH = 17  # an Arrow record batch
     ENDED = 18  # JSON: why there are no more batches
     LOG = 19  # JSON: one log record
+    CERTIFICATES = 21  # JSON: the certificates that the connection rests on, whenever they have changed
     BEAT = 20  # a sign of life, with the bytes of memory that are in use
 
 

@@ -173,7 +173,7 @@ class ChildProcess(asyncio.Protocol):
                 error = errors.from_json(frame.payload)
                 if self._answer is not None and not self._answer.done():
                     self._answer.set_result(error)
-            case Say.BATCH | Say.ENDED | Say.LOG:
+            case Say.BATCH | Say.ENDED | Say.LOG | Say.CERTIFICATES:
                 self._on_frame(frame)
             case _:
                 raise Garbled(f"a frame that says {frame.say}")

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field, SecretStr
 
 from adapters.base import Adapter, AdapterConfig, AdapterContext, DeviceConfig, TagConfig
+from schemas.certificates import CertificateFact
 from schemas.errors import ConfigError, EndOfStream, NotConnected
 from schemas.kinds import telemetry
 from schemas.plugin import Plugin
@@ -98,6 +99,14 @@ class OddAdapter:
                 case "lost":
                     raise NotConnected("gone", quality=0x80050000)
             await asyncio.sleep(self._config.pace.s)
+
+    def certificates(self) -> list[CertificateFact]:
+        """One that a test looks for."""
+        return (
+            [CertificateFact("server", "CN=odd", "ab" * 32, 1_800_000_000_000_000, "renew it")]
+            if self._does == "certified"
+            else []
+        )
 
     async def aclose(self) -> None:
         if self._does == "does not close":

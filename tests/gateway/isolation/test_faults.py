@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.base import Certified
 from gateway.isolation import process
 from gateway.isolation.adapter import AHEAD
 from gateway.isolation.errors import AdapterCrashed
@@ -215,6 +216,15 @@ async def test_a_cancelled_connect_ends_the_process(odd, monkeypatch):
             await task
         await it.adapter.aclose()
         assert not alive(pid)
+
+
+async def test_certificates_of_its_connection_are_known_to_the_gateway(odd):
+    async with odd("certified") as it:
+        await it.adapter.connect()
+        assert isinstance(it.adapter, Certified)
+        await until(lambda: bool(it.adapter.certificates()), 5)
+        (fact,) = it.adapter.certificates()
+        assert (fact.owner, fact.subject, fact.expires_us) == ("server", "CN=odd", 1_800_000_000_000_000)
 
 
 async def test_secrets_arrive_and_stand_nowhere_else(odd, monkeypatch):
