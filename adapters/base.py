@@ -10,19 +10,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
-from pydantic import Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
 from schemas.certificates import CertificateFact
 from schemas.clock import Clock
 from schemas.tags import Severity, Tag, ValueType
-from schemas.values import Duration, Strict
+from schemas.values import Duration, Size, Strict
 
 if TYPE_CHECKING:  # Arrow, and the log with its console, are not needed to read a configuration
     import pyarrow as pa
     import structlog
 
+    from .capture import Recorder
+    from .playback import Player
     from .simulation import Signals
 
 
@@ -77,6 +79,21 @@ class DeviceConfig(Strict, Generic[TagT]):
     tags: Mapping[str, SerializeAsAny[TagT]] = Field(default_factory=dict, description="Tags by name, or `{file: tags.csv}`.")
 
 
+class CaptureConfig(Strict):
+    """A file that keeps the exchanges with one device."""
+
+    file: Path = Field(description="Its path; a former one is kept as FILE.1.", examples=["captures/press-07.capture"])
+    max_size: Size = Field(Size("16 MB"), description="When the file has this size, the capture ends.")
+
+
+def _path_alone(given: object) -> object:
+    return {"file": given} if isinstance(given, (str, Path)) else given
+
+
+LEAST_MEMORY: Final = Size("160 MB")
+"""What an isolated adapter needs to begin at all; idle it has 86 to 109 MB."""
+
+
 class AdapterConfig(Strict):
     """One connection. A protocol's configuration class inherits from this and from its own device class.
 
@@ -84,9 +101,36 @@ class AdapterConfig(Strict):
     `devices_of` gives the same view of both spellings. Options at the connection are defaults for its devices.
     """
 
+    records: ClassVar[bool] = False
+    """Whether the adapter records and plays `AdapterContext.tape`."""
     kind: str = Field(description="The protocol.")
     endpoint: str = Field(description="Where the device is.")
     timeout: Duration = Field(Duration("2s"), description="Deadline for one request.")
+    isolation: Literal["none", "process"] = Field(
+        "none", description="`process`: the adapter runs in a process of its own, so that whatever it does costs only itself."
+    )
+    memory_limit: Size = Field(
+        Size("512 MB"),
+        description="Memory of that process; above it, it is ended and started anew. For `isolation: process` only.",
+    )
+
+    capture: Annotated[CaptureConfig, BeforeValidator(_path_alone, json_schema_input_type=Path | CaptureConfig)] | None = Field(
+        None, description="File that keeps what goes over the wire, for `genba decode`: its path, or `{file: …, max_size: …}`."
+    )
+
+    @field_validator("capture", mode="after")
+    @classmethod
+    def _can_capture(cls, capture: CaptureConfig | None) -> CaptureConfig | None:
+        if capture is not None and not cls.records:
+            raise ValueError("adapters of this kind keep no capture yet; delete it")
+        return capture
+
+    @field_validator("memory_limit", mode="after")
+    @classmethod
+    def _room_to_begin(cls, memory_limit: Size) -> Size:
+        if memory_limit < LEAST_MEMORY:
+            raise ValueError(f"an adapter needs {LEAST_MEMORY} to begin; write {LEAST_MEMORY} or more")
+        return memory_limit
 
 
 def devices_of(name: str, config: AdapterConfig) -> Mapping[str, DeviceConfig[TagConfig]]:
@@ -110,7 +154,8 @@ class BoundTag(Generic[TagT]):
 class AdapterContext:
     """What the gateway hands to an adapter. `directory` is private to it and survives restarts.
 
-    `base` is the directory of the YAML file: relative paths in the adapter's options are relative to it.
+    `base` is the directory of the YAML file: relative paths in the adapter's options are relative to it. `tape` records what goes
+    over the wire where `capture` asks for it, or plays it in place of a device.
     """
 
     name: str
@@ -120,6 +165,7 @@ class AdapterContext:
     log: structlog.stdlib.BoundLogger
     time_zone: str = "UTC"
     base: Path = Path()
+    tape: Recorder | Player | None = None
 
 
 class Adapter(Protocol):

@@ -74,6 +74,11 @@ class Collector:
         self._last_batch_us = 0
 
     @property
+    def adapter(self) -> Adapter:
+        """What is driven."""
+        return self._adapter
+
+    @property
     def certificates(self) -> Sequence[CertificateFact]:
         """The certificates that the connection rests on; none where the protocol or the connection has none."""
         return self._adapter.certificates() if isinstance(self._adapter, Certified) else ()

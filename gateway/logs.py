@@ -52,6 +52,10 @@ def configure(*, level: str = "info", stream: TextIO | None = None, as_json: boo
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Patient(out))),
         cache_logger_on_first_use=False,
     )
-    # The protocol libraries log every lost connection several times over; the supervisor says it once.
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """The protocol libraries log every lost connection several times over; the supervisor says it once."""
     for name in ("pymodbus", "asyncua", "snap7", "s7", "s7commplus", "amqtt", "transitions", "paho"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -14,6 +14,8 @@ from prometheus_client.registry import Collector
 
 from schemas.kinds import KINDS
 
+from .isolation.adapter import UNASKED, IsolatedAdapter
+
 if TYPE_CHECKING:
     from .pipeline import Pipeline
 
@@ -46,6 +48,18 @@ class GatewayMetrics(Collector):
             for fact in collector.certificates:
                 expiry.add_metric([collector.name, fact.owner], fact.expires_us / 1e6)
         yield from (read, up, expiry)
+        ends = CounterMetricFamily(
+            "genba_adapter_process_ends", "Ends that nobody asked for of the process of an adapter", labels=["adapter", "reason"]
+        )
+        memory = GaugeMetricFamily(
+            "genba_adapter_process_resident_bytes", "Memory of the process of an isolated adapter", labels=["adapter"]
+        )
+        for collector in p.collectors:
+            if isinstance(collector.adapter, IsolatedAdapter):
+                memory.add_metric([collector.name], collector.adapter.resident)
+                for reason in UNASKED:
+                    ends.add_metric([collector.name, reason], collector.adapter.ends[reason])
+        yield from (ends, memory)
         durable = CounterMetricFamily(
             "genba_durable_rows", "Rows acknowledged: written, checksummed and flushed", labels=["kind"]
         )

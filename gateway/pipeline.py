@@ -11,7 +11,7 @@ from typing import TypeVar
 import pyarrow as pa
 import structlog
 
-from adapters.base import Adapter, AdapterContext, BoundTag, TagConfig
+from adapters.base import AdapterContext, BoundTag, TagConfig
 from cloud_sinks.base import Sink, SinkContext
 from edge_models.alarms import AlarmLayer
 from edge_models.runtime import ModelSet
@@ -21,6 +21,7 @@ from schemas.tags import Tag
 from schemas.values import Strict
 
 from . import catalogue
+from .building import build_adapter
 from .collector import Collector, Put
 from .config import Configuration
 from .delivery import Delivery
@@ -181,7 +182,7 @@ def build_collectors(
             time_zone=configuration.plant.time_zone,
             base=configuration.directory,
         )
-        adapter: Adapter = catalogue.plugin("adapters", config.kind).build(config, context)
+        adapter = build_adapter(config, context)
         mine = [one.tag for one in bound]
         collectors.append(Collector(name, adapter, mine, put=put, clock=clock, rng=rng, log=log, last_seen_us=last_seen_us))
     return collectors

@@ -76,6 +76,7 @@ def loop_watch() -> BlockBuster:
         )  # the reading side: for notebooks, never on a gateway's loop
         function.can_block_in("gateway/service.py", {"_metrics"})  # the metrics port opens before and closes after everything
         function.can_block_in("adapters/recording.py", {"read_recording"})  # once, before a simulation starts
+        function.can_block_in("gateway/isolation/process.py", {"start"})  # the vfork of a child, as asyncio's own does it
     return watch
 
 

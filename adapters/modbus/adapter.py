@@ -11,6 +11,7 @@ import pyarrow as pa
 import structlog
 
 from adapters.base import AdapterContext
+from adapters.playback import schedule_of
 from adapters.polling import Schedule
 from adapters.quarantine import Quarantine
 from schemas.errors import NotConnected
@@ -21,6 +22,7 @@ from .exchange import Connection
 from .memory import Memory
 from .plan import cuts_of, points_of, scan_classes
 from .scanner import Scanner, Silence
+from .taped import connection_of
 from .timing import line_of
 from .window import Window
 
@@ -55,7 +57,9 @@ class ModbusAdapter:
         await self.aclose()
         if self._zone is None:
             self._zone = await asyncio.to_thread(ZoneInfo, self._context.time_zone)  # reads a file
-        self._connection = await open_connection(self._config, self._context.base)
+        self._connection = await connection_of(
+            self._context.tape, self._context.directory, lambda: open_connection(self._config, self._context.base)
+        )
         cuts = cuts_of(self._config)
         for scanner in self._scanners:
             scanner.begin(cuts, self._zone)
@@ -69,7 +73,7 @@ class ModbusAdapter:
         try:
             if not self._scanners:
                 await _until_lost(connection)
-            schedule = Schedule([scanner.period_us for scanner in self._scanners])
+            schedule = schedule_of(self._context.tape, [scanner.period_us for scanner in self._scanners])
             silence = Silence(self._units)
             paces = [_Pace(scanner.period_us / 1e6, self._log) for scanner in self._scanners]
             while True:

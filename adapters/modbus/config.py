@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal, cast
+from typing import ClassVar, Final, Literal, cast
 from urllib.parse import urlsplit
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
@@ -150,6 +150,7 @@ class ModbusDevice(DeviceConfig[ModbusTag]):
 class ModbusConfig(ModbusDevice, AdapterConfig):
     """A Modbus connection: one device, or several units behind one gateway or on one serial line."""
 
+    records: ClassVar[bool] = True
     kind: Literal["modbus"] = Field(description="The protocol.")
     endpoint: str = Field(
         description="`tcp://host:502`, `tls://host:802`, `udp://host:502`, `rtu+tcp://host:port` (RTU frames over TCP) or "

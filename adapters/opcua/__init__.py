@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 def build(config: OpcuaConfig, context: AdapterContext) -> Adapter:
     """The adapter of one OPC UA server; does no I/O."""
+    from adapters.playback import Player
+
+    if isinstance(context.tape, Player):
+        from .taped import PlayedOpcua
+
+        return PlayedOpcua(config, context, context.tape)
     from .adapter import OpcuaAdapter
 
     return OpcuaAdapter(config, context)

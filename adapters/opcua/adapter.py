@@ -9,6 +9,7 @@ from typing import Final
 import pyarrow as pa
 
 from adapters.base import AdapterContext
+from adapters.capture import Recorder
 from schemas.certificates import CertificateFact
 from schemas.errors import NotConnected
 
@@ -47,6 +48,9 @@ class OpcuaAdapter:
         context = self._context
         self._rows.types = Types()  # namespaces may have other numbers in the new session
         self._connection = await open_connection(self._config, context.name, context.directory, context.base)
+        if isinstance(context.tape, Recorder):
+            await context.tape.opened(context.directory)
+            self._connection.recorder = context.tape
         self._renewal.connected(self._connection)
         try:
             async with failures(self._config.endpoint):

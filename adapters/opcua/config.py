@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import ClassVar, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, SerializeAsAny, field_validator, model_validator
@@ -186,6 +186,7 @@ class OpcuaDevice(SamplingOptions, DeviceConfig[OpcuaTag]):
 class OpcuaConfig(OpcuaDevice, AdapterConfig):
     """An OPC UA server, read by subscriptions; by cyclic reads where it has none."""
 
+    records: ClassVar[bool] = True
     kind: Literal["opcua"] = Field(description="The protocol.")
     endpoint: str = Field(description="`opc.tcp://host:4840/path`.", examples=["opc.tcp://192.168.1.5:49320"])
     security: SecurityConfig | None = Field(None, description="Security policy and mode; none: everything is sent in the clear.")

@@ -11,9 +11,12 @@ import logging
 import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 from asyncua import Client, ua
 from asyncua.client.ua_client import UaClient, UASocketProtocol, UASocketState
 from asyncua.client.ua_session import UaSession
@@ -22,6 +25,7 @@ from asyncua.common.shortcuts import Shortcuts
 from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary
 from cryptography.exceptions import InvalidSignature
 
+from adapters.capture import Recorder
 from schemas import quality as q
 from schemas.certificates import CertificateFact
 from schemas.errors import ConfigError, NotConnected
@@ -31,6 +35,7 @@ from .guard import BoundedBuffer, bounded
 from .identity import Identity
 from .prepared import PreparedRead
 from .secure import REFUSES_US, Offer, RefusesOurCertificate, Security, discover
+from .taped import recorded
 from .users import activate
 
 MAX_MESSAGE: Final = 16 * 2**20
@@ -137,6 +142,7 @@ class Connection:
 
     def __init__(self, client: _Client, timeout_s: float) -> None:
         self._client, self._timeout_s = client, timeout_s
+        self.recorder: Recorder | None = None
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         self._renew_at = self.heard_at + 0.75 * client.secure_channel_timeout / 1000
@@ -148,15 +154,21 @@ class Connection:
         """The service calls of asyncua."""
         return self._client.uaclient.session
 
-    async def request(self, request: ua.UaBase | PreparedRead, *, patient: bool = False) -> bytes:
+    async def request(
+        self, request: ua.UaBase | PreparedRead, *, patient: bool = False, positions: npt.NDArray[np.uint32] | None = None
+    ) -> bytes:
         """Send a service request, return the encoded response. `patient`: no deadline (publish); the server answers when it likes.
 
-        Raises what `failures` translates.
+        `positions` says whose values a read asks for, for a capture. Raises what `failures` translates.
         """
         protocol = self._client.uaclient.protocol
         if protocol is None:
             raise ConnectionError("connection is closed")
-        answer = await protocol.send_request(request, 0 if patient else None)
+        if self.recorder is None:
+            answer = await protocol.send_request(request, 0 if patient else None)
+        else:
+            send = partial(protocol.send_request, request, 0 if patient else None)
+            answer = await recorded(self.recorder, request, positions, send)
         self.heard_at = self._loop.time()
         return bytes(answer.copy().read(len(answer)))
 
@@ -184,6 +196,9 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close session, channel and socket; waits for a silent server for half the timeout (at most 1 s), then hangs up."""
+        if self.recorder is not None:
+            self.recorder.closed("closed by the gateway")
+            self.recorder = None
         with suppress(Exception):
             async with asyncio.timeout(min(1.0, self._timeout_s / 2)):
                 await self._client.uaclient.close_session(True)

@@ -72,7 +72,7 @@ class Reader:
             if self._unresolved and loop.time() >= retry_at:
                 polls, retry_at = await self._prepare(), loop.time() + RETRY_S
             for request, positions in polls[number]:
-                result, changes = decode_read(await self._connection.request(request))
+                result, changes = decode_read(await self._connection.request(request, positions=positions))
                 if result & 0x8000_0000:
                     raise NotConnected(f"read failed: {ua.StatusCode(result).name}")
                 if len(changes) != len(positions):

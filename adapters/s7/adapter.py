@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from adapters.base import AdapterContext, BoundTag, TagConfig
+from adapters.playback import schedule_of
 from adapters.polling import Schedule
 from adapters.quarantine import Quarantine
 from schemas.errors import NotConnected
@@ -17,6 +18,7 @@ from schemas.errors import NotConnected
 from .config import S7Config
 from .connection import Connection, open_connection
 from .scanning import ScanClass
+from .taped import connection_of
 
 
 class S7Adapter:
@@ -41,6 +43,7 @@ class S7Adapter:
             for period in self._periods
         ]
         self._time_zone = context.time_zone
+        self._tape, self._directory = context.tape, context.directory
         self._zone: ZoneInfo | None = None
         self._connection: Connection | None = None
         self.overruns = 0  # polls skipped because an earlier one was still under way
@@ -51,7 +54,11 @@ class S7Adapter:
         if self._zone is None:
             self._zone = await asyncio.to_thread(self._load)
         config = self._config
-        connection = await open_connection(config.host, config.port, config.tsaps, timeout_s=config.timeout.s)
+        connection = await connection_of(
+            self._tape,
+            self._directory,
+            lambda make: open_connection(config.host, config.port, config.tsaps, timeout_s=config.timeout.s, make=make),
+        )
         self._connection = connection
         await asyncio.to_thread(self._prepare, connection.pdu, self._zone)  # ten thousand tags take a tenth of a second
 
@@ -62,7 +69,7 @@ class S7Adapter:
             raise NotConnected(f"{self._config.endpoint} is not connected")
         if not self._classes:
             await self._lost(connection)
-        schedule = Schedule(self._periods)
+        schedule = schedule_of(self._tape, self._periods)
         before = self.overruns
         while True:
             scan = self._classes[await self._due(schedule, connection)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
@@ -133,6 +133,7 @@ class S7Device(DeviceConfig[S7Tag]):
 class S7Config(S7Device, AdapterConfig):
     """A Siemens S7 PLC (or one that speaks classic S7 communication) on port 102."""
 
+    records: ClassVar[bool] = True
     kind: Literal["s7"] = Field(description="The protocol.")
     endpoint: str = Field(
         description="`s7://host` or `s7://host:port`; the port is 102 if none is given.", examples=["s7://10.0.0.20"]

@@ -195,10 +195,12 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_at(oldest, self._watch)
 
 
-async def open_connection(host: str, port: int, tsaps: tuple[int, int], *, timeout_s: float) -> Connection:
+async def open_connection(
+    host: str, port: int, tsaps: tuple[int, int], *, timeout_s: float, make: Callable[[str], Connection] = Connection
+) -> Connection:
     """Connect and negotiate within `timeout_s` in all. Raises NotConnected."""
     peer = f"s7://{host}:{port}"
-    connection = Connection(peer)
+    connection = make(peer)
     try:
         async with asyncio.timeout(timeout_s):
             await asyncio.get_running_loop().create_connection(lambda: connection, host, port)

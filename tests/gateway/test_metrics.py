@@ -7,6 +7,7 @@ import re
 import socket
 import urllib.request
 from pathlib import Path
+from random import Random
 
 import pytest
 import structlog
@@ -14,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from gateway import config, service
+from gateway.collector import Collector
+from gateway.isolation.adapter import IsolatedAdapter
 from gateway.pipeline import Crashes
 from schemas.certificates import CertificateFact
 from tests.e2e import plant
@@ -58,6 +61,11 @@ async def scraped(gateway):
         fact = CertificateFact("own", "CN=genba press", "ab" * 32, 1_900_000_000_000_000, "")
         pipeline.collectors[0]._adapter.certificates = lambda: [fact]
         pipeline.crashes["models"] = Crashes(2, 0.0, "ZeroDivisionError()")
+        apart = IsolatedAdapter(configuration.plant.adapters["press"], pipeline.collectors[0].adapter._context)
+        apart.ends["memory"] = 3
+        pipeline.collectors.append(
+            Collector("apart", apart, [], put=pipeline.put, clock=pipeline.clock, rng=Random(), log=pipeline.log)
+        )
         return await asyncio.to_thread(fetch, port)
 
 
@@ -73,6 +81,8 @@ async def test_the_metrics_parse_and_the_rows_add_up(gateway):
     assert samples["genba_sink_up", ("sink", "lake")] == 1
     assert samples["genba_read_rows_total", ("adapter", "press")] > 10
     assert samples["genba_task_crashes_total", ("task", "models")] == 2
+    assert samples["genba_adapter_process_ends_total", ("adapter", "apart"), ("reason", "memory")] == 3
+    assert samples["genba_adapter_process_resident_bytes", ("adapter", "apart")] == 0
     assert 0 <= samples["genba_spool_oldest_row_age_seconds", ("sink", "lake")] < 60
     rows = {
         labels[1][1]: value

@@ -74,3 +74,14 @@ def test_check_accepts_the_example_and_refuses_a_broken_one(environment: Path, r
 def test_schema_is_json_schema(environment: Path, run: Run) -> None:
     schema = json.loads(run(environment / "bin" / "genba", "schema").stdout)
     assert {"adapters", "sinks"} <= schema["properties"].keys()
+
+
+def test_an_isolated_adapter_has_its_process(environment: Path, run: Run, tmp_path: Path) -> None:
+    plant = (
+        "enterprise: acme\nsite: osaka\ngateway: gw-1\nsinks: {lake: {kind: parquet, location: ./lake}}\n"
+        "adapters: {press: {kind: modbus, endpoint: 'tcp://127.0.0.1:1', isolation: process, tags: {a: {address: 'hr:0', type: int16}}}}\n"
+    )
+    (tmp_path / "plant.yaml").write_text(plant)
+    (tmp_path / "schemas.py").write_text("raise ImportError('a file of the user, where the service runs')\n")
+    shown = run(environment / "bin" / "genba", "test", "plant.yaml", "--duration", "4s", status=3)
+    assert "press cannot be read: tcp://127.0.0.1:1: Connection refused" in shown.stderr

@@ -1,0 +1,45 @@
+"""The systemd unit lets an adapter have a process of its own."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNIT = Path(__file__).parents[2] / "deploy" / "genba.service"
+NEEDED = {"vfork", "clone", "execve", "prctl", "prlimit64", "kill", "setsid", "pipe2", "wait4", "dup2"}
+
+
+@pytest.fixture(scope="module")
+def service() -> configparser.SectionProxy:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(UNIT, encoding="utf-8")
+    return parser["Service"]
+
+
+def test_nothing_in_the_unit_forbids_a_child(service: configparser.SectionProxy) -> None:
+    assert "TasksMax" not in service
+    assert "LimitNPROC" not in service
+    assert "NoExecPaths" not in service
+    assert service["OOMPolicy"] == "continue", "an adapter that the kernel kills is no reason to stop the gateway"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_its_system_calls_allow_one(service: configparser.SectionProxy) -> None:
+    allowed, todo = set[str](), service["SystemCallFilter"].split()
+    while todo:
+        group = todo.pop()
+        listed = subprocess.run(["systemd-analyze", "syscall-filter", group], capture_output=True, text=True, check=True).stdout
+        for line in listed.splitlines()[1:]:
+            name = re.sub(r"#.*", "", line).strip()
+            if name.startswith("@"):
+                todo.append(name)
+            elif name:
+                allowed.add(name)
+    assert allowed >= NEEDED
+    assert "reboot" not in allowed, "the control"
