@@ -180,6 +180,7 @@ def build_collectors(
             log=log,
             time_zone=configuration.plant.time_zone,
             base=configuration.directory,
+            last_seen_us=last_seen_us,
         )
         adapter: Adapter = catalogue.plugin("adapters", config.kind).build(config, context)
         mine = [one.tag for one in bound]

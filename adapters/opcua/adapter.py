@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Final
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final, cast
 
 import pyarrow as pa
 
-from adapters.base import AdapterContext
+from adapters.base import AdapterContext, BoundTag, TagConfig
 from schemas.errors import NotConnected
+from schemas.kinds import make_batch
 
-from .config import OpcuaConfig
+from .config import HistoryConfig, OpcuaConfig, OpcuaTag
 from .connection import Connection, failures, open_connection, quiet_library
 from .cyclic import Reader
+from .history import Backfill, Memory
+from .history import Pace as HistoryPace
+from .liveness import Contract, Liveness, Pace, Step, contract_of
 from .outbox import Outbox
 from .plan import compile_plan
+from .recovery import Renew
 from .resolve import ServerFacts, read_facts
 from .rows import Rows
 from .subscriptions import NoSubscriptions, Subscriber
 
 _QUIET_S: Final = 1.5
 """Silence after which the server is asked whether it is there. With the default timeout a frozen one is noticed in 3.5 s."""
+LIVENESS_PACE = Pace()
+HISTORY_PACE = HistoryPace()
 
 
 class OpcuaAdapter:
@@ -33,6 +40,8 @@ class OpcuaAdapter:
         self._rows = Rows(context.tags)
         self._connection: Connection | None = None
         self._facts = ServerFacts({})
+        self._liveness = Liveness(_contract(config, context.tags), LIVENESS_PACE)
+        self._memory = Memory(context.last_seen_us or 0)
 
     async def connect(self) -> None:
         """Open a new session; a former one is closed first."""
@@ -42,10 +51,11 @@ class OpcuaAdapter:
         self._connection = await open_connection(self._config, context.name, context.directory, context.base)
         try:
             async with failures(self._config.endpoint):
-                self._facts = await read_facts(self._connection)
+                await self._learn(self._connection)
         except BaseException:
             await self._drop()
             raise
+        self._liveness.begin(asyncio.get_running_loop().time())
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """Telemetry batches of one publish answer (or one cyclic read) each, and gap batches where values were lost."""
@@ -57,6 +67,8 @@ class OpcuaAdapter:
             while True:
                 yield await outbox.get()
         finally:
+            if self._connection is not None:
+                self._heard(self._connection)
             session.cancel()
             await asyncio.wait([session])
             await self._drop()
@@ -70,22 +82,72 @@ class OpcuaAdapter:
         if connection is not None:
             await connection.aclose()
 
+    async def _learn(self, connection: Connection) -> None:
+        """Ask for the namespaces; tell where an index that somebody wrote has another meaning now."""
+        before = self._facts.moved
+        self._facts = await read_facts(connection, self._facts.pinned)
+        if self._facts.moved != before:
+            moved = {self._facts.pinned[index]: now for index, now in self._facts.moved.items()}
+            self._context.log.warning("the server has renumbered its namespaces", adapter=self._context.name, now=moved)
+
     async def _run(self, connection: Connection, outbox: Outbox) -> None:
+        """Sessions until one fails; those that recovery asks for follow each other without an outage."""
         try:
             async with failures(self._config.endpoint):
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        group.create_task(connection.keep_alive(_QUIET_S))
-                        group.create_task(self._read(connection, outbox))
-                except BaseExceptionGroup as errors:
-                    raise _first(errors) from errors
+                while True:
+                    try:
+                        async with asyncio.TaskGroup() as group:
+                            group.create_task(connection.keep_alive(_QUIET_S))
+                            group.create_task(self._read(connection, outbox))
+                    except BaseExceptionGroup as errors:
+                        error = _first(errors)
+                        if not isinstance(error, Renew):
+                            raise error from errors
+                        connection = await self._renew(connection, error, outbox)
         except Exception as error:  # noqa: BLE001 - whatever it is, `batches` raises it
             outbox.fail(error)
+
+    async def _renew(self, connection: Connection, wanted: Renew, outbox: Outbox) -> Connection:
+        """Another session, or another connection, in place of this one; a gap row for the moment between."""
+        context, loop = self._context, asyncio.get_running_loop()
+        began_us = context.clock.now_us()
+        self._heard(connection)
+        if wanted.step is Step.NEW_CLIENT:
+            await self._drop()
+            connection = self._connection = await open_connection(self._config, context.name, context.directory, context.base)
+        else:
+            await connection.new_session()
+        await self._learn(connection)
+        self._liveness.begin(loop.time(), keep=True)
+        context.log.info("a new session is open", adapter=context.name, reason=wanted.reason)
+        now_us = max(began_us, context.clock.now_us())
+        outbox.put(make_batch("gap", 1, time=began_us, end=now_us, source=context.name, cause="not_connected"))
+        return connection
+
+    def _heard(self, connection: Connection) -> None:
+        silence_s = asyncio.get_running_loop().time() - connection.heard_at
+        self._memory.heard_us = self._context.clock.now_us() - round(silence_s * 1e6)
 
     async def _read(self, connection: Connection, outbox: Outbox) -> None:
         context = self._context
         if not self._plan.classes:
             return
+        history = self._config.history
+        backfill = None
+        if history is not False:
+            backfill = Backfill(
+                connection,
+                self._memory,
+                self._plan,
+                self._rows,
+                outbox,
+                max_us=int(history.max if isinstance(history, HistoryConfig) else HistoryConfig().max),
+                facts=self._facts,
+                name=context.name,
+                clock=context.clock,
+                log=context.log,
+                pace=HISTORY_PACE,
+            )
         subscriber = Subscriber(
             connection,
             self._facts,
@@ -97,6 +159,8 @@ class OpcuaAdapter:
             log=context.log,
             queue_size=self._config.queue_size,
             timeout_s=self._config.timeout.s,
+            liveness=self._liveness,
+            backfill=backfill,
         )
         try:
             await subscriber.run()
@@ -111,8 +175,14 @@ class OpcuaAdapter:
                 name=context.name,
                 clock=context.clock,
                 log=context.log,
+                liveness=self._liveness,
             )
             await reader.run()
+
+
+def _contract(config: OpcuaConfig, tags: Sequence[BoundTag[TagConfig]]) -> Contract:
+    within = {i: int(s) for i, bound in enumerate(tags) if (s := cast(OpcuaTag, bound.config).expect_update_within) is not None}
+    return contract_of([bound.tag.period_us for bound in tags], within, int(config.verify_quiet))
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -125,4 +195,4 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
             pending.extend(error.exceptions)
         else:
             flat.append(error)
-    return next((error for error in flat if isinstance(error, NotConnected)), flat[0])
+    return next((error for error in flat if isinstance(error, (NotConnected, Renew))), flat[0])

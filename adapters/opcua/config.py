@@ -49,6 +49,20 @@ class OpcuaTag(TagConfig):
         description="Data type; `auto` takes what the server sends. A value of another kind becomes a bad row of this tag.",
     )
 
+    expect_update_within: Duration | None = Field(
+        None,
+        description="This tag changes at least so often. Where it does not, it gets a bad row (BadNoCommunication) and an event, and the "
+        "gateway tries to bring it back. Not for set-points: a value that may stand still needs nothing here.",
+        examples=["30s"],
+    )
+
+    @field_validator("expect_update_within", mode="after")
+    @classmethod
+    def _some_time(cls, within: Duration | None) -> Duration | None:
+        if within is not None and within < 1_000_000:
+            raise ValueError("at least 1s; leave it out where nothing is expected")
+        return within
+
     @field_validator("address", mode="after")
     @classmethod
     def _readable(cls, address: str) -> str:
@@ -94,6 +108,12 @@ class AuthConfig(Strict):
     password: SecretStr = Field(description="Password: text, `${NAME}` from the environment, or `{file: secrets/kepserver}`.")
 
 
+class HistoryConfig(Strict):
+    """How a gap is filled from the history of the server."""
+
+    max: Duration = Field(Duration("7d"), description="How far back a gap is filled; what is older stays a gap.")
+
+
 class OpcuaDevice(DeviceConfig[OpcuaTag]):
     """One machine behind an OPC UA server."""
 
@@ -106,6 +126,14 @@ class OpcuaConfig(OpcuaDevice, AdapterConfig):
     security: SecurityConfig | None = Field(None, description="Security policy and mode; none: everything is sent in the clear.")
     auth: AuthConfig | None = Field(None, description="User name and password; none: anonymous.")
     queue_size: int = Field(10, ge=1, le=10_000, description="Values that the server keeps per tag between two publish answers.")
+    verify_quiet: Duration = Field(
+        Duration("60s"),
+        description="A tag of which nothing came for so long (and three scans) is read, to see that its subscription is alive; 0: never.",
+    )
+    history: HistoryConfig | bool = Field(
+        True,
+        description="After an outage, read what the server has recorded meanwhile (`origin` backfill), where it says that it has.",
+    )
     devices: Mapping[str, SerializeAsAny[OpcuaDevice]] = Field(
         default_factory=dict, description="Machines behind this server, each with its own asset and tags."
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -105,6 +105,8 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         self._renew_at = self.heard_at + 0.75 * client.secure_channel_timeout / 1000
+        self.log_in: Callable[[], Awaitable[None]] | None = None
+        """Creates and activates a session on this channel, as `open_connection` did."""
 
     @property
     def session(self) -> UaSession:
@@ -145,6 +147,15 @@ class Connection:
         answers = await self.session.read_attributes(list(nodes), ua.AttributeIds.Value)
         return [a.Value.Value if a.Value is not None and a.StatusCode.is_good() else None for a in answers]
 
+    async def new_session(self) -> None:
+        """Close the session with its subscriptions and make another one on the same channel. Raises what `failures` translates."""
+        with suppress(ua.UaError, TimeoutError):
+            await self._client.uaclient.close_session(True)
+        if self.log_in is None:
+            raise ConnectionError("the session is lost")
+        await self.log_in()
+        self.heard_at = self._loop.time()
+
     async def aclose(self) -> None:
         """Close session, channel and socket; waits for a silent server for half the timeout (at most 1 s), then hangs up."""
         with suppress(Exception):
@@ -175,11 +186,17 @@ async def open_connection(config: OpcuaConfig, name: str, directory: Path, base:
             await client.connect_socket()
             await client.send_hello()
             await client.open_secure_channel()
-            await client.create_session()
             user, password = (config.auth.username, config.auth.password.get_secret_value()) if config.auth else (None, None)
-            await client.activate_session(username=user, password=password)
+
+            async def log_in() -> None:
+                await client.create_session()
+                await client.activate_session(username=user, password=password)
+
+            await log_in()
             opened = True
-            return Connection(client, config.timeout.s)
+            connection = Connection(client, config.timeout.s)
+            connection.log_in = log_in
+            return connection
     finally:
         if not opened:
             await _hang_up(client)

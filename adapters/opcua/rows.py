@@ -13,7 +13,7 @@ import pyarrow as pa
 from adapters.base import BoundTag, TagConfig
 from adapters.readings import Readings
 from schemas import quality as q
-from schemas.kinds import make_batch, telemetry
+from schemas.kinds import Origin, make_batch, telemetry
 
 from .config import OpcuaTag
 from .decode import BOOLEAN, DATETIME, INT64, NOTHING, TEXT_KINDS, UINT64, Changes
@@ -57,11 +57,13 @@ class Rows:
     def __init__(self, tags: Sequence[BoundTag[TagConfig]]) -> None:
         self.size = len(tags)
         self._readings = Readings(tags)
-        self._ids = self._readings.ids
+        self.ids = self._readings.ids
+        """Tag id by position."""
         self._wants = np.array([_wants(cast(OpcuaTag, bound.config)) for bound in tags], np.intp)
-        self._last_us = np.zeros(self.size, np.int64)
+        self.last_us = np.zeros(self.size, np.int64)
+        """Time of the newest live row by position; 0: there was none."""
 
-    def batch(self, changes: Changes, now_us: int) -> pa.RecordBatch | None:
+    def batch(self, changes: Changes, now_us: int, origin: Origin = Origin.LIVE) -> pa.RecordBatch | None:
         """READING(n) of `changes`, in their order; None when nothing is left of them. Unknown handles are left out.
 
         time: source time rounded to µs, else server time, else `now_us`. quality: the status code as it was sent, or
@@ -75,9 +77,10 @@ class Rows:
             return None
         column = _COLUMN[self._wants[where], changes.kind]
         quality = self._quality(changes, column)
-        time_us = _time_us(changes, now_us)
+        time_us = row_times(changes, now_us)
         lag_ms = np.clip((now_us - time_us) // 1000, _INT32.min, _INT32.max).astype(np.int32)
-        self._last_us[where] = time_us
+        if origin is Origin.LIVE:
+            self.last_us[where] = time_us
         return self._readings.batch(
             values=changes.value,
             integers=changes.integer if (column == _INTEGER).any() else None,
@@ -88,6 +91,7 @@ class Rows:
             rows=where,
             numeric=column == _NUMBER,
             integral=column == _INTEGER,
+            origin=origin,
         )
 
     def overflows(self, changes: Changes, now_us: int, source: str) -> pa.RecordBatch | None:
@@ -95,16 +99,16 @@ class Rows:
         lost = (changes.status & np.uint32(q.OVERFLOW) == q.OVERFLOW) & (changes.handle < self.size)
         if not lost.any():
             return None
-        end = _time_us(changes, now_us)[lost]
+        end = row_times(changes, now_us)[lost]
         where = changes.handle[lost].astype(np.intp)
-        known = self._last_us[where]
+        known = self.last_us[where]
         start = np.where(known > 0, np.minimum(known, end), end)
-        return make_batch("gap", len(end), time=start, end=end, tag=self._ids[where], source=source, cause="overflow")
+        return make_batch("gap", len(end), time=start, end=end, tag=self.ids[where], source=source, cause="overflow")
 
     def bad(self, positions: Sequence[int], qualities: Sequence[int], now_us: int) -> pa.RecordBatch:
         """READING(m): one row without a value and with its quality per position, timed `now_us`."""
         where = np.array(positions, np.intp)
-        return telemetry(time_us=now_us, tag=self._ids[where], quality=np.array(qualities, np.uint32))
+        return telemetry(time_us=now_us, tag=self.ids[where], quality=np.array(qualities, np.uint32))
 
     @staticmethod
     def _quality(changes: Changes, column: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
@@ -120,7 +124,8 @@ class Rows:
         return np.where(above & good, np.uint32(q.BAD_OUT_OF_RANGE), quality)
 
 
-def _time_us(changes: Changes, now_us: int) -> npt.NDArray[np.int64]:
+def row_times(changes: Changes, now_us: int) -> npt.NDArray[np.int64]:
+    """int64[n], µs: source time, else server time, else `now_us`."""
     source = changes.source
     stamp = source
     missing = (source <= 0) | (source >= _LAST_FILETIME)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,17 +16,24 @@ from schemas.errors import NotConnected
 from schemas.kinds import make_batch
 
 from .connection import Connection
-from .decode import Publish, decode_publish
+from .decode import Changes, Publish, decode_publish, decode_republish
+from .history import Backfill
+from .liveness import Liveness, Step, only
 from .outbox import Outbox
 from .plan import MAX_NOTIFICATIONS_PER_PUBLISH, Plan, SamplingClass, chunks
+from .recovery import Recovery, Renew, Told
 from .refusals import RETRY_S, Refusals
-from .resolve import Resolved, ServerFacts, resolve
+from .resolve import NAMESPACES, Resolved, ServerFacts, read_facts, resolve
 from .rows import Rows
 from .wire import MalformedMessage
 
 _UNSUPPORTED: Final = ("BadServiceUnsupported", "BadNotImplemented", "BadNotSupported")
 _MAX_PUBLISHES: Final = 4
 _LAST_SEQUENCE: Final = 0xFFFF_FFFF
+_MAX_REPUBLISHED: Final = 100  # messages asked for again at one gap; servers keep fewer
+_NAMESPACES_HANDLE: Final = 0xFFFF_FFFE
+_NAMESPACES_S: Final = 60.0
+"""How often the namespaces are looked at, besides when the server says that they have changed."""
 
 
 class NoSubscriptions(Exception):
@@ -37,8 +45,10 @@ class _Subscription:
     id: int
     sampling: SamplingClass
     silence_s: float  # a keep-alive or data comes at least this often
+    publishing_ms: float
     answered_at: float
     sequence: int = 0  # of the last notification message
+    taken_us: int = 0  # when it came
 
 
 class Subscriber:
@@ -57,6 +67,8 @@ class Subscriber:
         log: structlog.stdlib.BoundLogger,
         queue_size: int,
         timeout_s: float,
+        liveness: Liveness,
+        backfill: Backfill | None = None,
     ) -> None:
         self._connection, self._facts, self._plan, self._rows, self._outbox = connection, facts, plan, rows, outbox
         self._name, self._clock, self._log, self._queue_size, self._timeout_s = name, clock, log, queue_size, timeout_s
@@ -65,9 +77,21 @@ class Subscriber:
         self._acks: list[ua.SubscriptionAcknowledgement] = []
         self._refusals = Refusals(plan, name, log)
         self._publishes = 0
+        self._order = asyncio.Lock()  # answers are taken in the order in which they came, also while messages are asked for again
+        self._liveness, self._backfill = liveness, backfill
+        told = Told(plan, rows, outbox, name=name, clock=clock, log=log)
+        self._recovery = Recovery(connection, self, liveness, rows, outbox, told, clock, facts.nodes_per_read)
+        self._nodes: dict[int, ua.NodeId] = {}
+        self._items: dict[int, tuple[int, int]] = {}  # subscription and monitored item by position
+        self._namespaces_changed = asyncio.Event()
+
+    @property
+    def nodes(self) -> Mapping[int, ua.NodeId]:
+        """The node of each position that has one."""
+        return self._nodes
 
     async def run(self) -> None:
-        """Raises NoSubscriptions, NotConnected (a subscription fell silent or was closed), and what `failures` translates."""
+        """Raises NoSubscriptions, NotConnected (a subscription fell silent or was closed), Renew, and what `failures` translates."""
         for sampling in self._plan.classes:
             await self._create(sampling)
         async with asyncio.TaskGroup() as group:
@@ -76,7 +100,12 @@ class Subscriber:
             for _ in range(self._publishes):
                 group.create_task(self._publish())
             group.create_task(self._watch())
-            group.create_task(self._monitor())
+            await self._add(await self._resolve([p for sampling in self._plan.classes for p in sampling.positions]))
+            group.create_task(self._retry())
+            group.create_task(self._namespaces())
+            group.create_task(self._recovery.run())
+            if self._backfill is not None:
+                group.create_task(self._backfill.run(self._nodes))
 
     async def _create(self, sampling: SamplingClass) -> None:
         asked = ua.CreateSubscriptionParameters(
@@ -93,7 +122,7 @@ class Subscriber:
             raise
         silence_s = granted.RevisedPublishingInterval * max(1, granted.RevisedMaxKeepAliveCount) / 1000
         self._subscriptions[granted.SubscriptionId] = _Subscription(
-            granted.SubscriptionId, sampling, silence_s, self._loop.time()
+            granted.SubscriptionId, sampling, silence_s, granted.RevisedPublishingInterval, self._loop.time()
         )
 
     async def _publish(self) -> None:
@@ -112,35 +141,78 @@ class Subscriber:
                 if status != "BadTimeout":  # the server gave up waiting for news: ask again
                     raise
             else:
-                self._take(answer)
+                async with self._order:
+                    await self._take(answer)
 
-    def _take(self, answer: Publish) -> None:
-        subscription = self._subscriptions.get(answer.subscription)
+    async def _take(self, answer: Publish) -> None:
         if answer.result & 0x8000_0000:
             raise NotConnected(f"publish failed: {ua.StatusCode(answer.result).name}")
         if answer.closed is not None:
             raise NotConnected(f"the server closed a subscription: {ua.StatusCode(answer.closed).name}")
+        subscription = self._subscriptions.get(answer.subscription)
         if subscription is None:
             return
         subscription.answered_at = self._loop.time()
-        self._check_sequence(subscription, answer)
-        if answer.keep_alive:
-            return
-        self._acks.append(ua.SubscriptionAcknowledgement(SubscriptionId=subscription.id, SequenceNumber=answer.sequence))
-        if answer.changes is not None:
-            now = self._clock.now_us()
-            self._outbox.put(self._rows.overflows(answer.changes, now, self._name))
-            self._outbox.put(self._rows.batch(answer.changes, now))
+        await self._fill(subscription, answer)
+        if not answer.keep_alive:
+            self._deliver(subscription, answer)
 
-    def _check_sequence(self, subscription: _Subscription, answer: Publish) -> None:
-        """A number left out means messages that the server gave up; a keep-alive bears the number of the next message."""
-        last = subscription.sequence
-        expected = 1 if last == _LAST_SEQUENCE else last + 1
-        if last and answer.sequence != expected:
-            now = self._clock.now_us()
-            self._log.warning("notification messages are missing", adapter=self._name, expected=expected, got=answer.sequence)
-            self._outbox.put(make_batch("gap", 1, time=now, end=now, source=self._name, cause="overflow"))
+    def _deliver(self, subscription: _Subscription, answer: Publish) -> None:
+        self._acks.append(ua.SubscriptionAcknowledgement(SubscriptionId=subscription.id, SequenceNumber=answer.sequence))
+        changes = answer.changes
+        if changes is None:
+            return
+        if int(changes.handle.max()) >= self._rows.size:
+            if (changes.handle == _NAMESPACES_HANDLE).any():
+                self._namespaces_changed.set()
+            changes = only(changes, changes.handle < self._rows.size)
+        if len(changes):
+            self._values(changes)
+
+    def _values(self, changes: Changes) -> None:
+        self._liveness.note(changes, self._loop.time())
+        now = self._clock.now_us()
+        if self._backfill is not None:
+            self._backfill.note(changes, now)
+        self._outbox.put(self._rows.overflows(changes, now, self._name))
+        self._outbox.put(self._rows.batch(changes, now))
+
+    async def _fill(self, subscription: _Subscription, answer: Publish) -> None:
+        """A number left out is a message that was lost: the server is asked for it, and what it no longer has is a gap.
+
+        A keep-alive bears the number of the next message.
+        """
+        last, since_us, now = subscription.sequence, subscription.taken_us, self._clock.now_us()
         subscription.sequence = answer.sequence if not answer.keep_alive else (answer.sequence - 1 or last)
+        subscription.taken_us = now
+        expected = 1 if last == _LAST_SEQUENCE else last + 1
+        if not last or answer.sequence == expected:
+            return
+        missing = (answer.sequence - expected) % _LAST_SEQUENCE  # the numbers 1 … 2^32-1 go round
+        again = 0
+        for back in range(min(missing, _MAX_REPUBLISHED) if missing < _LAST_SEQUENCE // 2 else 0, 0, -1):
+            number = (answer.sequence - back - 1) % _LAST_SEQUENCE + 1
+            if await self._republish(subscription, number):
+                again += 1
+        gone = missing - again
+        self._log.warning(
+            "notification messages were missing", adapter=self._name, expected=expected, got=answer.sequence, sent_again=again
+        )
+        if gone:
+            self._outbox.put(make_batch("gap", 1, time=min(since_us, now), end=now, source=self._name, cause="overflow"))
+
+    async def _republish(self, subscription: _Subscription, number: int) -> bool:
+        request = ua.RepublishRequest()
+        request.Parameters.SubscriptionId = subscription.id
+        request.Parameters.RetransmitSequenceNumber = number
+        try:
+            answer = decode_republish(await self._connection.request(request), subscription.id)
+        except ua.UaStatusCodeError:  # BadMessageNotAvailable, or a server that never has any
+            return False
+        if answer.result & 0x8000_0000 or answer.sequence != number:
+            return False
+        self._deliver(subscription, answer)
+        return True
 
     async def _watch(self) -> None:
         """Two looks in a row, so that a pause of this process is not taken for one of the server."""
@@ -153,32 +225,79 @@ class Subscriber:
                 raise NotConnected("a subscription has fallen silent")
             suspects = silent
 
-    async def _monitor(self) -> None:
-        """Creates the monitored items, then asks again now and then for those that were refused."""
-        every = [position for sampling in self._plan.classes for position in sampling.positions]
-        await self._add(await resolve(self._connection, self._facts, self._plan.addresses, every))
+    async def _retry(self) -> None:
+        """Asks again now and then for the tags that were refused."""
         while True:
             await asyncio.sleep(RETRY_S)
             again = self._refusals.positions
             if again:
-                await self._add(await resolve(self._connection, self._facts, self._plan.addresses, again))
+                await self._add(await self._resolve(again))
+
+    async def _resolve(self, positions: Sequence[int]) -> Resolved:
+        return await resolve(self._connection, self._facts, self._plan.addresses, positions)
+
+    async def recreate(self, positions: Sequence[int]) -> None:
+        """Delete the items of these positions and make new ones, for the nodes that their addresses lead to now."""
+        by_subscription: dict[int, list[int]] = {}
+        for position in positions:
+            if position in self._items:
+                subscription, item = self._items.pop(position)
+                by_subscription.setdefault(subscription, []).append(item)
+        for subscription, items in by_subscription.items():
+            for chunk in chunks(items, self._facts.items_per_call):
+                with suppress(ua.UaStatusCodeError):  # they are gone already
+                    await self._connection.session.delete_monitored_items(
+                        ua.DeleteMonitoredItemsParameters(SubscriptionId=subscription, MonitoredItemIds=list(chunk))
+                    )
+        await self._add(await self._resolve(positions))
 
     async def _add(self, found: Resolved) -> None:
         refused = dict(found.refused)
         for subscription in self._subscriptions.values():
             wanted = [position for position in subscription.sampling.positions if position in found.nodes]
             for chunk in chunks(wanted, self._facts.items_per_call):
-                results = await self._connection.session.create_monitored_items(self._items(subscription, chunk, found))
+                self._liveness.expect(chunk, self._loop.time())
+                results = await self._connection.session.create_monitored_items(self._asked(subscription, chunk, found))
                 if len(results) != len(chunk):
                     raise MalformedMessage(f"{len(results)} answers to {len(chunk)} monitored items")
+                intervals = [max(result.RevisedSamplingInterval, subscription.publishing_ms) / 1000 for result in results]
+                self._liveness.sampled(chunk, intervals)
                 for position, result in zip(chunk, results, strict=True):
-                    if not result.StatusCode.is_good():
+                    if result.StatusCode.is_good():
+                        self._items[position] = (subscription.id, result.MonitoredItemId)
+                    else:
                         refused[position] = int(result.StatusCode.value)
-        new = self._refusals.update(refused)
+        self._nodes |= found.nodes
+        for position in refused:
+            self._nodes.pop(position, None)
+        self._liveness.refused(list(refused))
+        new = self._refusals.update(refused, asked=found.nodes.keys() | found.refused.keys())
         if new:
             self._outbox.put(self._rows.bad(list(new), list(new.values()), self._clock.now_us()))
 
-    def _items(self, subscription: _Subscription, chunk: Sequence[int], found: Resolved) -> ua.CreateMonitoredItemsParameters:
+    async def _namespaces(self) -> None:
+        """Renews the session when a namespace has got another number: what was resolved before may be another tag's now."""
+        subscription = next(iter(self._subscriptions.values()))
+        item = ua.MonitoredItemCreateRequest(
+            ItemToMonitor=ua.ReadValueId(NodeId=NAMESPACES, AttributeId=ua.AttributeIds.Value),
+            MonitoringMode=ua.MonitoringMode.Reporting,
+            RequestedParameters=ua.MonitoringParameters(ClientHandle=_NAMESPACES_HANDLE, SamplingInterval=1000, QueueSize=1),
+        )
+        asked = ua.CreateMonitoredItemsParameters(
+            SubscriptionId=subscription.id, TimestampsToReturn=ua.TimestampsToReturn.Neither, ItemsToCreate=[item]
+        )
+        await self._connection.session.create_monitored_items(asked)
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_NAMESPACES_S):
+                    await self._namespaces_changed.wait()
+            self._namespaces_changed.clear()
+            facts = await read_facts(self._connection, self._facts.pinned)
+            if any(facts.namespaces.get(uri) != index for uri, index in self._facts.namespaces.items()):
+                raise Renew(Step.NEW_SESSION, "the server has renumbered its namespaces")
+            self._facts = facts
+
+    def _asked(self, subscription: _Subscription, chunk: Sequence[int], found: Resolved) -> ua.CreateMonitoredItemsParameters:
         items = [
             ua.MonitoredItemCreateRequest(
                 ItemToMonitor=ua.ReadValueId(NodeId=found.nodes[position], AttributeId=ua.AttributeIds.Value),
