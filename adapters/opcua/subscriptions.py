@@ -31,6 +31,7 @@ _UNSUPPORTED: Final = ("BadServiceUnsupported", "BadNotImplemented", "BadNotSupp
 _MAX_PUBLISHES: Final = 4
 _LAST_SEQUENCE: Final = 0xFFFF_FFFF
 _MAX_REPUBLISHED: Final = 100  # messages asked for again at one gap; servers keep fewer
+_FIRST_MESSAGES: Final = 10
 _NAMESPACES_HANDLE: Final = 0xFFFF_FFFE
 _NAMESPACES_S: Final = 60.0
 """How often the namespaces are looked at, besides when the server says that they have changed."""
@@ -186,8 +187,8 @@ class Subscriber:
         subscription.sequence = answer.sequence if not answer.keep_alive else (answer.sequence - 1 or last)
         subscription.taken_us = now
         expected = 1 if last == _LAST_SEQUENCE else last + 1
-        if not last or answer.sequence == expected:
-            return
+        if answer.sequence == expected or (not last and answer.sequence > _FIRST_MESSAGES):
+            return  # some servers do not begin with 1
         missing = (answer.sequence - expected) % _LAST_SEQUENCE  # the numbers 1 … 2^32-1 go round
         again = 0
         for back in range(min(missing, _MAX_REPUBLISHED) if missing < _LAST_SEQUENCE // 2 else 0, 0, -1):
@@ -195,6 +196,8 @@ class Subscriber:
             if await self._republish(subscription, number):
                 again += 1
         gone = missing - again
+        if not last:  # a server may have answered publish requests of the session before
+            return
         self._log.warning(
             "notification messages were missing", adapter=self._name, expected=expected, got=answer.sequence, sent_again=again
         )

@@ -157,6 +157,18 @@ async def test_what_the_server_no_longer_has_is_a_gap_and_the_rest_is_not_lost()
     assert gap["time"] <= gap["end"]
 
 
+async def test_the_first_messages_of_a_subscription_are_asked_for_when_another_session_got_them() -> None:
+    script = Script(answer(3, 3.0), kept={1: again(1, 1.0), 2: again(2, 2.0)})
+    batches = await run(script, 3)
+    assert [batch.column("value").to_pylist() for batch in batches] == [[1.0], [2.0], [3.0]]
+
+
+async def test_a_server_that_does_not_begin_with_1_has_lost_nothing() -> None:
+    for first in (2, 77):
+        batches = await run(Script(answer(first, 1.0), answer(first + 1, 2.0)), 2)
+        assert [kind_of(batch) for batch in batches] == ["telemetry"] * 2
+
+
 async def test_numbers_that_begin_anew_are_a_gap_and_nothing_is_asked_for() -> None:
     script = Script(answer(500, 1.0), answer(3, 2.0))
     batches = await run(script, 3)
