@@ -24,20 +24,26 @@ URI = "http://acme.example/plant"
 
 
 class Plant:
-    """Nodes of namespace 2, below Objects. `start` listens on any free port, or on `port`."""
+    """Nodes of namespace 2, below Objects. `start` is `prepare` and `listen` on any free port."""
 
     def __init__(self) -> None:
         self.server = Server()
         self.endpoint = ""
         self.port = 0
 
-    async def start(self, port: int = 0, namespaces: tuple[str, ...] = (URI,)) -> Plant:
+    async def start(self, namespaces: tuple[str, ...] = (URI,)) -> Plant:
+        await self.prepare(namespaces)
+        return await self.listen()
+
+    async def prepare(self, namespaces: tuple[str, ...]) -> None:
         quiet_library()
         await self.server.init()
         self.server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
-        self.server.set_endpoint(f"opc.tcp://127.0.0.1:{port}/plant")
         for uri in namespaces:
             await self.server.register_namespace(uri)
+
+    async def listen(self, port: int = 0) -> Plant:
+        self.server.set_endpoint(f"opc.tcp://127.0.0.1:{port}/plant")
         await self.server.start()
         assert self.server.bserver is not None
         self.port = self.server.bserver.port

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -63,8 +64,9 @@ def numbers(rows: list[Row]) -> list[float]:
     return [value for _, value in sorted({(row["time"], row["value"]) for row in rows if row["value"] is not None})]
 
 
-async def outage(plant: Plant, found: Live, monkeypatch: pytest.MonkeyPatch, nodes: list[ua.NodeId], values: range) -> None:
-    """Values come while nobody can connect."""
+@asynccontextmanager
+async def outage(plant: Plant, found: Live, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Everybody is thrown out, and nobody can connect."""
 
     async def unreachable(*_: object) -> None:
         raise OSError("no route to host")
@@ -72,10 +74,14 @@ async def outage(plant: Plant, found: Live, monkeypatch: pytest.MonkeyPatch, nod
     with monkeypatch.context() as patch:
         patch.setattr(connection._Client, "connect_socket", unreachable)
         await cut(plant, found)
-        for value in values:
-            for node in nodes:
-                await plant.write(node, float(value))
-            await asyncio.sleep(0.002)
+        yield
+
+
+async def write(plant: Plant, nodes: Sequence[ua.NodeId], values: range) -> None:
+    for value in values:
+        for node in nodes:
+            await plant.write(node, float(value))
+        await asyncio.sleep(0.002)
 
 
 async def test_an_outage_is_filled_in_order_and_nothing_comes_twice(
@@ -89,7 +95,8 @@ async def test_an_outage_is_filled_in_order_and_nothing_comes_twice(
             for node in nodes:
                 await plant.write(node, float(value))
         await found.until(lambda s: all(rows[-1]["value"] == 3.0 for name, rows in s.rows.items() if name != "plain"))
-        await outage(plant, found, monkeypatch, [*nodes, plain], range(4, 40))
+        async with outage(plant, found, monkeypatch):
+            await write(plant, [*nodes, plain], range(4, 40))
         await found.until(lambda _: "gap_filled" in [event["event"] for event in found.events()])
         for value in range(40, 43):
             for node in nodes:
@@ -114,7 +121,8 @@ async def test_without_an_outage_and_where_it_is_off_no_history_is_read(
 ) -> None:
     node = await recorded(plant, "Off")
     async with live(configure({"t": "ns=2;s=Off"}, plant.endpoint, history=False, queue_size=100), tmp_path) as found:
-        await outage(plant, found, monkeypatch, [node], range(1, 10))
+        async with outage(plant, found, monkeypatch):
+            await write(plant, [node], range(1, 10))
         await found.until(lambda s: s.rows["t"][-1]["value"] == 9.0)
         await asyncio.sleep(0.3)
     assert backfilled(found.seen.rows["t"]) == []
@@ -128,13 +136,13 @@ async def test_without_an_outage_and_where_it_is_off_no_history_is_read(
 async def test_a_gap_reaches_back_as_far_as_allowed(plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adapters.opcua.history._SLACK_US", 3_600_000_000)
     node = await recorded(plant, "Far")
-    now = datetime.now(UTC)
+    now = datetime.now(UTC) - timedelta(hours=1)
     await plant.write(node, 1.0, at=now - timedelta(minutes=30))
     config = configure({"t": "ns=2;s=Far"}, plant.endpoint, history={"max": "10s"})
     async with live(config, tmp_path) as found:
-        await outage(plant, found, monkeypatch, [], range(1))
-        for age_s in range(20, -1, -1):
-            await plant.write(node, float(age_s), at=now - timedelta(seconds=age_s))
+        async with outage(plant, found, monkeypatch):
+            for age_s in range(20, -1, -1):
+                await plant.write(node, float(age_s), at=now - timedelta(seconds=age_s))
         await found.until(lambda _: "gap_filled" in [event["event"] for event in found.events()])
     assert [row["value"] for row in backfilled(found.seen.rows["t"])] == [float(age_s) for age_s in range(9, 0, -1)]
 
@@ -159,9 +167,11 @@ async def test_a_second_outage_amid_filling_is_filled_too(plant: Plant, tmp_path
     monkeypatch.setattr(adapter_module, "HISTORY_PACE", replace(FAST, values=3, pause_s=0.05))
     node = await recorded(plant, "Twice")
     async with live(configure({"t": "ns=2;s=Twice"}, plant.endpoint), tmp_path) as found:
-        await outage(plant, found, monkeypatch, [node], range(1, 60))
+        async with outage(plant, found, monkeypatch):
+            await write(plant, [node], range(1, 60))
         await found.until(lambda s: len(backfilled(s.rows["t"])) >= 6)
-        await outage(plant, found, monkeypatch, [node], range(60, 80))
+        async with outage(plant, found, monkeypatch):
+            await write(plant, [node], range(60, 80))
         assert len(backfilled(found.seen.rows["t"])) < 50
         await found.until(lambda _: numbers(found.seen.rows["t"]) == [float(value) for value in range(80)])
     assert len({row["time"] for row in found.seen.rows["t"]}) == len(found.seen.rows["t"])
@@ -180,7 +190,8 @@ async def test_live_values_go_on_while_a_slow_server_looks_for_history(
 
     monkeypatch.setattr(plant.server.iserver.history_manager, "read_history", never)
     async with live(configure({"t": "ns=2;s=Slow"}, plant.endpoint), tmp_path) as found:
-        await outage(plant, found, monkeypatch, [node], range(1, 10))
+        async with outage(plant, found, monkeypatch):
+            await write(plant, [node], range(1, 10))
         await found.until(lambda _: asked)
         await found.until(lambda _: found.told("history cannot be read"))
         lost = len(found.lost)
