@@ -17,9 +17,10 @@ from .connection import Connection, failures, open_connection, quiet_library
 from .cyclic import Reader
 from .history import Backfill, Memory
 from .history import Pace as HistoryPace
+from .items import Remarks
 from .liveness import Contract, Liveness, Pace, Step, contract_of
 from .outbox import Outbox
-from .plan import compile_plan
+from .plan import Plan, SamplingClass, compile_plan
 from .recovery import Renew
 from .resolve import ServerFacts, read_facts
 from .rows import Rows
@@ -36,11 +37,12 @@ class OpcuaAdapter:
 
     def __init__(self, config: OpcuaConfig, context: AdapterContext) -> None:
         self._config, self._context = config, context
-        self._plan = compile_plan(context.tags)
-        self._rows = Rows(context.tags)
+        self._plan = compile_plan(context.tags, config)
+        self._rows = Rows(context.tags, self._plan)
+        self._remarks = Remarks(context.name, context.log)
         self._connection: Connection | None = None
         self._facts = ServerFacts({})
-        self._liveness = Liveness(_contract(config, context.tags), LIVENESS_PACE)
+        self._liveness = Liveness(_contract(config, self._plan, context.tags), LIVENESS_PACE)
         self._memory = Memory(context.last_seen_us or 0)
 
     async def connect(self) -> None:
@@ -129,9 +131,15 @@ class OpcuaAdapter:
         self._memory.heard_us = self._context.clock.now_us() - round(silence_s * 1e6)
 
     async def _read(self, connection: Connection, outbox: Outbox) -> None:
+        plan = self._plan
+        async with asyncio.TaskGroup() as group:
+            if plan.classes:
+                group.create_task(self._subscribe(connection, outbox))
+            if plan.polls:
+                group.create_task(self._reader(connection, outbox, plan.polls).run())
+
+    async def _subscribe(self, connection: Connection, outbox: Outbox) -> None:
         context = self._context
-        if not self._plan.classes:
-            return
         history = self._config.history
         backfill = None
         if history is not False:
@@ -157,8 +165,8 @@ class OpcuaAdapter:
             name=context.name,
             clock=context.clock,
             log=context.log,
-            queue_size=self._config.queue_size,
             timeout_s=self._config.timeout.s,
+            remarks=self._remarks,
             liveness=self._liveness,
             backfill=backfill,
         )
@@ -166,23 +174,27 @@ class OpcuaAdapter:
             await subscriber.run()
         except NoSubscriptions:
             context.log.info("the server has no subscriptions: reading cyclically", adapter=context.name)
-            reader = Reader(
-                connection,
-                self._facts,
-                self._plan,
-                self._rows,
-                outbox,
-                name=context.name,
-                clock=context.clock,
-                log=context.log,
-                liveness=self._liveness,
-            )
-            await reader.run()
+            await self._reader(connection, outbox, self._plan.classes).run()
+
+    def _reader(self, connection: Connection, outbox: Outbox, classes: Sequence[SamplingClass]) -> Reader:
+        context = self._context
+        return Reader(
+            connection,
+            self._facts,
+            self._plan,
+            classes,
+            self._rows,
+            outbox,
+            name=context.name,
+            clock=context.clock,
+            log=context.log,
+            liveness=self._liveness,
+        )
 
 
-def _contract(config: OpcuaConfig, tags: Sequence[BoundTag[TagConfig]]) -> Contract:
+def _contract(config: OpcuaConfig, plan: Plan, tags: Sequence[BoundTag[TagConfig]]) -> Contract:
     within = {i: int(s) for i, bound in enumerate(tags) if (s := cast(OpcuaTag, bound.config).expect_update_within) is not None}
-    return contract_of([bound.tag.period_us for bound in tags], within, int(config.verify_quiet))
+    return contract_of(plan, [bound.tag.period_us for bound in tags], within, int(config.verify_quiet))
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, SerializeAsAny, field_validator
+from pydantic import Field, SecretStr, SerializeAsAny, field_validator, model_validator
 
 from adapters.base import AdapterConfig, DeviceConfig, TagConfig
 from schemas.plugin import Finding
@@ -15,6 +15,8 @@ from schemas.tags import ValueType
 from schemas.values import Duration, Strict
 
 from .address import parse
+from .sampling import SamplingOptions
+from .selection import LARGEST_INDEX, Elements, Step, parse_field, spell
 
 DataType = Literal[
     "auto",
@@ -31,13 +33,29 @@ DataType = Literal[
     "float64",
     "string",
     "datetime",
+    "array of bool",
+    "array of int8",
+    "array of uint8",
+    "array of int16",
+    "array of uint16",
+    "array of int32",
+    "array of uint32",
+    "array of int64",
+    "array of uint64",
+    "array of float32",
+    "array of float64",
+    "array of string",
+    "array of datetime",
 ]
 DATA_TYPES: Final[tuple[DataType, ...]] = get_args(DataType)
+LISTS: Final = frozenset({"array of int64", "array of uint64", "array of string", "array of datetime"})
+"""Arrays that are kept as text, a JSON list: the samples of a waveform are 32-bit floats and would lose digits."""
+WAVEFORMS: Final = frozenset(name for name in DATA_TYPES if name.startswith("array of ")) - LISTS
 _LOOPBACK: Final = {"localhost", "127.0.0.1", "::1"}
 
 
-class OpcuaTag(TagConfig):
-    """One variable of an OPC UA server."""
+class OpcuaTag(SamplingOptions, TagConfig):
+    """One variable of an OPC UA server, or one element of its array, or one field of its structure."""
 
     address: str = Field(
         description="NodeId (`ns=2;s=Line.Temp`), NodeId with namespace URI (`nsu=http://acme.example/plant;i=7`), "
@@ -47,6 +65,19 @@ class OpcuaTag(TagConfig):
     type: DataType = Field(
         "auto",
         description="Data type; `auto` takes what the server sends. A value of another kind becomes a bad row of this tag.",
+    )
+    index: int | None = Field(
+        None, ge=0, le=LARGEST_INDEX, description="The element of an array, from 0; a matrix counts row by row."
+    )
+    elements: Elements | None = Field(
+        None,
+        description="As many tags as an array has elements: `10` makes NAME_0 … NAME_9, `1..10` makes NAME_1 … NAME_10 of these "
+        "elements. `type` is that of an element. The array is asked for once, whatever the number of tags.",
+    )
+    field: str | None = Field(
+        None,
+        description="The field of a structure: `speed`, `axis.speed`, `limits[2].high`. Its type is looked up on the server.",
+        examples=["axis.speed"],
     )
 
     expect_update_within: Duration | None = Field(
@@ -69,12 +100,34 @@ class OpcuaTag(TagConfig):
         parse(address)
         return address
 
+    @field_validator("field", mode="after")
+    @classmethod
+    def _spelled(cls, field: str | None) -> str | None:
+        if field is not None:
+            parse_field(field)
+        return field
+
+    @model_validator(mode="after")
+    def _one_of_an_array(self) -> OpcuaTag:
+        if self.index is not None and self.elements is not None:
+            raise ValueError("`index` picks one element and `elements` several; write one of them")
+        return self
+
+    def selection(self) -> tuple[Step, ...]:
+        """The way from the variable's value to this tag's: indices and names of fields. Empty: the value itself."""
+        index = () if self.index is None else (self.index,)
+        return index + (() if self.field is None else parse_field(self.field))
+
     def wire_address(self) -> str:
-        """The canonical spelling of the address."""
-        return str(parse(self.address))
+        """The canonical spelling of the address, with the element and the field: `ns=2;s=Axes[3]#speed`."""
+        return str(parse(self.address)) + spell(self.index, self.field)
 
     def value_type(self) -> ValueType:
-        """Where the value goes. `auto` counts as a number; text or a 64-bit integer that arrives is still kept as what it is."""
+        """Where the value goes. `auto` counts as a number; text, a 64-bit integer or an array that arrives is still kept as what it is."""
+        if self.type in LISTS:
+            return "text"
+        if self.type in WAVEFORMS:
+            return "samples"
         if self.type in ("string", "datetime"):
             return "text"
         if self.type in ("int64", "uint64") and self.scale == 1 and self.offset == 0 and not self.enum:
@@ -114,8 +167,13 @@ class HistoryConfig(Strict):
     max: Duration = Field(Duration("7d"), description="How far back a gap is filled; what is older stays a gap.")
 
 
-class OpcuaDevice(DeviceConfig[OpcuaTag]):
+class OpcuaDevice(SamplingOptions, DeviceConfig[OpcuaTag]):
     """One machine behind an OPC UA server."""
+
+    @field_validator("tags", mode="after")
+    @classmethod
+    def _one_tag_per_element(cls, tags: Mapping[str, OpcuaTag]) -> Mapping[str, OpcuaTag]:
+        return dict(_exploded(tags))
 
 
 class OpcuaConfig(OpcuaDevice, AdapterConfig):
@@ -125,7 +183,6 @@ class OpcuaConfig(OpcuaDevice, AdapterConfig):
     endpoint: str = Field(description="`opc.tcp://host:4840/path`.", examples=["opc.tcp://192.168.1.5:49320"])
     security: SecurityConfig | None = Field(None, description="Security policy and mode; none: everything is sent in the clear.")
     auth: AuthConfig | None = Field(None, description="User name and password; none: anonymous.")
-    queue_size: int = Field(10, ge=1, le=10_000, description="Values that the server keeps per tag between two publish answers.")
     verify_quiet: Duration = Field(
         Duration("60s"),
         description="A tag of which nothing came for so long (and three scans) is read, to see that its subscription is alive; 0: never.",
@@ -155,6 +212,24 @@ class OpcuaConfig(OpcuaDevice, AdapterConfig):
     def secured(self) -> bool:
         """True when messages are signed at least."""
         return self.security is not None and self.security.policy != "None"
+
+
+def _exploded(tags: Mapping[str, OpcuaTag]) -> Iterator[tuple[str, OpcuaTag]]:
+    """The tags with one for each element where `elements` says so. Raises ValueError where that gives a name twice."""
+    for key, tag in tags.items():
+        if tag.elements is None:
+            yield key, tag
+            continue
+        for index in tag.elements:
+            name = f"{key}_{index}"
+            if name in tags:
+                raise ValueError(f"`elements` of {key} makes a tag {name}, and there is one of this name already")
+            changed: dict[str, object] = {"elements": None, "index": index}
+            if tag.name is not None:
+                changed["name"] = f"{tag.name}_{index}"
+            if tag.label:
+                changed["label"] = f"{tag.label} {index}"
+            yield name, tag.model_copy(update=changed)
 
 
 def check(config: OpcuaConfig) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from asyncua import Client, ua
 from asyncua.client.ua_client import UaClient, UASocketProtocol, UASocketState
@@ -27,6 +27,7 @@ from schemas.errors import ConfigError, NotConnected
 
 from .config import OpcuaConfig
 from .pki import Identity, Trust
+from .prepared import PreparedRead
 
 MAX_MESSAGE: Final = 16 * 2**20
 """Bytes of one response over all its chunks; more closes the connection."""
@@ -68,6 +69,26 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
             if self.transport is not None:
                 self.transport.abort()
 
+    def _send_request(
+        self, request: ua.UaBase, timeout: float = 1, message_type: ua.MessageType = ua.MessageType.SecureMessage
+    ) -> asyncio.Future[Any]:
+        """As asyncua's, for a request that brings its encoding along."""
+        if not isinstance(request, PreparedRead):
+            answer: asyncio.Future[Any] = super()._send_request(request, timeout, message_type)
+            return answer
+        if self.transport is None:
+            raise ConnectionError("connection is closed")
+        self._setup_request_header(request.RequestHeader, timeout)
+        self.revolve_security_token()
+        message = self._connection.message_to_binary(
+            request.to_binary(), message_type=message_type, request_id=self._request_id + 1
+        )
+        self._request_id: int = self._request_id + 1
+        answer = asyncio.get_running_loop().create_future()
+        self._callbackmap[self._request_id] = answer
+        self.transport.write(message)
+        return answer
+
 
 class _Transport(UaClient):  # type: ignore[misc]
     protocol: _Protocol | None
@@ -95,6 +116,7 @@ class _Client(Client):  # type: ignore[misc]
         self.nodes = Shortcuts(self.uaclient.session)
         self.session_timeout = _SESSION_TIMEOUT_MS
         self.secure_channel_timeout = _CHANNEL_LIFETIME_MS
+        self.max_messagesize, self.max_chunkcount = MAX_MESSAGE, MAX_MESSAGE // 8192
 
 
 class Connection:
@@ -113,7 +135,7 @@ class Connection:
         """The service calls of asyncua."""
         return self._client.uaclient.session
 
-    async def request(self, request: ua.UaBase, *, patient: bool = False) -> bytes:
+    async def request(self, request: ua.UaBase | PreparedRead, *, patient: bool = False) -> bytes:
         """Send a service request, return the encoded response. `patient`: no deadline (publish); the server answers when it likes.
 
         Raises what `failures` translates.

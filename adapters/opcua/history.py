@@ -25,7 +25,6 @@ from schemas.kinds import Origin, make_batch
 
 from .connection import Connection
 from .decode import Changes, History, decode_history
-from .liveness import only
 from .outbox import Outbox
 from .plan import Plan, chunks
 from .refusals import names
@@ -91,7 +90,9 @@ class Backfill:
         self._nodes_per_call = min(facts.history_nodes or pace.nodes, pace.nodes)
         self._nodes_per_read = facts.nodes_per_read
         self._start = self._starts()
-        self._open = self._start > 0  # tags whose first value of this session has not come
+        subscribed = np.zeros(rows.size, bool)
+        subscribed[[position for sampling in plan.classes for position in sampling.positions]] = True
+        self._open = subscribed & (self._start > 0)  # tags whose first value of this session has not come
         self._settled = asyncio.Event()
         self._waiting = True
         self._look()
@@ -258,7 +259,7 @@ class Backfill:
         moved = last > job.start[position]
         if inside.any():
             order = np.flatnonzero(inside)[np.argsort(time_us[inside], kind="stable")]
-            page = only(changes, order)
+            page = changes.only(order)
             self._outbox.put(self._rows.batch(page, now, Origin.BACKFILL))
             job.rows += len(page)
         job.start[position] = max(job.start[position], min(last, job.end[position]))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from asyncua import ua
 
 from .decode import FLOAT, Changes
+from .plan import Plan
 
 Floats = npt.NDArray[np.float64]
 Handles = npt.NDArray[np.intp]
@@ -104,6 +105,7 @@ class Liveness:
         self._suspect = np.zeros(n)  # since when reads differ; 0: they do not
         self._watched = np.zeros(n, bool)
         self._fresh = np.zeros(n, bool)  # a new item whose first value has not come
+        self._polled = np.zeros(n, bool)  # read every scan
         self._print = np.zeros(n, np.int64)  # of the value delivered last
         self._step = np.zeros(n, np.uint8)
         self._silent = np.zeros(n, bool)
@@ -117,7 +119,7 @@ class Liveness:
 
     def begin(self, now: float, *, keep: bool = False) -> None:
         """A new session without items yet. `keep`: it was made for the sake of recovery, which goes on."""
-        self._watched[:] = self._fresh[:] = False
+        self._watched[:] = self._fresh[:] = self._polled[:] = False
         self._suspect[:] = 0
         if not keep:
             self._heard[:] = now
@@ -190,7 +192,7 @@ class Liveness:
         moved = where[prints != self._print[where]]
         self._heard[moved] = now
         self._print[where] = prints
-        self._watched[where] = True
+        self._watched[where] = self._polled[where] = True
         cured = moved[self._silent[moved]]
         if len(cured):
             self._step[cured] = Step.WELL
@@ -217,14 +219,14 @@ class Liveness:
             wait = np.where(self._fresh, np.maximum(pace.first_value_s, 3 * self._sampled_s), wait)
             wait = np.where(self._suspect > 0, pace.grace_s + 2 * self._sampled_s, wait)
         wait = np.where(np.isfinite(self.contract.verify_s) | self._expected, wait, np.inf)
-        ready = np.flatnonzero(self._watched & (now - last >= wait))
+        ready = np.flatnonzero(self._watched & ~self._polled & (now - last >= wait))
         if len(ready) > at_most:
             ready = ready[np.argsort(last[ready], kind="stable")[:at_most]]
         return ready
 
     def quota(self) -> int:
         """How many tags one tick may read: twice what keeps up with all of them being quiet, at least 50."""
-        wait = np.minimum(self.contract.verify_s, self.contract.within_s)[self._watched]
+        wait = np.minimum(self.contract.verify_s, self.contract.within_s)[self._watched & ~self._polled]
         wait = wait[np.isfinite(wait)]
         return 50 if not len(wait) else max(50, int(2 * self.pace.tick_s * float((1 / np.maximum(wait, 1e-3)).sum())) + 1)
 
@@ -240,7 +242,7 @@ class Liveness:
         self._suspect[where] = np.where(differs & ~sure, now, 0.0)
         self._checked[where] = now
         lost = where[sure]
-        self._keep(only(read, sure), lost, prints[sure])
+        self._keep(read.only(np.flatnonzero(sure)), lost, prints[sure])
         overdue = self._overdue(where[~differs], now)
         silent = overdue[~self._silent[overdue]]
         self._silent[silent] = True
@@ -253,7 +255,7 @@ class Liveness:
 
     def breaches(self, now: float) -> Verdict:
         """The same for a server that is read cyclically: no reads are needed."""
-        overdue = self._overdue(np.flatnonzero(self._watched & self._expected), now)
+        overdue = self._overdue(np.flatnonzero(self._polled & self._expected), now)
         silent = overdue[~self._silent[overdue]]
         waited = now - self._checked >= self.contract.within_s
         still = overdue[self._silent[overdue] & waited[overdue]]
@@ -304,6 +306,8 @@ class Liveness:
             body = (changes.value + 0.0).view(np.int64) + changes.integer * _ODD + changes.kind.astype(np.int64) * _SALT
             for k, text in changes.texts.items():
                 body[k] ^= hash(text)
+            for k, variant in changes.variants.items():
+                body[k] ^= hash(variant)
             if self._dated:
                 body = np.where(self.contract.timestamps[where], body ^ (changes.source * _ODD), body)
             if self._masked:
@@ -315,25 +319,22 @@ class Liveness:
         self._special = bool(self._fresh.any() or self._silent.any() or self._step.any() or self._suspect.any())
 
 
-def contract_of(
-    periods_us: Sequence[int],
-    within_us: Mapping[int, int],
-    verify_us: int,
-    *,
-    deadband: Mapping[int, float] | None = None,
-    timestamps: Sequence[int] = (),
-    status_only: Sequence[int] = (),
-) -> Contract:
-    """The contract of tags with these scans; `within_us`, `deadband` by position; `verify_us` 0: quiet tags are left alone."""
+def contract_of(plan: Plan, periods_us: Sequence[int], within_us: Mapping[int, int], verify_us: int) -> Contract:
+    """The contract of the variables of `plan`; `periods_us` are the scans, `within_us` what tags expect, by position.
+
+    Of several tags that are parts of one variable the least time counts for all. `verify_us` 0: quiet tags are left alone.
+    """
     n = len(periods_us)
     within, bands = np.full(n, np.inf), np.zeros(n)
+    whole = {tag: variable for variable, tag in plan.tags_of(plan.parts)}
     for position, us in within_us.items():
-        within[position] = us / 1e6
-    for position, band in (deadband or {}).items():
-        bands[position] = band
-    dated, masked = np.zeros(n, bool), np.zeros(n, bool)
-    dated[list(timestamps)] = True
-    masked[list(status_only)] = True
+        variable = whole.get(position, position)
+        within[variable] = min(within[variable], us / 1e6)
+    for position, how in enumerate(plan.sampling):
+        if how.deadband is not None:
+            bands[position] = np.inf if how.deadband.percent else how.deadband.value
+    dated = np.array([how.trigger == "timestamp" for how in plan.sampling], bool)
+    masked = np.array([how.trigger == "status" for how in plan.sampling], bool)
     verify = np.full(n, verify_us / 1e6 if verify_us else np.inf)
     return Contract(within, verify, np.array(periods_us, np.float64) / 1e6, bands, dated, masked)
 
@@ -342,14 +343,3 @@ def _numbers(changes: Changes) -> Floats:
     """float64[n]: the numbers of good and uncertain values, NaN for everything else."""
     number = (changes.kind > 0) & (changes.kind <= _NUMBERS) & (changes.status < np.uint32(0x8000_0000))
     return np.where(number, changes.value, np.nan)
-
-
-def only(changes: Changes, keep: Bools | Handles) -> Changes:
-    """The values for which `keep` is true, or at the positions `keep` in that order."""
-    kept = np.flatnonzero(keep) if keep.dtype == bool else keep
-    new = {int(old): k for k, old in enumerate(kept)}
-    return Changes(
-        handle=changes.handle[kept], kind=changes.kind[kept], value=changes.value[kept], integer=changes.integer[kept],
-        status=changes.status[kept], source=changes.source[kept], server=changes.server[kept],
-        texts={new[k]: text for k, text in changes.texts.items() if k in new},
-    )  # fmt: skip

@@ -22,7 +22,7 @@ from schemas.kinds import make_batch
 
 from .connection import Connection
 from .decode import decode_read
-from .liveness import Handles, Liveness, Step, Verdict, only
+from .liveness import Handles, Liveness, Step, Verdict
 from .outbox import Outbox
 from .plan import MAX_ITEMS_PER_CALL, Plan
 from .refusals import names
@@ -45,7 +45,7 @@ class Renew(Exception):
         self.step, self.reason = step, reason
 
 
-class Items(Protocol):
+class Monitored(Protocol):
     """The monitored items of a session."""
 
     @property
@@ -76,13 +76,16 @@ class Told:
         self._events(positions, "tag_silent", "warning", "has had no update for longer than expected", details)
         self._log.warning("tags are silent", adapter=self._name, count=len(positions), tags=names(self._plan, positions))
 
-    def lost(self, positions: Handles, since_us: npt.NDArray[np.int64]) -> None:
+    def lost(self, positions: Handles) -> None:
         """The server kept updates to itself: a gap row for each tag, since its last row."""
-        if len(positions):
-            now = self._clock.now_us()
-            start = np.where(since_us > 0, np.minimum(since_us, now), now)
-            ids = self._rows.ids[positions]
-            self._outbox.put(make_batch("gap", len(ids), time=start, end=now, tag=ids, source=self._name, cause="lost"))
+        if not len(positions):
+            return
+        now = self._clock.now_us()
+        where = np.array([tag for _, tag in self._plan.tags_of(positions.tolist())], np.intp)
+        since = self._rows.last_us[where]
+        start = np.where(since > 0, np.minimum(since, now), now)
+        ids = self._rows.ids[where]
+        self._outbox.put(make_batch("gap", len(ids), time=start, end=now, tag=ids, source=self._name, cause="lost"))
 
     def step(self, step: Step, positions: Handles) -> None:
         """Recovery goes a step further."""
@@ -121,7 +124,7 @@ class Recovery:
     def __init__(
         self,
         connection: Connection,
-        items: Items,
+        items: Monitored,
         liveness: Liveness,
         rows: Rows,
         outbox: Outbox,
@@ -157,8 +160,8 @@ class Recovery:
         read.handle = due.astype(np.uint32)
         verdict = self._liveness.judge(read, asyncio.get_running_loop().time())
         if len(verdict.lost):
-            self._told.lost(verdict.lost, self._rows.last_us[verdict.lost])
-            self._outbox.put(self._rows.batch(only(read, np.isin(due, verdict.lost)), self._clock.now_us()))
+            self._told.lost(verdict.lost)
+            self._outbox.put(self._rows.batch(read.only(np.flatnonzero(np.isin(due, verdict.lost))), self._clock.now_us()))
         self._told.silent(verdict.silent, self._liveness.contract.within_s[verdict.silent])
         return verdict
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import structlog
 from asyncua import ua
 
@@ -18,14 +19,14 @@ from schemas.kinds import make_batch
 from .connection import Connection
 from .decode import Changes, Publish, decode_publish, decode_republish
 from .history import Backfill
-from .liveness import Liveness, Step, only
+from .items import Items, Remarks
+from .liveness import Liveness, Step
 from .outbox import Outbox
-from .plan import MAX_NOTIFICATIONS_PER_PUBLISH, Plan, SamplingClass, chunks
+from .plan import MAX_NOTIFICATIONS_PER_PUBLISH, Plan, SamplingClass
 from .recovery import Recovery, Renew, Told
 from .refusals import RETRY_S, Refusals
 from .resolve import NAMESPACES, Resolved, ServerFacts, read_facts, resolve
 from .rows import Rows
-from .wire import MalformedMessage
 
 _UNSUPPORTED: Final = ("BadServiceUnsupported", "BadNotImplemented", "BadNotSupported")
 _MAX_PUBLISHES: Final = 4
@@ -66,24 +67,24 @@ class Subscriber:
         name: str,
         clock: Clock,
         log: structlog.stdlib.BoundLogger,
-        queue_size: int,
         timeout_s: float,
+        remarks: Remarks | None = None,
         liveness: Liveness,
         backfill: Backfill | None = None,
     ) -> None:
         self._connection, self._facts, self._plan, self._rows, self._outbox = connection, facts, plan, rows, outbox
-        self._name, self._clock, self._log, self._queue_size, self._timeout_s = name, clock, log, queue_size, timeout_s
+        self._name, self._clock, self._log, self._timeout_s = name, clock, log, timeout_s
         self._loop = asyncio.get_running_loop()
         self._subscriptions: dict[int, _Subscription] = {}
         self._acks: list[ua.SubscriptionAcknowledgement] = []
         self._refusals = Refusals(plan, name, log)
+        self._items = Items(connection, plan, facts.items_per_call, remarks or Remarks(name, log))
         self._publishes = 0
         self._order = asyncio.Lock()  # answers are taken in the order in which they came, also while messages are asked for again
         self._liveness, self._backfill = liveness, backfill
         told = Told(plan, rows, outbox, name=name, clock=clock, log=log)
         self._recovery = Recovery(connection, self, liveness, rows, outbox, told, clock, facts.nodes_per_read)
         self._nodes: dict[int, ua.NodeId] = {}
-        self._items: dict[int, tuple[int, int]] = {}  # subscription and monitored item by position
         self._namespaces_changed = asyncio.Event()
 
     @property
@@ -166,7 +167,7 @@ class Subscriber:
         if int(changes.handle.max()) >= self._rows.size:
             if (changes.handle == _NAMESPACES_HANDLE).any():
                 self._namespaces_changed.set()
-            changes = only(changes, changes.handle < self._rows.size)
+            changes = changes.only(np.flatnonzero(changes.handle < self._rows.size))
         if len(changes):
             self._values(changes)
 
@@ -241,35 +242,19 @@ class Subscriber:
 
     async def recreate(self, positions: Sequence[int]) -> None:
         """Delete the items of these positions and make new ones, for the nodes that their addresses lead to now."""
-        by_subscription: dict[int, list[int]] = {}
-        for position in positions:
-            if position in self._items:
-                subscription, item = self._items.pop(position)
-                by_subscription.setdefault(subscription, []).append(item)
-        for subscription, items in by_subscription.items():
-            for chunk in chunks(items, self._facts.items_per_call):
-                with suppress(ua.UaStatusCodeError):  # they are gone already
-                    await self._connection.session.delete_monitored_items(
-                        ua.DeleteMonitoredItemsParameters(SubscriptionId=subscription, MonitoredItemIds=list(chunk))
-                    )
+        await self._items.remove(positions)
         await self._add(await self._resolve(positions))
 
     async def _add(self, found: Resolved) -> None:
         refused = dict(found.refused)
         for subscription in self._subscriptions.values():
             wanted = [position for position in subscription.sampling.positions if position in found.nodes]
-            for chunk in chunks(wanted, self._facts.items_per_call):
-                self._liveness.expect(chunk, self._loop.time())
-                results = await self._connection.session.create_monitored_items(self._asked(subscription, chunk, found))
-                if len(results) != len(chunk):
-                    raise MalformedMessage(f"{len(results)} answers to {len(chunk)} monitored items")
-                intervals = [max(result.RevisedSamplingInterval, subscription.publishing_ms) / 1000 for result in results]
-                self._liveness.sampled(chunk, intervals)
-                for position, result in zip(chunk, results, strict=True):
-                    if result.StatusCode.is_good():
-                        self._items[position] = (subscription.id, result.MonitoredItemId)
-                    else:
-                        refused[position] = int(result.StatusCode.value)
+            self._liveness.expect(wanted, self._loop.time())
+            refused |= await self._items.add(subscription.id, subscription.sampling, wanted, found.nodes)
+            made = [position for position in wanted if position not in refused]
+            slowest = [max(self._items.sampled_ms(position), subscription.publishing_ms) / 1000 for position in made]
+            self._liveness.sampled(made, slowest)
+        self._items.tell()
         self._nodes |= found.nodes
         for position in refused:
             self._nodes.pop(position, None)
@@ -299,24 +284,6 @@ class Subscriber:
             if any(facts.namespaces.get(uri) != index for uri, index in self._facts.namespaces.items()):
                 raise Renew(Step.NEW_SESSION, "the server has renumbered its namespaces")
             self._facts = facts
-
-    def _asked(self, subscription: _Subscription, chunk: Sequence[int], found: Resolved) -> ua.CreateMonitoredItemsParameters:
-        items = [
-            ua.MonitoredItemCreateRequest(
-                ItemToMonitor=ua.ReadValueId(NodeId=found.nodes[position], AttributeId=ua.AttributeIds.Value),
-                MonitoringMode=ua.MonitoringMode.Reporting,
-                RequestedParameters=ua.MonitoringParameters(
-                    ClientHandle=position,
-                    SamplingInterval=subscription.sampling.sampling_ms,
-                    QueueSize=self._queue_size,
-                    DiscardOldest=True,
-                ),
-            )
-            for position in chunk
-        ]
-        return ua.CreateMonitoredItemsParameters(
-            SubscriptionId=subscription.id, TimestampsToReturn=ua.TimestampsToReturn.Both, ItemsToCreate=items
-        )
 
 
 def _unused(_: ua.PublishResult) -> None:
