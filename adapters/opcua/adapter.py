@@ -12,7 +12,8 @@ from adapters.base import AdapterContext, BoundTag, TagConfig
 from schemas.errors import NotConnected
 from schemas.kinds import make_batch
 
-from .config import HistoryConfig, OpcuaConfig, OpcuaTag
+from .conditions import Conditions, Seen
+from .config import EventsConfig, HistoryConfig, OpcuaConfig, OpcuaTag
 from .connection import Connection, failures, open_connection, quiet_library
 from .cyclic import Reader
 from .history import Backfill, Memory
@@ -44,6 +45,7 @@ class OpcuaAdapter:
         self._facts = ServerFacts({})
         self._liveness = Liveness(_contract(config, self._plan, context.tags), LIVENESS_PACE)
         self._memory = Memory(context.last_seen_us or 0)
+        self._seen = Seen()
 
     async def connect(self) -> None:
         """Open a new session; a former one is closed first."""
@@ -133,7 +135,7 @@ class OpcuaAdapter:
     async def _read(self, connection: Connection, outbox: Outbox) -> None:
         plan = self._plan
         async with asyncio.TaskGroup() as group:
-            if plan.classes:
+            if plan.classes or self._config.events is not False:
                 group.create_task(self._subscribe(connection, outbox))
             if plan.polls:
                 group.create_task(self._reader(connection, outbox, plan.polls).run())
@@ -169,12 +171,39 @@ class OpcuaAdapter:
             remarks=self._remarks,
             liveness=self._liveness,
             backfill=backfill,
+            conditions=self._conditions(connection, outbox),
         )
         try:
             await subscriber.run()
         except NoSubscriptions:
             context.log.info("the server has no subscriptions: reading cyclically", adapter=context.name)
             await self._reader(connection, outbox, self._plan.classes).run()
+
+    def _conditions(self, connection: Connection, outbox: Outbox) -> Conditions | None:
+        if self._config.events is False:
+            return None
+        wanted = self._config.events if isinstance(self._config.events, EventsConfig) else EventsConfig()
+        context = self._context
+        assets = {bound.tag.asset for bound in context.tags}
+        return Conditions(
+            connection,
+            self._facts,
+            outbox,
+            self._seen,
+            notifiers=wanted.notifiers,
+            types=wanted.types,
+            min_severity=wanted.min_severity,
+            about=self._about,
+            asset=assets.pop() if len(assets) == 1 else None,
+            name=context.name,
+            clock=context.clock,
+            log=context.log,
+        )
+
+    def _about(self, position: int) -> tuple[int | None, str]:
+        """Id and asset of the tag at `position`; no id where its node is several tags."""
+        tag = self._context.tags[position].tag
+        return (None if position in self._plan.parts else tag.id), tag.asset
 
     def _reader(self, connection: Connection, outbox: Outbox, classes: Sequence[SamplingClass]) -> Reader:
         context = self._context

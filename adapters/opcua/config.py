@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
@@ -167,6 +167,28 @@ class HistoryConfig(Strict):
     max: Duration = Field(Duration("7d"), description="How far back a gap is filled; what is older stays a gap.")
 
 
+class EventsConfig(Strict):
+    """Which events, alarms and conditions of the server become event rows."""
+
+    notifiers: Sequence[str] = Field(
+        ("i=2253",),
+        min_length=1,
+        description="Nodes whose events are watched, spelled as a tag's address; by default the Server object.",
+    )
+    types: Sequence[str] = Field(
+        (),
+        description="Only events of these types and their subtypes, spelled as a tag's address (`i=2915`: alarms); by default all.",
+    )
+    min_severity: int = Field(1, ge=1, le=1000, description="Only events of this severity (1 to 1000) or above.")
+
+    @field_validator("notifiers", "types", mode="after")
+    @classmethod
+    def _readable(cls, addresses: Sequence[str]) -> Sequence[str]:
+        for address in addresses:
+            parse(address)
+        return addresses
+
+
 class OpcuaDevice(SamplingOptions, DeviceConfig[OpcuaTag]):
     """One machine behind an OPC UA server."""
 
@@ -190,6 +212,9 @@ class OpcuaConfig(OpcuaDevice, AdapterConfig):
     history: HistoryConfig | bool = Field(
         True,
         description="After an outage, read what the server has recorded meanwhile (`origin` backfill), where it says that it has.",
+    )
+    events: EventsConfig | bool = Field(
+        False, description="Events, alarms and conditions of the server as event rows: `true` for all of them, or which."
     )
     devices: Mapping[str, SerializeAsAny[OpcuaDevice]] = Field(
         default_factory=dict, description="Machines behind this server, each with its own asset and tags."

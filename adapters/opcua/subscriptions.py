@@ -16,6 +16,7 @@ from schemas.clock import Clock
 from schemas.errors import NotConnected
 from schemas.kinds import make_batch
 
+from .conditions import EVENTS, Conditions
 from .connection import Connection
 from .decode import Changes, Publish, decode_publish, decode_republish
 from .history import Backfill
@@ -71,6 +72,7 @@ class Subscriber:
         remarks: Remarks | None = None,
         liveness: Liveness,
         backfill: Backfill | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         self._connection, self._facts, self._plan, self._rows, self._outbox = connection, facts, plan, rows, outbox
         self._name, self._clock, self._log, self._timeout_s = name, clock, log, timeout_s
@@ -81,7 +83,7 @@ class Subscriber:
         self._items = Items(connection, plan, facts.items_per_call, remarks or Remarks(name, log))
         self._publishes = 0
         self._order = asyncio.Lock()  # answers are taken in the order in which they came, also while messages are asked for again
-        self._liveness, self._backfill = liveness, backfill
+        self._liveness, self._backfill, self._conditions = liveness, backfill, conditions
         told = Told(plan, rows, outbox, name=name, clock=clock, log=log)
         self._recovery = Recovery(connection, self, liveness, rows, outbox, told, clock, facts.nodes_per_read)
         self._nodes: dict[int, ua.NodeId] = {}
@@ -96,6 +98,7 @@ class Subscriber:
         """Raises NoSubscriptions, NotConnected (a subscription fell silent or was closed), Renew, and what `failures` translates."""
         for sampling in self._plan.classes:
             await self._create(sampling)
+        events = await self._create(EVENTS) if self._conditions is not None else 0
         async with asyncio.TaskGroup() as group:
             # Spare requests wait at the server, so that answers don't take a round trip each.
             self._publishes = min(len(self._subscriptions) + 1, _MAX_PUBLISHES)
@@ -103,13 +106,16 @@ class Subscriber:
                 group.create_task(self._publish())
             group.create_task(self._watch())
             await self._add(await self._resolve([p for sampling in self._plan.classes for p in sampling.positions]))
+            if self._conditions is not None:
+                await self._conditions.start(events)
+                group.create_task(self._conditions.run())
             group.create_task(self._retry())
             group.create_task(self._namespaces())
             group.create_task(self._recovery.run())
             if self._backfill is not None:
                 group.create_task(self._backfill.run(self._nodes))
 
-    async def _create(self, sampling: SamplingClass) -> None:
+    async def _create(self, sampling: SamplingClass) -> int:
         asked = ua.CreateSubscriptionParameters(
             RequestedPublishingInterval=sampling.publishing_ms,
             RequestedLifetimeCount=sampling.lifetime_count,
@@ -126,6 +132,7 @@ class Subscriber:
         self._subscriptions[granted.SubscriptionId] = _Subscription(
             granted.SubscriptionId, sampling, silence_s, granted.RevisedPublishingInterval, self._loop.time()
         )
+        return int(granted.SubscriptionId)
 
     async def _publish(self) -> None:
         while True:
@@ -161,6 +168,9 @@ class Subscriber:
 
     def _deliver(self, subscription: _Subscription, answer: Publish) -> None:
         self._acks.append(ua.SubscriptionAcknowledgement(SubscriptionId=subscription.id, SequenceNumber=answer.sequence))
+        if self._conditions is not None:
+            for body in answer.events:
+                self._conditions.take(body)
         changes = answer.changes
         if changes is None:
             return
@@ -256,6 +266,8 @@ class Subscriber:
             self._liveness.sampled(made, slowest)
         self._items.tell()
         self._nodes |= found.nodes
+        if self._conditions is not None:
+            self._conditions.positions |= {(node.NamespaceIndex, node.Identifier): at for at, node in found.nodes.items()}
         for position in refused:
             self._nodes.pop(position, None)
         self._liveness.refused(list(refused))
