@@ -41,6 +41,11 @@ async def plant() -> AsyncIterator[Plant]:
     await plant.stop()
 
 
+@pytest.fixture(autouse=True)
+def _nobody_called() -> None:
+    calls.clear()
+
+
 async def press(plant: Plant, name: str) -> Node:
     """A node with its value, whose events there are."""
     await plant.add(name, 1.0)
@@ -76,7 +81,7 @@ async def test_an_alarm_becomes_a_row_about_its_tag_when_it_comes_and_when_it_go
     generator = await alarm(plant, node)
     config = configure({"force": "ns=2;s=Force"}, plant.endpoint, events=True)
     async with live(config, tmp_path) as found:
-        await asyncio.sleep(0.3)
+        await found.until(lambda _: calls)  # it listens
         before = datetime.now(UTC)
         await trigger(generator, "press overloaded", active=True)
         await trigger(generator, "press overloaded", active=False, acked=True)
@@ -104,7 +109,7 @@ async def test_events_without_a_condition_and_a_severity_that_is_too_low(plant: 
     generator = await plant.server.get_event_generator()
     config = configure({}, plant.endpoint, events={"min_severity": 300})
     async with live(config, tmp_path) as found:
-        await asyncio.sleep(0.5)
+        await found.until(lambda _: calls)  # it listens
         for level in (299, 300, 500):
             generator.event.Severity = level
             await generator.trigger(message=f"level {level}")
@@ -121,7 +126,7 @@ async def test_only_the_types_that_are_asked_for(plant: Plant, tmp_path: Path) -
     generator = await alarm(plant, await press(plant, "Typed"))
     config = configure({}, plant.endpoint, events={"types": [f"i={int(ALARM)}", "i=2130"]})
     async with live(config, tmp_path) as found:
-        await asyncio.sleep(0.5)
+        await found.until(lambda _: calls)  # it listens
         await plain.trigger(message="no alarm")
         await trigger(generator, "an alarm", active=True)
         await found.until(lambda _: of(found, *DEVICE))
@@ -135,15 +140,17 @@ async def test_what_is_told_again_after_a_new_connection_is_no_new_row(plant: Pl
     config = configure({"t": "ns=2;s=Again"}, plant.endpoint, events=True)
     try:
         async with live(config, tmp_path) as found:
-            await asyncio.sleep(0.3)
+            await found.until(lambda _: calls)  # it listens
             await trigger(generator, "still there", active=True)
             service._conditions[generator.event.NodeId] = generator.event  # what the server tells when it is asked
             await found.until(lambda _: len(of(found, *DEVICE)) == 1)
+            calls.clear()
             assert plant.server.bserver is not None
             for client in list(plant.server.bserver.clients):
                 client.transport.abort()
             await found.until(lambda s: len(s.rows["t"]) == 2)
-            await asyncio.sleep(0.8)
+            await found.until(lambda _: calls)
+            await asyncio.sleep(0.6)
             await trigger(generator, "gone", active=False)
             await found.until(lambda _: len(of(found, *DEVICE)) == 2)
         assert [event["message"] for event in of(found, *DEVICE)] == ["still there", "gone"]
@@ -158,7 +165,7 @@ async def test_a_notifier_that_is_not_there_is_named_and_the_others_are_watched(
     generator = await plant.server.get_event_generator()
     config = configure({}, plant.endpoint, events={"notifiers": ["ns=2;s=Nowhere", "i=2253"]})
     async with live(config, tmp_path) as found:
-        await asyncio.sleep(0.5)
+        await found.until(lambda _: calls)  # it listens
         await generator.trigger(message="heard")
         await found.until(lambda _: of(found, *DEVICE))
     (refused,) = [entry for entry in found.logs if entry["event"] == "events cannot be subscribed"]
@@ -168,7 +175,7 @@ async def test_a_notifier_that_is_not_there_is_named_and_the_others_are_watched(
 async def test_an_overflow_is_a_gap(plant: Plant, tmp_path: Path) -> None:
     generator = await plant.server.get_event_generator(ua.ObjectIds.EventQueueOverflowEventType)
     async with live(configure({}, plant.endpoint, events=True), tmp_path) as found:
-        await asyncio.sleep(0.5)
+        await found.until(lambda _: calls)  # it listens
         await generator.trigger(message="queue")
         await found.until(lambda _: found.gaps())
     (gap,) = found.gaps()
@@ -180,7 +187,6 @@ async def test_a_server_that_asks_for_it_is_refreshed_again(
     plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conditions, "_REFRESH_S", 0.1)
-    calls.clear()
     generator = await plant.server.get_event_generator(ua.ObjectIds.RefreshRequiredEventType)
     async with live(configure({}, plant.endpoint, events=True), tmp_path) as found:
         await found.until(lambda _: calls)
