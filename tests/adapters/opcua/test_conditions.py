@@ -42,8 +42,9 @@ async def plant() -> AsyncIterator[Plant]:
 
 
 @pytest.fixture(autouse=True)
-def _nobody_called() -> None:
+def _nobody_called(plant: Plant) -> None:
     calls.clear()
+    plant.server.iserver.subscription_service._conditions.clear()  # it keeps those of interest by itself
 
 
 async def press(plant: Plant, name: str) -> Node:
@@ -135,30 +136,25 @@ async def test_only_the_types_that_are_asked_for(plant: Plant, tmp_path: Path) -
 
 
 async def test_what_is_told_again_after_a_new_connection_is_no_new_row(plant: Plant, tmp_path: Path) -> None:
-    service = plant.server.iserver.subscription_service
     generator = await alarm(plant, await press(plant, "Again"))
     config = configure({"t": "ns=2;s=Again"}, plant.endpoint, events=True)
-    try:
-        async with live(config, tmp_path) as found:
-            await found.until(lambda _: calls)  # it listens
-            await trigger(generator, "still there", active=True)
-            service._conditions[generator.event.NodeId] = generator.event  # what the server tells when it is asked
-            await found.until(lambda _: len(of(found, *DEVICE)) == 1)
-            calls.clear()
-            assert plant.server.bserver is not None
-            for client in list(plant.server.bserver.clients):
-                client.transport.abort()
-            await found.until(lambda s: len(s.rows["t"]) == 2)
-            await found.until(lambda _: calls)
-            await asyncio.sleep(0.6)
-            await trigger(generator, "gone", active=False)
-            await found.until(lambda _: len(of(found, *DEVICE)) == 2)
-        assert [event["message"] for event in of(found, *DEVICE)] == ["still there", "gone"]
-        async with live(config, tmp_path) as other:  # control: somebody who has not seen it gets it by the refresh
-            await other.until(lambda _: of(other, *DEVICE))
-        assert json.loads(of(other, *DEVICE)[0]["attributes"])["refreshed"] is True
-    finally:
-        service._conditions.clear()
+    async with live(config, tmp_path) as found:
+        await found.until(lambda _: calls)  # it listens
+        await trigger(generator, "still there", active=True)
+        await found.until(lambda _: len(of(found, *DEVICE)) == 1)
+        calls.clear()
+        assert plant.server.bserver is not None
+        for client in list(plant.server.bserver.clients):
+            client.transport.abort()
+        await found.until(lambda s: len(s.rows["t"]) == 2)
+        await found.until(lambda _: calls)
+        await asyncio.sleep(0.6)
+        await trigger(generator, "gone", active=False)
+        await found.until(lambda _: len(of(found, *DEVICE)) == 2)
+    assert [event["message"] for event in of(found, *DEVICE)] == ["still there", "gone"]
+    async with live(config, tmp_path) as other:  # control: somebody who has not seen it gets it by the refresh
+        await other.until(lambda _: of(other, *DEVICE))
+    assert json.loads(of(other, *DEVICE)[0]["attributes"])["refreshed"] is True
 
 
 async def test_a_notifier_that_is_not_there_is_named_and_the_others_are_watched(plant: Plant, tmp_path: Path) -> None:
