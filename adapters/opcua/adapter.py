@@ -26,6 +26,7 @@ from .recovery import Renew
 from .resolve import ServerFacts, read_facts
 from .rows import Rows
 from .subscriptions import NoSubscriptions, Subscriber
+from .values import Types
 
 _QUIET_S: Final = 1.5
 """Silence after which the server is asked whether it is there. With the default timeout a frozen one is noticed in 3.5 s."""
@@ -52,6 +53,7 @@ class OpcuaAdapter:
         quiet_library()
         await self._drop()
         context = self._context
+        self._rows.types = Types()  # namespaces may have other numbers in the new session
         self._connection = await open_connection(self._config, context.name, context.directory, context.base)
         try:
             async with failures(self._config.endpoint):
@@ -121,6 +123,7 @@ class OpcuaAdapter:
             connection = self._connection = await open_connection(self._config, context.name, context.directory, context.base)
         else:
             await connection.new_session()
+        self._rows.types = Types()
         await self._learn(connection)
         self._liveness.begin(loop.time(), keep=True)
         context.log.info("a new session is open", adapter=context.name, reason=wanted.reason)

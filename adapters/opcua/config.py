@@ -276,6 +276,7 @@ def check(config: OpcuaConfig) -> Iterator[Finding]:
         for name, tag in device.tags.items():
             if tag.scan is not None:
                 yield from _scan(tag.scan, (*loc, "tags", name, "scan"))
+            yield from _polled(config, device, tag, (*loc, "tags", name))
             address = tag.wire_address()
             other = seen.setdefault(address, (tag.type, name))
             if "auto" not in (tag.type, other[0]) and other[0] != tag.type:
@@ -285,6 +286,16 @@ def check(config: OpcuaConfig) -> Iterator[Finding]:
                     f"{address} is {tag.type} here and {other[0]} in {other[1]}",
                     "a node has one type; leave `type` out to take the server's",
                 )
+
+
+def _polled(config: OpcuaConfig, device: OpcuaDevice, tag: OpcuaTag, loc: tuple[str | int, ...]) -> Iterator[Finding]:
+    """What is written at a tag and does nothing because the tag is read every scan."""
+    if (tag.read or device.read or config.read) != "poll":
+        return
+    for option in ("server_deadband", "trigger", "queue_size", "discard"):
+        if getattr(tag, option) is not None:
+            hint = "delete it, or `read: poll`; `deadband` thins the report of any tag"
+            yield Finding("warning", (*loc, option), "changes nothing: the tag is polled, not subscribed", hint)
 
 
 def _scan(scan: Duration, loc: tuple[str | int, ...]) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from schemas import quality as q
 from schemas.errors import ConfigError, NotConnected
 
 from .config import OpcuaConfig
+from .guard import BoundedBuffer, bounded
 from .pki import Identity, Trust
 from .prepared import PreparedRead
 
@@ -92,6 +93,9 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
 
 class _Transport(UaClient):  # type: ignore[misc]
     protocol: _Protocol | None
+
+    async def _send_request(self, request: ua.UaBase, *how: Any) -> BoundedBuffer:
+        return bounded(await super()._send_request(request, *how))
 
     def _make_protocol(self) -> UASocketProtocol:
         limits = _Limits(_CHUNK, _CHUNK, MAX_MESSAGE // 8192, MAX_MESSAGE)
@@ -274,7 +278,7 @@ async def failures(endpoint: str) -> AsyncIterator[None]:
         if "No matching endpoints" in str(error):
             raise ConfigError(f"{endpoint} has no unsecured endpoint", hint="add `security`") from error
         raise NotConnected(f"{endpoint}: {error}") from error
-    except (OSError, ValueError, LookupError, struct.error, InvalidSignature) as error:
+    except (OSError, ValueError, LookupError, RecursionError, struct.error, InvalidSignature) as error:
         raise NotConnected(f"{endpoint}: {str(error) or type(error).__name__}") from error
 
 

@@ -25,6 +25,7 @@ from .recovery import Renew, Told, renew_for
 from .refusals import RETRY_S, Refusals
 from .resolve import ServerFacts, read_facts, resolve
 from .rows import Rows
+from .structures import load_types
 from .wire import MalformedMessage
 
 _NODE_FAULTS: Final = np.array(
@@ -109,6 +110,7 @@ class Reader:
         for sampling in self._classes:
             found = await resolve(self._connection, self._facts, self._plan.addresses, sampling.positions)
             unresolved |= found.refused
+            await load_types(self._connection, self._plan, found.nodes, self._facts.nodes_per_read, self._rows.types)
             polls.append([])
             for chunk in chunks(list(found.nodes), self._facts.nodes_per_read):
                 request = PreparedRead([found.nodes[position] for position in chunk])

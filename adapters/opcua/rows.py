@@ -129,13 +129,17 @@ class Rows:
         lost = (changes.status & np.uint32(q.OVERFLOW) == q.OVERFLOW) & (changes.handle < self.size)
         if not lost.any():
             return None
-        times = dict(zip(changes.handle[lost].tolist(), row_times(changes, now_us)[lost].tolist(), strict=True))
-        concerned = list(self._plan.tags_of(times))
-        end = np.array([times[handle] for handle, _ in concerned], np.int64)
-        where = np.array([position for _, position in concerned], np.intp)
-        known = self.last_us[where]
-        start = np.where(known > 0, np.minimum(known, end), end)
-        return make_batch("gap", len(end), time=start, end=end, tag=self.ids[where], source=source, cause="overflow")
+        last: dict[int, int] = {}  # time of the value before, by handle, in this message
+        found: list[tuple[int, int, int]] = []
+        stamps = row_times(changes, now_us).tolist()
+        for handle, stamp, dropped in zip(changes.handle.tolist(), stamps, lost.tolist(), strict=True):
+            if dropped:
+                for _, position in self._plan.tags_of([handle]):
+                    before = last.get(handle) or int(self.last_us[position]) or stamp
+                    found.append((position, min(before, stamp), stamp))
+            last[handle] = stamp
+        where, start, end = (np.array(column, np.int64) for column in zip(*found, strict=True))
+        return make_batch("gap", len(found), time=start, end=end, tag=self.ids[where], source=source, cause="overflow")
 
     def bad(self, positions: Sequence[int], qualities: Sequence[int], now_us: int) -> pa.RecordBatch:
         """READING(m): one row without a value and with its quality per tag of these variables, timed `now_us`."""

@@ -49,9 +49,7 @@ class Elements:
             )
         first, last = (int(match[1]), int(match[2])) if match[1] is not None else (0, int(match[2]) - 1)
         if not first <= last < first + MOST_ELEMENTS:
-            raise PydanticCustomError(
-                "genba_elements", f"an array is taken apart into 1 to {MOST_ELEMENTS:,} tags".replace(",", " ")
-            )
+            raise PydanticCustomError("genba_elements", f"an array is taken apart into 1 to {MOST_ELEMENTS:,} tags")
         return cls(first, last)
 
     @classmethod

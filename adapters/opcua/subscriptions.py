@@ -28,6 +28,7 @@ from .recovery import Recovery, Renew, Told
 from .refusals import RETRY_S, Refusals
 from .resolve import NAMESPACES, Resolved, ServerFacts, read_facts, resolve
 from .rows import Rows
+from .structures import load_types
 
 _UNSUPPORTED: Final = ("BadServiceUnsupported", "BadNotImplemented", "BadNotSupported")
 _MAX_PUBLISHES: Final = 4
@@ -257,6 +258,7 @@ class Subscriber:
 
     async def _add(self, found: Resolved) -> None:
         refused = dict(found.refused)
+        await load_types(self._connection, self._plan, found.nodes, self._facts.nodes_per_read, self._rows.types)
         for subscription in self._subscriptions.values():
             wanted = [position for position in subscription.sampling.positions if position in found.nodes]
             self._liveness.expect(wanted, self._loop.time())

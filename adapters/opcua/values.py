@@ -26,7 +26,7 @@ LAST_FILETIME: Final = 2_650_467_744_000_000_000  # year 10000
 NUMBERS: Final[Mapping[int, str]] = {
     1: "?", 2: "i1", 3: "u1", 4: "<i2", 5: "<u2", 6: "<i4", 7: "<u4", 8: "<i8", 9: "<u8", 10: "<f4", 11: "<f8", 13: "<i8",
 }  # fmt: skip
-_STRUCTS: Final = {kind: Struct(f"<{'q' if kind == DATETIME else np.dtype(form).char}") for kind, form in NUMBERS.items()}
+_STRUCTS: Final = {kind: Struct(f"<{char}") for kind, char in zip(NUMBERS, "?bBhHiIqQfdq", strict=True)}
 _VARIANT: Final = 24
 _DATA_VALUE: Final = 23
 

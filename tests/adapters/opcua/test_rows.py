@@ -164,6 +164,18 @@ def test_an_overflow_is_a_gap_since_the_value_before() -> None:
     assert (row["end"] - row["time"]).total_seconds() == 9
 
 
+def test_a_queue_that_dropped_its_newest_values_has_its_gap_before_the_last_one() -> None:
+    rows = Rows(bind(configure({"a": "i=1"})))
+    times = (NOW, NOW + 1_000_000, NOW + 9_000_000)
+    lossy = changes(
+        *({"handle": 0, "kind": DOUBLE, "source": filetime(t), "status": q.OVERFLOW * (t == times[2])} for t in times)
+    )
+    gap = rows.overflows(lossy, NOW, "robot")
+    assert gap is not None
+    (row,) = gap.to_pylist()
+    assert (row["end"] - row["time"]).total_seconds() == 8
+
+
 def test_bad_rows_for_refused_nodes() -> None:
     batch = Rows(bind(configure({"a": "i=1", "b": "i=2"}))).bad([1], [q.BAD_NODE_ID_UNKNOWN], NOW)
     (row,) = batch.to_pylist()

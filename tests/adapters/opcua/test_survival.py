@@ -44,7 +44,7 @@ async def test_a_session_that_the_server_has_closed_is_made_anew(
             await client.processor.session.close_session(True)
             client.processor.session = None
         await plant.write(node, 2.0)
-        await found.until(lambda s: s.rows["t"][-1]["value"] == 2.0, timeout_s=4)
+        await found.until(lambda s: s.rows["t"][-1]["value"] == 2.0, timeout_s=10)
     assert len(found.lost) == 1
     assert "BadSession" in found.lost[0]
 
@@ -66,7 +66,7 @@ async def test_a_publish_that_is_refused_is_a_lost_connection(
 
     monkeypatch.setattr(subscriptions.Subscriber, "_take", refused)
     async with live(configure({"t": f"ns=2;s={code}"}, plant.endpoint), tmp_path) as found:
-        await found.until(lambda s: len(s.rows["t"]) == 2, timeout_s=4)
+        await found.until(lambda s: len(s.rows["t"]) == 2, timeout_s=10)
     assert len(found.lost) == 1
     assert code in found.lost[0]
 

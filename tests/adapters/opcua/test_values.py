@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import math
 import struct
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 from asyncua import ua
-from asyncua.ua.ua_binary import variant_to_binary
+from asyncua.ua.ua_binary import pack_uatype, variant_to_binary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.opcua.decode import Changes, decode_publish
 from adapters.opcua.plan import compile_plan
 from adapters.opcua.rows import Rows
-from adapters.opcua.values import Field, Structure, Types, as_json, decode, numbers, pick
+from adapters.opcua.values import Field, Structure, Types, as_json, decode, iso, numbers, pick
 from adapters.opcua.wire import MalformedMessage
 from schemas import quality as q
 from tests.adapters.opcua.rig import bind, configure
@@ -230,6 +230,28 @@ def test_fields_of_a_structure() -> None:
         "position": q.BAD_TYPE_MISMATCH,
     }
     assert rows_of({"load": {"field": "load"}}, b"\x16" + axis(1))["load"]["quality"] == q.BAD_NO_MATCH
+
+
+SCALARS = list(KINDS.items())
+SCALARS.append((V.DateTime, st.integers(0, 10**15).map(lambda us: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us))))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(*(st.tuples(st.just(kind), one) for kind, one in SCALARS)), min_size=1, max_size=12), st.booleans())
+def test_a_structure_of_any_fields_as_asyncua_encodes_them(given_fields: list[tuple[V, Any]], inner: bool) -> None:
+    body = b"".join(pack_uatype(kind, value) for kind, value in given_fields)
+    fields = tuple(Field(f"f{k}", kind.value) for k, (kind, _) in enumerate(given_fields))
+    described = Types({(2, 1): Structure("S", fields), (2, 2): Structure("Outer", (Field("s", 22, (2, 1)),))})
+    described.encodings[2, 9] = (2, 2) if inner else (2, 1)
+    whole = decode(variant_to_binary(ua.Variant(ua.ExtensionObject(ua.NodeId(9, 2), body), V.ExtensionObject)), described)
+    for k, (kind, value) in enumerate(given_fields):
+        found = pick(whole, ("s", f"f{k}") if inner else (f"f{k}",))
+        assert (found.kind, found.wrong) == (kind.value, 0)
+        if kind is V.DateTime:
+            assert isinstance(found.content, int)
+            assert iso(found.content) == value.isoformat().replace("+00:00", "Z")
+        else:
+            assert found.content == (value.hex() if isinstance(value, bytes) else value)
 
 
 def test_an_array_of_structures_and_a_union() -> None:

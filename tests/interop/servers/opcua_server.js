@@ -12,6 +12,11 @@
 //   s=large        Int64    9007199254740993            s=broken   Double   status BadSensorFailure
 //   s=float        Float    -7.25                       s=profile  Double[3] 1, 2, 3
 //   s=setpoint     Double   50, writable                s=unsure   Double   1.0, status UncertainLastUsableValue
+//   s=ramp     Double   one more every 100 ms, EURange 0 … 200      s=plain  Double  the same without a range
+//   s=flat     Double   7, written every 100 ms with a new time
+//   s=names    String[2] "a", "b"    s=matrix   Int16[2][3] 1 … 6    s=blob  ByteString 00 ff    s=label  LocalizedText "läuft"
+//   s=totals   UInt64[2] 7, 2^63     s=node     NodeId ns=1;s=ramp   s=code  StatusCode BadNodeIdUnknown
+//   s=state    ServerState (an enumeration) 3      s=axes  BuildInfo[2] (structures) of product "x" and "y"
 // below Objects/Many: s=many.0 … s=many.999  Double, the number itself
 "use strict";
 const path = require("node:path");
@@ -79,6 +84,40 @@ function populate(space) {
   add("profile", DataType.Double, new Float64Array([1, 2, 3]), { valueRank: 1, arrayDimensions: [3] });
   add("broken", DataType.Double, 0, { statusCode: StatusCodes.BadSensorFailure });
   add("unsure", DataType.Double, 1, { statusCode: StatusCodes.UncertainLastUsableValue });
+  const shaped = (name, dataType, value, more = {}) => {
+    const { arrayType = VariantArrayType.Array, dimensions, ...options } = more;
+    const variable = namespace.addVariable({ componentOf: press, browseName: name, nodeId: `s=${name}`, dataType, ...options });
+    variable.setValueFromSource({ dataType, value, arrayType, dimensions });
+    return variable;
+  };
+  shaped("names", DataType.String, ["a", "b"], { valueRank: 1 });
+  shaped("totals", DataType.UInt64, [[0, 7], [2147483648, 0]], { valueRank: 1 });
+  shaped("matrix", DataType.Int16, new Int16Array([1, 2, 3, 4, 5, 6]), {
+    valueRank: 2,
+    arrayType: VariantArrayType.Matrix,
+    dimensions: [2, 3],
+  });
+  add("blob", DataType.ByteString, Buffer.from([0, 255]));
+  add("label", DataType.LocalizedText, { text: "läuft", locale: "de" });
+  add("code", DataType.StatusCode, StatusCodes.BadNodeIdUnknown);
+  namespace
+    .addVariable({ componentOf: press, browseName: "state", nodeId: "s=state", dataType: "ServerState" })
+    .setValueFromSource({ dataType: DataType.Int32, value: 3 });
+  const axes = ["x", "y"].map((productName) => space.constructExtensionObject(space.findDataType("BuildInfo"), { productName }));
+  namespace
+    .addVariable({ componentOf: press, browseName: "axes", nodeId: "s=axes", dataType: "BuildInfo", valueRank: 1 })
+    .setValueFromSource({ dataType: DataType.ExtensionObject, value: axes, arrayType: VariantArrayType.Array });
+  const ramp = namespace.addAnalogDataItem({
+    componentOf: press,
+    browseName: "ramp",
+    nodeId: "s=ramp",
+    dataType: DataType.Double,
+    engineeringUnitsRange: { low: 0, high: 200 },
+    instrumentRange: { low: 0, high: 200 },
+  });
+  add("node", DataType.NodeId, ramp.nodeId);
+  const plain = add("plain", DataType.Double, 0);
+  const flat = add("flat", DataType.Double, 7);
   const running = add("running", DataType.Boolean, true);
   const counter = add("counter", DataType.UInt32, 0);
 
@@ -94,6 +133,9 @@ function populate(space) {
   setInterval(() => {
     ticks += 1;
     counter.setValueFromSource({ dataType: DataType.UInt32, value: ticks });
+    ramp.setValueFromSource({ dataType: DataType.Double, value: ticks });
+    plain.setValueFromSource({ dataType: DataType.Double, value: ticks });
+    flat.setValueFromSource({ dataType: DataType.Double, value: 7 });
     if (ticks % 5 === 0) running.setValueFromSource({ dataType: DataType.Boolean, value: ticks % 10 === 0 });
   }, 100);
 }
