@@ -200,7 +200,7 @@ class Conditions:
                 self._log.warning("events were lost: the server's queue was full", adapter=self._name)
                 start = min(self._last_us, now)
                 self._outbox.put(make_batch("gap", 1, time=start, end=now, source=self._name, cause="overflow"))
-            elif self._is_new(event) and event.severity >= self._min_severity:
+            elif self._is_new(event) and (event.active is False or max(1, event.severity) >= self._min_severity):
                 rows.append(self._row(event, now))
         self._last_us = now
         self._outbox.put(_batch(rows))

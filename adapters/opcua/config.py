@@ -179,7 +179,9 @@ class EventsConfig(Strict):
         (),
         description="Only events of these types and their subtypes, spelled as a tag's address (`i=2915`: alarms); by default all.",
     )
-    min_severity: int = Field(1, ge=1, le=1000, description="Only events of this severity (1 to 1000) or above.")
+    min_severity: int = Field(
+        1, ge=1, le=1000, description="Only events of this severity (1 to 1000) or above, and every end of an alarm."
+    )
 
     @field_validator("notifiers", "types", mode="after")
     @classmethod

@@ -225,7 +225,10 @@ class Backfill:
         )
         wanted = [ua.HistoryReadValueId(NodeId=nodes[p], ContinuationPoint=points.get(p)) for p in asked]
         parameters = ua.HistoryReadParameters(
-            HistoryReadDetails=details, TimestampsToReturn=ua.TimestampsToReturn.Both, NodesToRead=wanted
+            HistoryReadDetails=details,
+            TimestampsToReturn=ua.TimestampsToReturn.Both,
+            ReleaseContinuationPoints=False,  # asyncua's default would have the server forget them
+            NodesToRead=wanted,
         )
         loop = asyncio.get_running_loop()
         while self._outbox.rows > self._pace.waiting_rows:  # noqa: ASYNC110 - a full queue is rare, and nobody waits for history

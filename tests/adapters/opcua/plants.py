@@ -134,3 +134,26 @@ async def live(config: OpcuaConfig, directory: Path, adapter: OpcuaAdapter | Non
             task.cancel()
             await asyncio.wait([task])
             await adapter.aclose()
+
+
+class Network:
+    """Passes bytes on in both directions until `swallow` is set; then they vanish and connections stay open."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self.swallow = port, False
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+
+        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            try:
+                while data := await source.read(65536):
+                    if not self.swallow:
+                        target.write(data)
+                        await target.drain()
+            except ConnectionError:
+                pass
+            finally:
+                target.close()
+
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))

@@ -122,6 +122,16 @@ async def test_events_without_a_condition_and_a_severity_that_is_too_low(plant: 
     assert {event["tag"] for event in of(found, *DEVICE)} == {None}
 
 
+async def test_the_end_of_an_alarm_comes_whatever_its_severity(plant: Plant, tmp_path: Path) -> None:
+    generator = await alarm(plant, await press(plant, "Ends"))
+    async with live(configure({}, plant.endpoint, events={"min_severity": 300}), tmp_path) as found:
+        await found.until(lambda _: calls)  # it listens
+        await trigger(generator, "raised", active=True, level=500)
+        await trigger(generator, "back to normal", active=False, level=0)  # as node-opcua does
+        await found.until(lambda _: len(of(found, *DEVICE)) == 2)
+    assert [event["message"] for event in of(found, *DEVICE)] == ["raised", "back to normal"]
+
+
 async def test_only_the_types_that_are_asked_for(plant: Plant, tmp_path: Path) -> None:
     plain = await plant.server.get_event_generator()
     generator = await alarm(plant, await press(plant, "Typed"))

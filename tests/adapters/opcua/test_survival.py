@@ -15,7 +15,7 @@ from asyncua import ua
 from adapters.opcua import adapter as adapter_module
 from adapters.opcua import cyclic, subscriptions
 from schemas import quality as q
-from tests.adapters.opcua.plants import URI, Plant, live
+from tests.adapters.opcua.plants import URI, Network, Plant, live
 from tests.adapters.opcua.rig import Recorder, configure
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -147,29 +147,6 @@ async def test_a_server_that_is_read_cyclically_may_renumber_too(
         finally:
             await plant.server.get_node(NAMESPACE_ARRAY).write_value(uris)
     assert found.lost == []
-
-
-class Network:
-    """Passes bytes on in both directions until `swallow` is set; then they vanish and connections stay open."""
-
-    def __init__(self, port: int) -> None:
-        self._port, self.swallow = port, False
-
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-
-        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            try:
-                while data := await source.read(65536):
-                    if not self.swallow:
-                        target.write(data)
-                        await target.drain()
-            except ConnectionError:
-                pass
-            finally:
-                target.close()
-
-        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
 
 
 @asynccontextmanager
