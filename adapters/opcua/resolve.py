@@ -12,7 +12,7 @@ from asyncua import ua
 
 from schemas import quality as q
 
-from .address import Address, NodeAddress, PathAddress
+from .address import Address, NodeAddress, PathAddress, Steps
 from .connection import Connection
 from .plan import chunks
 
@@ -48,6 +48,16 @@ class ServerFacts:
         uri = self.pinned.get(written)
         return written if uri is None or written <= 1 else self.namespaces.get(uri)
 
+    def steps(self, address: PathAddress) -> Steps | None:
+        """The path as it is sent today; None when the server does not have one of its namespaces."""
+        found: list[tuple[int, str]] = []
+        for space, name in address.steps:
+            index = self.namespaces.get(space) if isinstance(space, str) else self.index(space)
+            if index is None:
+                return None
+            found.append((index, name))
+        return tuple(found)
+
     @property
     def moved(self) -> Mapping[int, int | None]:
         """Indices that mean another number today, or None, with that."""
@@ -75,28 +85,23 @@ async def resolve(connection: Connection, facts: ServerFacts, addresses: Sequenc
     """The nodes of `positions`; each address stands for itself, one that is not there takes no other along."""
     found = Resolved()
     paths: list[int] = []
+    asked: dict[int, ua.BrowsePath] = {}
     for position in positions:
         address = addresses[position]
         if isinstance(address, PathAddress):
-            paths.append(position)
+            if (steps := facts.steps(address)) is None:
+                found.refused[position] = q.BAD_NODE_ID_UNKNOWN
+            else:
+                paths.append(position)
+                asked[position] = _browse_path(steps)
             continue
         index = facts.index(address.index) if address.uri is None else facts.namespaces.get(address.uri)
         if index is None:
             found.refused[position] = q.BAD_NODE_ID_UNKNOWN
         else:
             found.nodes[position] = node_id(address, index)
-    steps: dict[int, list[tuple[int, str]]] = {}
-    for position in paths:
-        address = addresses[position]
-        assert isinstance(address, PathAddress)
-        indices = [facts.index(index) for index, _ in address.steps]
-        if None in indices:
-            found.refused[position] = q.BAD_NODE_ID_UNKNOWN
-        else:
-            steps[position] = [(index or 0, name) for index, (_, name) in zip(indices, address.steps, strict=True)]
-    for chunk in chunks(list(steps), facts.paths_per_call):
-        asked = [_browse_path(steps[position]) for position in chunk]
-        answers = await connection.session.translate_browsepaths_to_nodeids(asked)
+    for chunk in chunks(paths, facts.paths_per_call):
+        answers = await connection.session.translate_browsepaths_to_nodeids([asked[position] for position in chunk])
         for position, answer in zip(chunk, answers, strict=True):
             if not answer.StatusCode.is_good():
                 found.refused[position] = int(answer.StatusCode.value)
@@ -114,7 +119,7 @@ def node_id(address: NodeAddress, index: int) -> ua.NodeId:
     return ua.NodeId(address.identifier, index, kind) if kind is not None else ua.NodeId(address.identifier, index)
 
 
-def _browse_path(steps: Sequence[tuple[int, str]]) -> ua.BrowsePath:
+def _browse_path(steps: Steps) -> ua.BrowsePath:
     elements = [
         ua.RelativePathElement(
             ReferenceTypeId=ua.NodeId(ua.ObjectIds.HierarchicalReferences),
