@@ -23,7 +23,7 @@ class Latest:
 
     def update(self, batch: pa.RecordBatch) -> None:
         """Take over READING(n); the last row of a tag wins. Rows that are not live are older than what is here."""
-        origin = batch.column("origin").to_numpy(zero_copy_only=False)
+        origin = batch.column("origin").fill_null(Origin.LIVE).to_numpy(zero_copy_only=False)
         if origin.any():
             self.count += int(np.count_nonzero(origin))
             batch = batch.filter(pa.array(origin == Origin.LIVE))

@@ -41,7 +41,7 @@ class Normaliser:
         if not self._any:
             return batch
         ids = batch.column("tag").to_numpy()
-        live = batch.column("origin").to_numpy(zero_copy_only=False) == Origin.LIVE
+        live = batch.column("origin").fill_null(Origin.LIVE).to_numpy(zero_copy_only=False) == Origin.LIVE
         watched = np.flatnonzero((self._deadband[ids] > 0) & live)
         if not len(watched):
             return batch
