@@ -9,7 +9,7 @@ from typing import Final, cast
 import pyarrow as pa
 
 from adapters.base import AdapterContext, BoundTag, TagConfig
-from schemas.errors import NotConnected
+from schemas.errors import ConfigError, NotConnected
 from schemas.kinds import make_batch
 
 from .conditions import Conditions, Seen
@@ -110,6 +110,9 @@ class OpcuaAdapter:
                         if not isinstance(error, Renew):
                             raise error from errors
                         connection = await self._renew(connection, error, outbox)
+        except ConfigError as error:
+            # The session was good: a server that has closed it may answer that the user is refused. Connecting again tells.
+            outbox.fail(NotConnected(error.message))
         except Exception as error:  # noqa: BLE001 - whatever it is, `batches` raises it
             outbox.fail(error)
 

@@ -129,7 +129,10 @@ class Backfill:
                         "history is left alone: the connection broke each time that it was read", adapter=self._name
                     )
                 while self._memory.jobs:
-                    await self._fill(self._memory.jobs[0], nodes)
+                    try:
+                        await self._fill(self._memory.jobs[0], nodes)
+                    except ua.UaStatusCodeError as error:  # the access levels cannot be read
+                        self._refused(error)
                     self._memory.jobs.popleft()
                 if not self._waiting:
                     return
@@ -243,12 +246,15 @@ class Backfill:
                 raise ua.UaStatusCodeError(result)
         except (ua.UaStatusCodeError, TimeoutError) as error:
             found = []
-            if not self._memory.told:
-                self._memory.told = True
-                self._log.warning("history cannot be read", adapter=self._name, error=str(error) or "no answer")
+            self._refused(error)
         self._memory.strikes = 0
         await asyncio.sleep(max(self._pace.pause_s, 4 * (loop.time() - began)))
         return found
+
+    def _refused(self, error: Exception) -> None:
+        if not self._memory.told:
+            self._memory.told = True
+            self._log.warning("history cannot be read", adapter=self._name, error=str(error) or "no answer")
 
     def _emit(self, position: int, changes: Changes, job: _Job) -> bool:
         """Rows of one page that are inside of the window. True when the page led on."""
