@@ -152,21 +152,26 @@ class Conditions:
         wanted = [position for position in range(count) if position in found.nodes]
         types = [found.nodes[position] for position in range(count, len(addresses)) if position in found.nodes]
         if wanted and bool(types) == bool(self._types):
-            asked = [self._item(position, found.nodes[position], types) for position in wanted]
-            answers = await self._connection.session.create_monitored_items(
-                ua.CreateMonitoredItemsParameters(
-                    SubscriptionId=subscription, TimestampsToReturn=ua.TimestampsToReturn.Neither, ItemsToCreate=asked
-                )
-            )
-            if len(answers) != len(wanted):
-                raise MalformedMessage(f"{len(answers)} answers to {len(wanted)} notifiers")
-            bad = zip(wanted, answers, strict=True)
-            refused |= {position: int(answer.StatusCode.value) for position, answer in bad if not answer.StatusCode.is_good()}
+            refused |= await self._watch(wanted, [self._item(position, found.nodes[position], types) for position in wanted])
         if refused:
             named = [f"{addresses[position]}: {ua.StatusCode(status).name}" for position, status in refused.items()]
             self._log.warning("events cannot be subscribed", adapter=self._name, nodes=named)
         if len(refused) < len(addresses):
             self._wanted.set()
+
+    async def _watch(self, positions: Sequence[int], asked: Sequence[ua.MonitoredItemCreateRequest]) -> dict[int, int]:
+        """Status codes of those that the server refuses."""
+        parameters = ua.CreateMonitoredItemsParameters(
+            SubscriptionId=self._subscription, TimestampsToReturn=ua.TimestampsToReturn.Neither, ItemsToCreate=list(asked)
+        )
+        try:
+            answers = await self._connection.session.create_monitored_items(parameters)
+        except ua.UaStatusCodeError as error:  # all of them; the tags go on
+            return dict.fromkeys(positions, error.code)
+        if len(answers) != len(positions):
+            raise MalformedMessage(f"{len(answers)} answers to {len(positions)} notifiers")
+        told = zip(positions, answers, strict=True)
+        return {position: int(answer.StatusCode.value) for position, answer in told if not answer.StatusCode.is_good()}
 
     async def run(self) -> None:
         """Refreshes once, then whenever the server asks for it. Raises only for a lost connection."""

@@ -96,7 +96,7 @@ class Reader:
     async def _look(self, now: float) -> None:
         """Whether the namespaces still have their numbers, and whether tags that must change do."""
         facts = await read_facts(self._connection, self._facts.pinned)
-        if facts.namespaces != self._facts.namespaces:
+        if self._facts.renumbered(facts):
             raise Renew(Step.NEW_SESSION, "the server has renumbered its namespaces")
         self._told.back(*self._liveness.back())
         verdict = self._liveness.breaches(now)

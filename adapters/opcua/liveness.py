@@ -224,6 +224,10 @@ class Liveness:
             ready = ready[np.argsort(last[ready], kind="stable")[:at_most]]
         return ready
 
+    def skip(self, where: Handles, now: float) -> None:
+        """They could not be looked at; others come first."""
+        self._checked[where] = now
+
     def quota(self) -> int:
         """How many tags one tick may read: twice what keeps up with all of them being quiet, at least 50."""
         wait = np.minimum(self.contract.verify_s, self.contract.within_s)[self._watched & ~self._polled]

@@ -21,7 +21,7 @@ from schemas.clock import Clock
 from schemas.kinds import make_batch
 
 from .connection import Connection
-from .decode import decode_read
+from .decode import Changes, decode_read
 from .liveness import Handles, Liveness, Step, Verdict
 from .outbox import Outbox
 from .plan import MAX_ITEMS_PER_CALL, Plan
@@ -29,6 +29,10 @@ from .refusals import names
 from .rows import Rows
 from .wire import MalformedMessage
 
+_MAX_AGE_MS: Final = 60_000.0
+"""The server may answer from what it has sampled in the last minute: looking after 10,000 tags must not make it ask its devices."""
+_READ_S: Final = 30.0
+_LOST: Final = ("BadSession", "BadSecureChannel", "BadConnection", "BadServer", "BadShutdown", "BadTcp")
 _SENTENCES: Final = {
     Step.RESUBSCRIBED: "quiet tags are subscribed anew",
     Step.NEW_SESSION: "a new session for quiet tags",
@@ -100,6 +104,10 @@ class Told:
             )
         )  # fmt: skip
 
+    def unreadable(self, error: str) -> None:
+        """The server does not answer reads, not even of one tag."""
+        self._log.warning("quiet tags cannot be verified: the server does not read them", adapter=self._name, error=error)
+
     def back(self, positions: Handles, silent: Handles) -> None:
         """Updates come again."""
         if not len(positions):
@@ -145,25 +153,41 @@ class Recovery:
             self._told.back(*self._liveness.back())
             due = self._liveness.due(loop.time(), min(self._liveness.quota(), self._limit))
             due = due[[int(position) in self._items.nodes for position in due]] if len(due) else due
-            if len(due):
-                await self._act(await self._look(due))
+            if len(due) and (verdict := await self._look(due)) is not None:
+                await self._act(verdict)
 
-    async def _look(self, due: Handles) -> Verdict:
-        nodes = self._items.nodes
-        asked = [ua.ReadValueId(NodeId=nodes[int(position)], AttributeId=ua.AttributeIds.Value) for position in due]
-        parameters = ua.ReadParameters(TimestampsToReturn=ua.TimestampsToReturn.Both, NodesToRead=asked)
-        result, read = decode_read(await self._connection.request(ua.ReadRequest(Parameters=parameters)))
-        if result & 0x8000_0000:
-            raise ua.UaStatusCodeError(result)
+    async def _look(self, due: Handles) -> Verdict | None:
+        now = asyncio.get_running_loop().time
+        try:
+            read = await self._read(due)
+        except (ua.UaStatusCodeError, TimeoutError) as error:
+            # Too much for this server at once; whether the connection lives is for others to say.
+            if isinstance(error, ua.UaStatusCodeError) and ua.StatusCode(error.code).name.startswith(_LOST):
+                raise
+            self._limit //= 2
+            self._liveness.skip(due, now())
+            if not self._limit:
+                self._told.unreadable(str(error) or "no answer")
+            return None
         if len(read) != len(due):
             raise MalformedMessage(f"{len(read)} values for {len(due)} nodes")
         read.handle = due.astype(np.uint32)
-        verdict = self._liveness.judge(read, asyncio.get_running_loop().time())
+        verdict = self._liveness.judge(read, now())
         if len(verdict.lost):
             self._told.lost(verdict.lost)
             self._outbox.put(self._rows.batch(read.only(np.flatnonzero(np.isin(due, verdict.lost))), self._clock.now_us()))
         self._told.silent(verdict.silent, self._liveness.contract.within_s[verdict.silent])
         return verdict
+
+    async def _read(self, due: Handles) -> Changes:
+        nodes = self._items.nodes
+        asked = [ua.ReadValueId(NodeId=nodes[int(position)], AttributeId=ua.AttributeIds.Value) for position in due]
+        parameters = ua.ReadParameters(MaxAge=_MAX_AGE_MS, TimestampsToReturn=ua.TimestampsToReturn.Both, NodesToRead=asked)
+        async with asyncio.timeout(_READ_S):
+            result, read = decode_read(await self._connection.request(ua.ReadRequest(Parameters=parameters), patient=True))
+        if result & 0x8000_0000:
+            raise ua.UaStatusCodeError(result)
+        return read
 
     async def _act(self, verdict: Verdict) -> None:
         renew_for(verdict, self._told)

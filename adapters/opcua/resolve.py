@@ -58,6 +58,10 @@ class ServerFacts:
             found.append((index, name))
         return tuple(found)
 
+    def renumbered(self, now: ServerFacts) -> bool:
+        """Whether a namespace has another index `now`, or none. A server that does not say has renumbered nothing."""
+        return bool(now.namespaces) and any(now.namespaces.get(uri) != index for uri, index in self.namespaces.items())
+
     @property
     def moved(self) -> Mapping[int, int | None]:
         """Indices that mean another number today, or None, with that."""

@@ -99,7 +99,7 @@ class Subscriber:
         """Raises NoSubscriptions, NotConnected (a subscription fell silent or was closed), Renew, and what `failures` translates."""
         for sampling in self._plan.classes:
             await self._create(sampling)
-        events = await self._create(EVENTS) if self._conditions is not None else 0
+        events = await self._create_events()
         async with asyncio.TaskGroup() as group:
             # Spare requests wait at the server, so that answers don't take a round trip each.
             self._publishes = min(len(self._subscriptions) + 1, _MAX_PUBLISHES)
@@ -115,6 +115,17 @@ class Subscriber:
             group.create_task(self._recovery.run())
             if self._backfill is not None:
                 group.create_task(self._backfill.run(self._nodes))
+
+    async def _create_events(self) -> int:
+        """The subscription of events; a server that has none left goes on with its tags."""
+        if self._conditions is None:
+            return 0
+        try:
+            return await self._create(EVENTS)
+        except ua.UaStatusCodeError as error:
+            self._log.warning("events cannot be subscribed", adapter=self._name, error=ua.StatusCode(error.code).name)
+            self._conditions = None
+            return 0
 
     async def _create(self, sampling: SamplingClass) -> int:
         asked = ua.CreateSubscriptionParameters(
@@ -288,16 +299,18 @@ class Subscriber:
         asked = ua.CreateMonitoredItemsParameters(
             SubscriptionId=subscription.id, TimestampsToReturn=ua.TimestampsToReturn.Neither, ItemsToCreate=[item]
         )
-        await self._connection.session.create_monitored_items(asked)
+        with suppress(ua.UaStatusCodeError):  # then once a minute must do
+            await self._connection.session.create_monitored_items(asked)
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_NAMESPACES_S):
                     await self._namespaces_changed.wait()
             self._namespaces_changed.clear()
             facts = await read_facts(self._connection, self._facts.pinned)
-            if any(facts.namespaces.get(uri) != index for uri, index in self._facts.namespaces.items()):
+            if self._facts.renumbered(facts):
                 raise Renew(Step.NEW_SESSION, "the server has renumbered its namespaces")
-            self._facts = facts
+            if facts.namespaces:
+                self._facts = facts
 
 
 def _unused(_: ua.PublishResult) -> None:

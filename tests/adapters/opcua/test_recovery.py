@@ -184,3 +184,50 @@ async def test_a_server_without_subscriptions_keeps_the_contract_too(
         await found.until(lambda _: found.told("tags are delivered again"))
     assert found.told("tags are silent", *STEPS)[:3] == ["tags are silent", *STEPS[1:3]]
     assert [row["quality"] for row in found.seen.rows["t"]].count(q.BAD_NO_COMMUNICATION) == 1
+
+
+@pytest.mark.parametrize("refusal", [ua.UaStatusCodeError(ua.StatusCodes.BadTooManyOperations), TimeoutError()])
+async def test_reads_that_are_too_large_for_a_server_become_smaller_and_cost_no_connection(
+    plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    sizes: list[int] = []
+    plain = Recovery._read
+
+    async def small(self: Recovery, due: Any) -> Any:
+        sizes.append(len(due))
+        if len(due) > 10:
+            raise refusal
+        return await plain(self, due)
+
+    monkeypatch.setattr(Recovery, "_read", small)
+    name = type(refusal).__name__
+    nodes = [await plant.add(f"{name}{i}", float(i)) for i in range(40)]
+    config = configure({f"t{i}": f"ns=2;s={name}{i}" for i in range(40)}, plant.endpoint, verify_quiet="300ms")
+    async with live(config, tmp_path) as found:
+        await found.until(lambda _: sizes and sizes[-1] <= 10)
+        plant.mute(nodes[3])
+        await plant.write(nodes[3], 99.0)
+        await found.until(lambda s: s.rows["t3"][-1]["value"] == 99.0)
+    assert found.lost == []
+    assert max(sizes) > 10
+
+
+async def test_a_server_that_reads_nothing_is_told_once_and_left_alone(
+    plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    async def never(self: Recovery, due: Any) -> Any:
+        asked.append(len(due))
+        raise ua.UaStatusCodeError(ua.StatusCodes.BadServiceUnsupported)
+
+    monkeypatch.setattr(Recovery, "_read", never)
+    node = await plant.add("Unread", 1.0)
+    async with live(configure({"t": "ns=2;s=Unread"}, plant.endpoint, verify_quiet="100ms"), tmp_path) as found:
+        await found.until(lambda _: found.told("quiet tags cannot be verified: the server does not read them"))
+        before = len(asked)
+        await asyncio.sleep(0.5)
+        assert len(asked) == before
+        await plant.write(node, 2.0)
+        await found.until(lambda s: s.rows["t"][-1]["value"] == 2.0)
+    assert found.lost == []
