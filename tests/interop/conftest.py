@@ -1,4 +1,4 @@
-"""Servers that nobody here wrote: libmodbus, node-opcua, node-snap7 and mosquitto, on loopback, ended by pid.
+"""Servers that nobody here wrote: libmodbus, modbus-serial, node-opcua, node-snap7 and mosquitto, on loopback, ended by pid.
 
 Each fixture is a function that starts one server: `server = libmodbus_server()`. In an async test where other tasks must go on
 meanwhile, call it (and `restart`) through `asyncio.to_thread`. What is not installed skips the test, or fails it when CI=true.
@@ -206,6 +206,13 @@ def _node(script: str, package: str) -> Callable[[int], list[str | Path]]:
     if not (HERE / "node_modules" / package / "package.json").exists():
         missing(package, "npm ci --prefix tests/interop")
     return lambda port: [str(node), HERE / "servers" / script, str(port)]
+
+
+@pytest.fixture
+def modbus_serial_server(started: Started) -> Callable[[], Server]:
+    """Starts Modbus TCP servers made of modbus-serial; the register map is at the top of servers/modbus_server.js."""
+    command = _node("modbus_server.js", "modbus-serial")
+    return lambda: started.start(Server(command, started.new_folder()))
 
 
 @pytest.fixture
