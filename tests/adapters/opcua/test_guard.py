@@ -14,7 +14,7 @@ from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, variant_f
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.opcua import guard
+from adapters.opcua import connection, guard
 from adapters.opcua.guard import BoundedBuffer, bounded
 from adapters.opcua.wire import MalformedMessage
 
@@ -97,3 +97,38 @@ def test_damaged_answers_end_quickly_with_an_error_that_is_taken_for_a_lost_conn
     with suppress(*ALLOWED):
         struct_from_binary(kind, bounded(Buffer(bytes(data))))
     assert time.process_time() - began < 0.5
+
+
+class Wire:
+    """A transport that is written to and closed."""
+
+    closed = False
+
+    def write(self, data: bytes) -> None:
+        """Nothing goes out."""
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+
+@pytest.mark.parametrize(
+    ("size", "most"), [(60_000, connection.MAX_MESSAGE // 60_000 + 1), (10, connection.MAX_MESSAGE // 8192 + 1)]
+)
+async def test_a_message_of_too_many_bytes_or_chunks_closes_the_connection(size: int, most: int) -> None:
+    wire = Wire()
+    protocol = connection._Transport(1.0)._make_protocol()
+    protocol.connection_made(wire)
+    protocol._connection._open = True  # as after the secure channel was opened without security
+    sent = 0
+    while not wire.closed and sent < 5000:
+        sent += 1
+        body = struct.pack("<III", 0, sent, 1) + bytes(size)  # token, sequence number, request
+        protocol.data_received(b"MSGC" + struct.pack("<II", 12 + len(body), 0) + body)
+    assert sent == most
+
+
+async def test_the_server_is_told_what_is_taken() -> None:
+    client = connection._Client("opc.tcp://127.0.0.1:4840", 1.0)
+    assert (client.max_messagesize, client.max_chunkcount) == (connection.MAX_MESSAGE, connection.MAX_MESSAGE // 8192)

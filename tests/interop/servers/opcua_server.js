@@ -16,7 +16,7 @@
 //   s=flat     Double   7, written every 100 ms with a new time
 //   s=names    String[2] "a", "b"    s=matrix   Int16[2][3] 1 … 6    s=blob  ByteString 00 ff    s=label  LocalizedText "läuft"
 //   s=totals   UInt64[2] 7, 2^63     s=node     NodeId ns=1;s=ramp   s=code  StatusCode BadNodeIdUnknown
-//   s=state    ServerState (an enumeration) 3      s=axes  BuildInfo[2] (structures) of product "x" and "y"
+//   s=serverState  an enumeration, 3      s=axes  BuildInfo[2] (structures) of product "x" and "y"
 // below Objects/Described: level (analog item in %, 0 to 100), temp (in °C), state (multi-state), door (two-state), numbered (ns=1;i=5000)
 // below Objects/Many: s=many.0 … s=many.999  Double, the number itself
 "use strict";
@@ -104,7 +104,7 @@ function populate(space) {
   add("label", DataType.LocalizedText, { text: "läuft", locale: "de" });
   add("code", DataType.StatusCode, StatusCodes.BadNodeIdUnknown);
   namespace
-    .addVariable({ componentOf: press, browseName: "state", nodeId: "s=state", dataType: "ServerState" })
+    .addVariable({ componentOf: press, browseName: "serverState", nodeId: "s=serverState", dataType: "ServerState" })
     .setValueFromSource({ dataType: DataType.Int32, value: 3 });
   const axes = ["x", "y"].map((productName) => space.constructExtensionObject(space.findDataType("BuildInfo"), { productName }));
   namespace
