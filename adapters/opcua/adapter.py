@@ -9,6 +9,7 @@ from typing import Final, cast
 import pyarrow as pa
 
 from adapters.base import AdapterContext, BoundTag, TagConfig
+from schemas.certificates import CertificateFact
 from schemas.errors import ConfigError, NotConnected
 from schemas.kinds import make_batch
 
@@ -23,6 +24,7 @@ from .liveness import Contract, Liveness, Pace, Step, contract_of
 from .outbox import Outbox
 from .plan import Plan, SamplingClass, compile_plan
 from .recovery import Renew
+from .renewal import Renewal
 from .resolve import ServerFacts, read_facts
 from .rows import Rows
 from .subscriptions import NoSubscriptions, Subscriber
@@ -47,6 +49,7 @@ class OpcuaAdapter:
         self._liveness = Liveness(_contract(config, self._plan, context.tags), LIVENESS_PACE)
         self._memory = Memory(context.last_seen_us or 0)
         self._seen = Seen()
+        self._renewal = Renewal(config, context)
 
     async def connect(self) -> None:
         """Open a new session; a former one is closed first."""
@@ -55,6 +58,7 @@ class OpcuaAdapter:
         context = self._context
         self._rows.types = Types()  # namespaces may have other numbers in the new session
         self._connection = await open_connection(self._config, context.name, context.directory, context.base)
+        self._renewal.connected(self._connection)
         try:
             async with failures(self._config.endpoint):
                 await self._learn(self._connection)
@@ -78,6 +82,10 @@ class OpcuaAdapter:
             session.cancel()
             await asyncio.wait([session])
             await self._drop()
+
+    def certificates(self) -> Sequence[CertificateFact]:
+        """Ours and the server's, as of the last connection that stood."""
+        return self._renewal.certificates
 
     async def aclose(self) -> None:
         """Close the session."""
@@ -104,6 +112,7 @@ class OpcuaAdapter:
                     try:
                         async with asyncio.TaskGroup() as group:
                             group.create_task(connection.keep_alive(_QUIET_S))
+                            group.create_task(self._renewal.watch())
                             group.create_task(self._read(connection, outbox))
                     except BaseExceptionGroup as errors:
                         error = _first(errors)
@@ -124,6 +133,7 @@ class OpcuaAdapter:
         if wanted.step is Step.NEW_CLIENT:
             await self._drop()
             connection = self._connection = await open_connection(self._config, context.name, context.directory, context.base)
+            self._renewal.connected(connection)
         else:
             await connection.new_session()
         self._rows.types = Types()

@@ -15,6 +15,7 @@ from schemas.tags import ValueType
 from schemas.values import Duration, Strict
 
 from .address import parse
+from .policies import POLICIES, ModeName, PolicyName
 from .sampling import SamplingOptions
 from .selection import LARGEST_INDEX, Elements, Step, parse_field, spell
 
@@ -138,14 +139,24 @@ class OpcuaTag(SamplingOptions, TagConfig):
 class SecurityConfig(Strict):
     """How messages are protected. There is no fall back: what is asked for here, or no connection."""
 
-    policy: Literal["None", "Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss"] = Field(
-        description="Security policy of the endpoint to use; `None` sends everything in the clear."
+    policy: PolicyName = Field(
+        description="Security policy of the endpoint to use; `None` sends everything in the clear. `Basic256` and `Basic128Rsa15` are "
+        "withdrawn from the standard and need `allow_deprecated`."
     )
-    mode: Literal["sign", "sign_and_encrypt"] = Field("sign_and_encrypt", description="Sign messages, or encrypt them too.")
+    mode: ModeName = Field("sign_and_encrypt", description="Sign messages, or encrypt them too.")
     trust: Path | None = Field(
         None,
-        description="Directory of certificates: `trusted/` holds the servers (or their authorities) that are trusted, `revoked/` "
-        "revocation lists; the certificate of a refused server is put into `rejected/`. By default in the gateway's state directory.",
+        description="Directory of certificates: `trusted/` holds the servers (or their authorities) that are trusted, `issuers/` "
+        "authorities that only complete a chain, `revoked/` revocation lists; the certificate of a refused server is put into "
+        "`rejected/`. By default in the gateway's state directory.",
+    )
+    allow_deprecated: bool = Field(
+        False, description="Use a withdrawn policy, or a certificate signed with SHA-1, where the server has nothing better."
+    )
+    allow_other_host: bool = Field(
+        False,
+        description="Accept a certificate that a trusted authority signed for another host name than the endpoint's. One that is itself "
+        "in `trusted/` needs no host name.",
     )
 
     @field_validator("policy", mode="before")
@@ -155,10 +166,26 @@ class SecurityConfig(Strict):
 
 
 class AuthConfig(Strict):
-    """The user that the session is activated with."""
+    """The user that the session is activated with: a user name and its password, or a certificate and its key."""
 
-    username: str = Field(min_length=1, description="User name.")
-    password: SecretStr = Field(description="Password: text, `${NAME}` from the environment, or `{file: secrets/kepserver}`.")
+    username: str | None = Field(None, min_length=1, description="User name.")
+    password: SecretStr | None = Field(
+        None, description="Password: text, `${NAME}` from the environment, or `{file: secrets/kepserver}`."
+    )
+    certificate: Path | None = Field(None, description="The user's certificate, DER or PEM, instead of a user name.")
+    key: Path | None = Field(None, description="The key of the user's certificate, PEM without a password.")
+    allow_cleartext: bool = Field(
+        False,
+        description="Send the password even where somebody on the network may read it: in the clear, or encrypted for a server that "
+        "is not trusted.",
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> AuthConfig:
+        given = [name for name in ("username", "password", "certificate", "key") if getattr(self, name) is not None]
+        if given not in (["username", "password"], ["certificate", "key"]):
+            raise ValueError("write `username` and `password`, or `certificate` and `key`")
+        return self
 
 
 class HistoryConfig(Strict):
@@ -206,7 +233,7 @@ class OpcuaConfig(OpcuaDevice, AdapterConfig):
     kind: Literal["opcua"] = Field(description="The protocol.")
     endpoint: str = Field(description="`opc.tcp://host:4840/path`.", examples=["opc.tcp://192.168.1.5:49320"])
     security: SecurityConfig | None = Field(None, description="Security policy and mode; none: everything is sent in the clear.")
-    auth: AuthConfig | None = Field(None, description="User name and password; none: anonymous.")
+    auth: AuthConfig | None = Field(None, description="The user of the session; none: anonymous.")
     verify_quiet: Duration = Field(
         Duration("60s"),
         description="A tag of which nothing came for so long (and three scans) is read, to see that its subscription is alive; 0: never.",
@@ -260,13 +287,8 @@ def _exploded(tags: Mapping[str, OpcuaTag]) -> Iterator[tuple[str, OpcuaTag]]:
 
 
 def check(config: OpcuaConfig) -> Iterator[Finding]:
-    """Findings that need several fields: no security on a network, a password in the clear, one node read as two types."""
-    local = urlsplit(config.endpoint).hostname in _LOOPBACK
-    if not config.secured and not local:
-        hint = "add `security: {policy: Basic256Sha256, mode: sign_and_encrypt}`"
-        yield Finding("warning", ("endpoint",), "the connection is neither signed nor encrypted", hint)
-        if config.auth is not None:
-            yield Finding("warning", ("auth",), "the password may cross the network in the clear", hint)
+    """Findings that need several fields: no or withdrawn security, a password in the clear, one node read as two types."""
+    yield from _protection(config)
     if config.scan is not None:
         yield from _scan(config.scan, ("scan",))
     places: list[tuple[tuple[str | int, ...], OpcuaDevice]] = [((), config)]
@@ -303,3 +325,22 @@ def _polled(config: OpcuaConfig, device: OpcuaDevice, tag: OpcuaTag, loc: tuple[
 def _scan(scan: Duration, loc: tuple[str | int, ...]) -> Iterator[Finding]:
     if scan < 1000:
         yield Finding("error", loc, f"a scan class of {scan} is too short for a subscription", "use 1ms or more")
+
+
+def _protection(config: OpcuaConfig) -> Iterator[Finding]:
+    local = urlsplit(config.endpoint).hostname in _LOOPBACK
+    hint = "add `security: {policy: Basic256Sha256, mode: sign_and_encrypt}`"
+    if not config.secured and not local:
+        yield Finding("warning", ("endpoint",), "the connection is neither signed nor encrypted", hint)
+    if config.auth is not None and config.auth.allow_cleartext and not local:
+        yield Finding("warning", ("auth", "allow_cleartext"), "the password may cross the network in the clear", hint)
+    security = config.security
+    if security is not None and POLICIES[security.policy].deprecated:
+        withdrawn = f"the policy {security.policy} is withdrawn from the standard: it rests on SHA-1"
+        if security.allow_deprecated:
+            yield Finding(
+                "warning", ("security", "policy"), withdrawn, "ask for a newer server, or switch Basic256Sha256 on there"
+            )
+        else:
+            way_out = "use Basic256Sha256, or add `allow_deprecated: true` where the server has nothing better"
+            yield Finding("error", ("security", "policy"), withdrawn, way_out)

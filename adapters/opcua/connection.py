@@ -19,16 +19,19 @@ from asyncua.client.ua_client import UaClient, UASocketProtocol, UASocketState
 from asyncua.client.ua_session import UaSession
 from asyncua.common.connection import TransportLimits
 from asyncua.common.shortcuts import Shortcuts
-from asyncua.crypto import security_policies
+from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary
 from cryptography.exceptions import InvalidSignature
 
 from schemas import quality as q
+from schemas.certificates import CertificateFact
 from schemas.errors import ConfigError, NotConnected
 
 from .config import OpcuaConfig
 from .guard import BoundedBuffer, bounded
-from .pki import Identity, Trust
+from .identity import Identity
 from .prepared import PreparedRead
+from .secure import REFUSES_US, Offer, RefusesOurCertificate, Security, discover
+from .users import activate
 
 MAX_MESSAGE: Final = 16 * 2**20
 """Bytes of one response over all its chunks; more closes the connection."""
@@ -37,16 +40,8 @@ _SESSION_TIMEOUT_MS: Final = 60_000
 _CHANNEL_LIFETIME_MS: Final = 3_600_000
 
 _CREDENTIALS: Final = ("BadUserAccessDenied", "BadIdentityTokenRejected", "BadIdentityTokenInvalid")
-_CERTIFICATES: Final = {
-    "BadCertificateUntrusted": "copy its certificate from rejected/ to trusted/ of the trust directory after comparing the thumbprint",
-    "BadCertificateTimeInvalid": "renew the server's certificate, or set the clock of the gateway",
-    "BadCertificateUriInvalid": "the server's certificate names another application URI than the server; make it a new one",
-    "BadCertificateRevoked": "the certificate is in a revocation list below revoked/ of the trust directory",
-    "BadCertificateInvalid": "the server's certificate lacks extensions that OPC UA asks for",
-    "BadCertificateUseNotAllowed": "the server's certificate is not meant for OPC UA servers",
-    "BadSecurityChecksFailed": "trust the certificate of this gateway in the server (its list of rejected clients shows it)",
-    "BadSecurityPolicyRejected": "choose a policy that the server offers",
-}
+_POLICIES: Final = ("BadSecurityPolicyRejected", "BadSecurityModeRejected", "BadSecurityModeInsufficient")
+_CROWDED: Final = ("BadTooManySessions", "BadMaxConnectionsReached", "BadTcpServerTooBusy")
 
 
 class _Limits(TransportLimits):  # type: ignore[misc]
@@ -90,6 +85,20 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
         self.transport.write(message)
         return answer
 
+    def _process_received_message(self, msg: ua.Message | ua.Acknowledge | ua.ErrorMessage | None) -> None:
+        # asyncua resolves the request before it looks at the status: a server that refuses the channel would be an AssertionError.
+        if isinstance(msg, ua.Message) and isinstance(msg.SecurityHeader(), ua.AsymmetricAlgorithmHeader):
+            body = msg.body().copy()
+            nodeid_from_binary(body)
+            struct_from_binary(ua.ResponseHeader, body).ServiceResult.check()
+        super()._process_received_message(msg)
+
+    async def open_secure_channel(self, params: ua.OpenSecureChannelParameters) -> ua.OpenSecureChannelResult:
+        try:
+            return await super().open_secure_channel(params)
+        except AssertionError as error:
+            raise ConnectionError("the answer to the secure channel is not one") from error
+
 
 class _Transport(UaClient):  # type: ignore[misc]
     protocol: _Protocol | None
@@ -131,6 +140,8 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         self._renew_at = self.heard_at + 0.75 * client.secure_channel_timeout / 1000
+        self.certificates: Sequence[CertificateFact] = ()
+        self.renewal = ""  # why the server was shown our old certificate while a renewed one is there
         self.log_in: Callable[[], Awaitable[None]] | None = None
         """Creates and activates a session on this channel, as `open_connection` did."""
 
@@ -188,66 +199,111 @@ class Connection:
             async with asyncio.timeout(min(1.0, self._timeout_s / 2)):
                 await self._client.uaclient.close_session(True)
                 await self._client.close_secure_channel()
-        await _hang_up(self._client)
+        await hang_up(self._client)
 
 
 async def open_connection(config: OpcuaConfig, name: str, directory: Path, base: Path) -> Connection:
     """Connect, secure as configured, create and activate a session. Raises NotConnected or ConfigError.
 
-    Certificates are below `directory`/pki, or where `security.trust` says, which is relative to `base`.
+    Certificates are below `directory`/pki, or where `security.trust` says, which is relative to `base`. A renewed certificate of ours
+    is tried first; a server that does not take it yet is shown the old one, and `Connection.renewal` says so.
     """
-    client = _Client(config.endpoint, config.timeout.s)
-    client.application_uri = f"urn:genba:{name}"
-    client.name = client.description = f"genba {name}"
+    security = await asyncio.to_thread(Security.load, config, name, directory, base)
+    *newer, last = security.candidates
+    renewal = ""
+    for identity in newer:
+        try:
+            return await _open(config, name, base, security, identity)
+        except RefusesOurCertificate as error:
+            renewal = str(error)
+    return await _open(config, name, base, security, last, renewal)
+
+
+async def try_successor(config: OpcuaConfig, name: str, directory: Path, base: Path) -> str | None:
+    """Show the server our renewed certificate, in a session beside the one in use that is closed again.
+
+    Returns why it is not taken, empty when it is; None when there is nothing to renew yet. The renewed one is made when it is due.
+    """
+    security = await asyncio.to_thread(Security.load, config, name, directory, base)
+    successor = None if security.identities is None else security.identities.successor
+    if successor is None:
+        return None
+    client = new_client(config, name)
+    try:
+        async with failures(config.endpoint):
+            await _start(client, security, successor)
+            await client.uaclient.close_session(True)
+    except (ConfigError, NotConnected) as error:
+        return str(error)
+    finally:
+        await hang_up(client)
+    return ""
+
+
+async def _open(
+    config: OpcuaConfig, name: str, base: Path, security: Security, identity: Identity | None, renewal: str = ""
+) -> Connection:
+    client = new_client(config, name)
     opened = False
     try:
         async with failures(config.endpoint):
-            if config.security is not None and config.secured:
-                identity = await asyncio.to_thread(Identity.load_or_make, directory / "pki", f"genba {name}")
-                trusted = base / config.security.trust if config.security.trust else directory / "pki"
-                trust = await asyncio.to_thread(Trust.load, trusted)
-                client.application_uri = identity.uri
-                client.certificate_validator = trust.validate
-                await _secure(client, config, identity)
-            await client.connect_socket()
-            await client.send_hello()
-            await client.open_secure_channel()
-            user, password = (config.auth.username, config.auth.password.get_secret_value()) if config.auth else (None, None)
+            session = await _start(client, security, identity)
+            await activate(client, session, security, base)
+            settled = await security.settle(identity)
 
             async def log_in() -> None:
-                await client.create_session()
-                await client.activate_session(username=user, password=password)
+                again = await client.create_session()
+                security.verify(again)
+                await activate(client, again, security, base)
 
-            await log_in()
             opened = True
             connection = Connection(client, config.timeout.s)
             connection.log_in = log_in
+            connection.certificates, connection.renewal = security.facts(settled), renewal
             return connection
     finally:
         if not opened:
-            await _hang_up(client)
+            await hang_up(client)
 
 
-async def _secure(client: _Client, config: OpcuaConfig, identity: Identity) -> None:
-    assert config.security is not None
-    policy = getattr(security_policies, f"SecurityPolicy{config.security.policy}")
-    mode = ua.MessageSecurityMode.Sign if config.security.mode == "sign" else ua.MessageSecurityMode.SignAndEncrypt
-    offered = await client.connect_and_get_server_endpoints()
-    await _hang_up(client)
-    fitting = [e for e in offered if e.SecurityPolicyUri == policy.URI and e.SecurityMode == mode and e.ServerCertificate]
-    if not fitting:
-        names = sorted({f"{e.SecurityPolicyUri.rpartition('#')[2]}/{e.SecurityMode.name}" for e in offered})
-        raise ConfigError(
-            f"{config.endpoint} has no endpoint with {config.security.policy}, {config.security.mode}",
-            hint=f"it offers {', '.join(names) or 'none'}",
-        )
-    # The first certificate of the chain is the server's own (OPC 10000-6, 6.2.6).
-    chain = fitting[0].ServerCertificate
-    own = chain[: int.from_bytes(chain[2:4], "big") + 4]
-    await client.set_security(policy, str(identity.certificate), str(identity.key), server_certificate=own, mode=mode)
+async def _start(client: _Client, security: Security, identity: Identity | None) -> ua.CreateSessionResult:
+    """Channel and session, not activated yet."""
+    client.certificate_validator = security.validate
+    if identity is not None:
+        offer = await ask_endpoints(client)
+        await security.secure(client, identity, offer)
+    await client.connect_socket()
+    await client.send_hello()
+    async with security.handshake(identity):
+        await client.open_secure_channel()
+        session = await client.create_session()
+    security.verify(session)
+    return session
 
 
-async def _hang_up(client: _Client) -> None:
+async def ask_endpoints(client: _Client) -> Offer:
+    """What the server offers, over a connection of its own and in the clear. `client` can be secured and connected afterwards."""
+    try:
+        await client.connect_socket()
+        await client.send_hello()
+        await client.open_secure_channel()
+        offer = await discover(client)
+        await client.close_secure_channel()
+        return offer
+    finally:
+        await hang_up(client)
+
+
+def new_client(config: OpcuaConfig, name: str) -> _Client:
+    """A client of asyncua on our transport, not connected."""
+    client = _Client(config.endpoint, config.timeout.s)
+    client.application_uri = f"urn:genba:{name}"
+    client.name = client.description = f"genba {name}"
+    return client
+
+
+async def hang_up(client: _Client) -> None:
+    """Close the socket at once. Legal in every state."""
     protocol = client.uaclient.protocol
     client.disconnect_socket()
     if protocol is None:
@@ -268,9 +324,18 @@ async def failures(endpoint: str) -> AsyncIterator[None]:
     except ua.UaStatusCodeError as error:
         status = ua.StatusCode(error.code).name
         if status in _CREDENTIALS:
-            raise ConfigError(f"{endpoint} refuses the user ({status})", hint="check `auth`: user name and password") from error
-        if status in _CERTIFICATES:
-            raise ConfigError(f"{endpoint}: {status}", hint=_CERTIFICATES[status]) from error
+            raise ConfigError(
+                f"{endpoint} refuses the user ({status})",
+                hint="check `auth`: user name and password, or that the server trusts the user's certificate",
+            ) from error
+        if status in _POLICIES:
+            raise ConfigError(f"{endpoint}: {status}", hint="choose a policy and mode that the server offers") from error
+        if status in REFUSES_US:
+            raise ConfigError(
+                f"{endpoint}: {status}", hint="trust the certificate of this gateway in the server (genba trust list shows it)"
+            ) from error
+        if status in _CROWDED:
+            raise NotConnected(f"{endpoint}: {status}: close other clients, or raise the limit in the server") from error
         raise NotConnected(f"{endpoint}: {status}") from error
     except TimeoutError as error:
         raise NotConnected(f"{endpoint} does not answer", quality=q.BAD_TIMEOUT) from error

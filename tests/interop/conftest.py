@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import json
 import os
 import shutil
 import socket
@@ -216,13 +217,13 @@ def modbus_serial_server(started: Started) -> Callable[[], Server]:
 
 
 @pytest.fixture
-def opcua_node_server(started: Started) -> Callable[[], Server]:
-    """Starts OPC UA servers (about 2 s); the address space is at the top of servers/opcua_server.js."""
+def opcua_node_server(started: Started) -> Callable[..., Server]:
+    """Starts OPC UA servers (about 2 s); address space and settings are at the top of servers/opcua_server.js."""
     command = _node("opcua_server.js", "node-opcua-server")
 
-    def start() -> Server:
+    def start(**settings: object) -> Server:
         folder = started.new_folder()
-        return started.start(Server(lambda port: [*command(port), folder], folder))
+        return started.start(Server(lambda port: [*command(port), folder, json.dumps(settings)], folder))
 
     return start
 

@@ -19,6 +19,7 @@ import structlog
 
 from adapters.opcua.config import OpcuaConfig
 from adapters.opcua.plan import SamplingClass
+from adapters.opcua.store import Store
 from schemas import quality as q
 from schemas.errors import ConfigError, NotConnected
 from schemas.kinds import kind_of
@@ -152,8 +153,9 @@ async def test_encrypted_with_a_user_once_the_server_is_trusted(server: Started,
     config = configure(PRESS, endpoint(server), **secured)
     with pytest.raises(ConfigError, match="BadCertificateUntrusted"):
         await make_adapter(config, tmp_path).connect()
-    (refused,) = (pki / "rejected").iterdir()
-    shutil.move(refused, pki / "trusted")
+    (refused,) = await asyncio.to_thread(Store(pki).entries)
+    assert (refused.state, refused.reason[:24]) == ("rejected", "BadCertificateUntrusted:")
+    await asyncio.to_thread(Store(pki).accept, refused.sha1[:8])
     seen = await read_some(config, tmp_path)
     assert seen.rows["temperature"][0]["value"] == 21.5
 

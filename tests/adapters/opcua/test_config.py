@@ -72,9 +72,13 @@ def test_no_security_may_be_written_out(policy: str | None) -> None:
         {"endpoint": "opc.tcp://x"},
         {"endpoint": "opc.tcp://user:secret@x:4840"},
         {"endpoint": "opc.tcp://x:99999"},
-        {"security": {"policy": "Basic128Rsa15"}},
+        {"security": {"policy": "Basic999"}},
         {"security": {"policy": "Basic256Sha256", "mode": "encrypt"}},
         {"auth": {"username": "x"}},
+        {"auth": {}},
+        {"auth": {"certificate": "user.der"}},
+        {"auth": {"username": "x", "password": "y", "certificate": "user.der", "key": "user.pem"}},
+        {"auth": {"username": "x", "password": "y", "key": "user.pem"}},
         {"queue_size": 0},
         {"tags": {"t": {"address": "Temp"}}},
         {"tags": {"t": {"address": "i=1", "type": "float16"}}},
@@ -87,10 +91,28 @@ def test_what_is_refused(more: dict[str, Any]) -> None:
 
 def test_an_open_connection_over_a_network_is_named() -> None:
     assert [f.level for f in findings({}, endpoint="opc.tcp://10.0.0.5:4840")] == ["warning"]
-    loud = findings({}, endpoint="opc.tcp://10.0.0.5:4840", auth={"username": "a", "password": "b"}, security={"policy": "None"})
-    assert [(f.level, f.loc) for f in loud] == [("warning", ("endpoint",)), ("warning", ("auth",))]
+    user = {"username": "a", "password": "b"}
+    quiet = findings({}, endpoint="opc.tcp://10.0.0.5:4840", auth=user, security={"policy": "None"})
+    assert [(f.level, f.loc) for f in quiet] == [("warning", ("endpoint",))], "the password is not sent in the clear"
+    loud = findings({}, endpoint="opc.tcp://10.0.0.5:4840", auth=user | {"allow_cleartext": True})
+    assert [(f.level, f.loc) for f in loud] == [("warning", ("endpoint",)), ("warning", ("auth", "allow_cleartext"))]
     assert findings({}, endpoint="opc.tcp://10.0.0.5:4840", security={"policy": "Basic256Sha256"}) == []
     assert findings({}) == []
+
+
+@pytest.mark.parametrize("policy", ["Basic256", "Basic128Rsa15"])
+def test_a_withdrawn_policy_is_an_error_unless_asked_for(policy: str) -> None:
+    (finding,) = findings({}, security={"policy": policy})
+    assert (finding.level, finding.loc) == ("error", ("security", "policy"))
+    assert "Basic256Sha256" in finding.hint
+    assert "allow_deprecated: true" in finding.hint
+    (finding,) = findings({}, security={"policy": policy, "allow_deprecated": True})
+    assert (finding.level, finding.loc) == ("warning", ("security", "policy"))
+
+
+@pytest.mark.parametrize("policy", ["Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss"])
+def test_the_current_policies_need_nothing_more(policy: str) -> None:
+    assert findings({}, security={"policy": policy}) == []
 
 
 def test_one_node_of_two_types_is_named() -> None:

@@ -1,9 +1,11 @@
 // An OPC UA server made of node-opcua: loopback only, fixed address space, limits raised for large tag lists.
 //
-//   node opcua_server.js PORT FOLDER    PORT 0 = any free one; FOLDER keeps its certificates
+//   node opcua_server.js PORT FOLDER [SETTINGS]    PORT 0 = any free one; FOLDER keeps its certificates
 //
 // Prints `PORT n` once it listens, then serves until it is killed. Anonymous or genba / secret; policies None, Basic256Sha256,
 // Aes128_Sha256_RsaOaep, Aes256_Sha256_RsaPss; unknown client certificates are taken.
+// SETTINGS is JSON: `certificate` and `key` (PEM files) are the server's; with `strict: ["pki", "users"]` only clients in
+// FOLDER/pki/trusted/certs and users in FOLDER/users/trusted/certs are taken; `policies` are the names of those that are offered.
 //
 // ns=1, below Objects/Press:
 //   s=temperature  Double   21.5                        s=running  Boolean  flips every 500 ms
@@ -32,26 +34,29 @@ const freePort = require("./free_port.js");
 async function main() {
   const port = await freePort();
   const folder = path.resolve(process.argv[3] || ".");
-  const certificates = new OPCUACertificateManager({
-    rootFolder: path.join(folder, "pki"),
-    automaticallyAcceptUnknownCertificate: true,
-  });
-  await certificates.initialize();
+  const settings = JSON.parse(process.argv[4] || "{}");
+  const known = async (name) => {
+    const manager = new OPCUACertificateManager({
+      rootFolder: path.join(folder, name),
+      automaticallyAcceptUnknownCertificate: !(settings.strict || []).includes(name),
+    });
+    await manager.initialize();
+    return manager;
+  };
+  const certificates = await known("pki");
   const server = new OPCUAServer({
     port,
     host: "127.0.0.1",
     hostname: "127.0.0.1",
     allowAnonymous: true,
     serverCertificateManager: certificates,
-    userCertificateManager: certificates,
+    userCertificateManager: await known("users"),
+    ...(settings.certificate ? { certificateFile: settings.certificate, privateKeyFile: settings.key } : {}),
     userManager: { isValidUser: (user, password) => user === "genba" && password === "secret" },
     securityModes: [MessageSecurityMode.None, MessageSecurityMode.Sign, MessageSecurityMode.SignAndEncrypt],
-    securityPolicies: [
-      SecurityPolicy.None,
-      SecurityPolicy.Basic256Sha256,
-      SecurityPolicy.Aes128_Sha256_RsaOaep,
-      SecurityPolicy.Aes256_Sha256_RsaPss,
-    ],
+    securityPolicies: (settings.policies || ["None", "Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss"]).map(
+      (name) => SecurityPolicy[name],
+    ),
     serverInfo: { applicationUri: "urn:genba:interop" },
     maxConnectionsPerEndpoint: 50,
     serverCapabilities: {
