@@ -134,8 +134,13 @@ async def test_what_was_recorded_while_the_network_was_away_is_read_from_history
     filled = [row for row in rows if row["origin"] == Origin.BACKFILL]
     assert len(filled) > 20  # more than a second, in steps of 50 ms
     assert [row["time_us"] for row in filled] == sorted(row["time_us"] for row in filled)
-    values = sorted(row["value"] for row in rows)
-    assert values == [float(n) for n in range(int(values[0]), int(values[-1]) + 1)]  # all of them, and each once
+    values = [row["value"] for row in sorted(rows, key=lambda row: int(row["time_us"]))]
+    assert len(set(values)) == len(values)  # none twice
+    first, last = int(filled[0]["value"]), int(filled[-1]["value"])
+    assert [row["value"] for row in filled] == [float(n) for n in range(first, last + 1)]  # none missing
+    assert values.index(first) >= 1
+    assert values[values.index(last) + 1] == last + 1.0  # up to the first one of the new session
+    assert values[values.index(first) - 1] == first - 1.0  # from the last one of the old
     assert not [row for row in kept.good(101) if row["origin"] == Origin.BACKFILL]
     (gap,) = [
         row for row in kept.rows["gap"] if row["tag"] == 100 and row["cause"] == "not_connected"
