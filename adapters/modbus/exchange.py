@@ -46,11 +46,6 @@ class Identification(NamedTuple):
         """43, "encapsulated interface transport"."""
         return 43
 
-    @property
-    def pdu(self) -> bytes:
-        """The request without its framing."""
-        return bytes((43, 14, self.level, self.first))
-
     def size(self, pdu: bytes) -> int:
         """How long the answer is that begins like this; 0 while too little of it is there to tell."""
         if len(pdu) < 7:
@@ -70,8 +65,6 @@ class Ask(Protocol):
     def unit(self) -> int: ...
     @property
     def function(self) -> int: ...
-    @property
-    def pdu(self) -> bytes: ...
     def size(self, pdu: bytes) -> int: ...
     def __hash__(self) -> int: ...
 

@@ -17,6 +17,7 @@ from .config import ModbusConfig
 from .exchange import Ask, Identification, NoAnswer, Noise, Refused
 from .framing import Framing, framing_of
 from .plan import Span
+from .requests import encoded
 from .serial_port import SerialPort
 from .timing import Timing, timing_of
 
@@ -63,7 +64,7 @@ class LineConnection(asyncio.Protocol):
     async def _exchange(self, ask: Ask) -> bytes:
         await self._clean()
         self._received, self._asked = b"", ask
-        self._request = self._framing.frame(ask.unit, ask.pdu)
+        self._request = self._framing.frame(ask.unit, encoded(ask))
         self._stray = ""
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._answer = answer

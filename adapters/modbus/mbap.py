@@ -17,6 +17,7 @@ from schemas.errors import NotConnected
 
 from .exchange import Ask, Identification, NoAnswer, Refused, Trouble, WrongAnswer
 from .plan import Span
+from .requests import encoded
 
 HEADER: Final = 7  # transaction, protocol, length, unit
 LONGEST: Final = 254  # unit and a PDU of 253 bytes (MODBUS Messaging on TCP/IP Implementation Guide V1.0b, 3.1.3)
@@ -205,7 +206,7 @@ def checked(frame: bytes, ask: Ask) -> bytes:
 @lru_cache(maxsize=8192)  # the same requests go out poll after poll
 def _behind_number(ask: Ask) -> bytes:
     """A request from behind its transaction number on."""
-    pdu = ask.pdu
+    pdu = encoded(ask)
     return struct.pack(">HHB", 0, len(pdu) + 1, ask.unit) + pdu
 
 

@@ -6,11 +6,10 @@ to nothing on TCP, a request costs a round trip. On a serial line the registers 
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from adapters.base import BoundTag, TagConfig
 from schemas.errors import ConfigError
@@ -18,8 +17,6 @@ from schemas.errors import ConfigError
 from .address import FUNCTIONS, TABLES
 from .config import ModbusConfig, ModbusDevice, ModbusTag
 from .datatypes import DataType, Order
-
-_REQUEST: Final = struct.Struct(">BHH")
 
 
 class Span(NamedTuple):
@@ -44,11 +41,6 @@ class Span(NamedTuple):
     def answer_bytes(self) -> int:
         """Data bytes that its answer must have."""
         return (self.length + 7) // 8 if self.is_bits else self.length * 2
-
-    @property
-    def pdu(self) -> bytes:
-        """The request without its framing."""
-        return _REQUEST.pack(self.function, self.start, self.length)
 
     def size(self, pdu: bytes) -> int:
         """How long the answer is that begins like this; 0 while too little of it is there, or when it has not the bytes that it should."""

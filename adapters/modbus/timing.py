@@ -41,7 +41,7 @@ class Timing:
         """As `answer_s`, for whatever is asked; an answer whose length is not known before takes the time of the longest."""
         if isinstance(ask, Span):
             return self.answer_s(ask)
-        return (self._characters(len(ask.pdu)) + self._characters(_LONGEST_PDU)) * self.character_s
+        return (self._characters(_REQUEST) + self._characters(_LONGEST_PDU)) * self.character_s
 
     def _characters(self, pdu: int) -> int:
         """Of a frame: RTU adds unit and CRC, ASCII writes two digits a byte and adds colon, unit, LRC and line end."""

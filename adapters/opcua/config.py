@@ -199,7 +199,6 @@ class EventsConfig(Strict):
 
     notifiers: Sequence[str] = Field(
         ("i=2253",),
-        min_length=1,
         description="Nodes whose events are watched, spelled as a tag's address; by default the Server object.",
     )
     types: Sequence[str] = Field(
@@ -209,6 +208,13 @@ class EventsConfig(Strict):
     min_severity: int = Field(
         1, ge=1, le=1000, description="Only events of this severity (1 to 1000) or above, and every end of an alarm."
     )
+
+    @field_validator("notifiers", mode="after")
+    @classmethod
+    def _some(cls, notifiers: Sequence[str]) -> Sequence[str]:
+        if not notifiers:
+            raise ValueError("no node to watch; leave `notifiers` out for the Server object")
+        return notifiers
 
     @field_validator("notifiers", "types", mode="after")
     @classmethod

@@ -65,6 +65,20 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
             if self.transport is not None:
                 self.transport.abort()
 
+    def _process_received_message(self, msg: ua.Message | ua.Acknowledge | ua.ErrorMessage | None) -> None:
+        # asyncua resolves the request before it looks at the status: a server that refuses the channel would be an AssertionError.
+        if isinstance(msg, ua.Message) and isinstance(msg.SecurityHeader(), ua.AsymmetricAlgorithmHeader):
+            body = BoundedBuffer(bytes(msg.body()), steps=1000)
+            nodeid_from_binary(body)
+            struct_from_binary(ua.ResponseHeader, body).ServiceResult.check()
+        super()._process_received_message(msg)
+
+    async def open_secure_channel(self, params: ua.OpenSecureChannelParameters) -> ua.OpenSecureChannelResult:
+        try:
+            return await super().open_secure_channel(params)
+        except AssertionError as error:
+            raise ConnectionError("the answer to the secure channel is not one") from error
+
     def _send_request(
         self, request: ua.UaBase, timeout: float = 1, message_type: ua.MessageType = ua.MessageType.SecureMessage
     ) -> asyncio.Future[Any]:
@@ -84,20 +98,6 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
         self._callbackmap[self._request_id] = answer
         self.transport.write(message)
         return answer
-
-    def _process_received_message(self, msg: ua.Message | ua.Acknowledge | ua.ErrorMessage | None) -> None:
-        # asyncua resolves the request before it looks at the status: a server that refuses the channel would be an AssertionError.
-        if isinstance(msg, ua.Message) and isinstance(msg.SecurityHeader(), ua.AsymmetricAlgorithmHeader):
-            body = msg.body().copy()
-            nodeid_from_binary(body)
-            struct_from_binary(ua.ResponseHeader, body).ServiceResult.check()
-        super()._process_received_message(msg)
-
-    async def open_secure_channel(self, params: ua.OpenSecureChannelParameters) -> ua.OpenSecureChannelResult:
-        try:
-            return await super().open_secure_channel(params)
-        except AssertionError as error:
-            raise ConnectionError("the answer to the secure channel is not one") from error
 
 
 class _Transport(UaClient):  # type: ignore[misc]

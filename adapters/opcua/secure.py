@@ -133,11 +133,12 @@ class Security:
                 hint="use Basic256Sha256, or add `allow_deprecated: true` to `security` where the server has nothing better",
             )
         mode = MODES[security.mode] if security is not None and config.secured else ua.MessageSecurityMode.None_
-        at = base / security.trust if security is not None and security.trust else directory / "pki"
+        pki = (directory / "pki").resolve()  # `genba test` links to the gateway's own
+        at = base / security.trust if security is not None and security.trust else pki
         # Without security nothing rests on a certificate, but a password that is encrypted for it.
         trust = Trust.load(at) if config.secured or config.auth is not None else Trust(at, (), (), ())
-        identities = Identities.load_or_make(directory / "pki", f"genba {name}") if config.secured else None
-        return cls(config, policy, mode, f"--directory {at}", trust, identities, directory / "pki" / "own")
+        identities = Identities.load_or_make(pki, f"genba {name}") if config.secured else None
+        return cls(config, policy, mode, f"--directory {at}", trust, identities, pki / "own")
 
     @property
     def candidates(self) -> Sequence[Identity | None]:
@@ -314,10 +315,7 @@ async def discover(client: Client) -> Offer:
     """Ask a server for its endpoints, on an open channel without security. Raises what `failures` translates."""
     request = ua.GetEndpointsRequest()
     request.Parameters.EndpointUrl = client.server_url.geturl()
-    protocol = client.uaclient.protocol
-    if protocol is None:
-        raise ConnectionError("connection is closed")
-    data = await protocol.send_request(request)
+    data = await client.uaclient._send_request(request)  # not `get_endpoints`: its answer leaves the server's clock out
     response = ua.ua_binary.struct_from_binary(ua.GetEndpointsResponse, data)
     response.ResponseHeader.ServiceResult.check()
     told = response.ResponseHeader.Timestamp

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from pathlib import Path
 
 import pytest
 import structlog
+from cryptography import x509
 
 from adapters.opcua.certificates import expires_us, fingerprint
 from gateway import collector, service
@@ -30,6 +33,9 @@ adapters:
       time: {address: "i=2258", type: datetime}
 sinks:
 """
+
+
+DEFAULT = KEPSERVER.replace(", trust: pki", "")
 
 
 def genba(*arguments: object) -> object:
@@ -64,3 +70,32 @@ async def test_accept_is_taken_up_by_a_running_gateway(tmp_path: Path, monkeypat
             (entry,) = [entry for entry in pipeline.alarms.active() if entry.alarm == alarm]
             assert entry.severity == "warning"
             assert "expires in 19 days" in entry.problem
+
+
+async def test_genba_test_shows_the_certificate_of_the_gateway_and_keeps_whom_it_refuses(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pair, guests = make(), list[str]()
+
+    async def note(certificate: x509.Certificate, _: object) -> None:
+        guests.append(fingerprint(certificate))
+
+    async with secured.host() as host, host.as_(pair, takes=note) as endpoint:
+        file = plant.write(tmp_path, plant.HEAD + DEFAULT.replace("opc.tcp://127.0.0.1:4840", endpoint) + plant.LAKE)
+        process = await run("test", file, "--duration", "2s")
+        assert "BadCertificateUntrusted" in process[1]
+        assert f"genba trust accept --directory {tmp_path / 'spool/adapters/kepserver/pki'}" in process[1]
+        assert await asyncio.to_thread(genba, "trust", "accept", file, fingerprint(pair.certificate)[:8]) == 0
+        await run("test", file, "--duration", "2s")
+        capfd.readouterr()
+        assert await asyncio.to_thread(genba, "trust", "own", file, "--json") == 0
+        (own,) = json.loads(capfd.readouterr().out)["kepserver"]
+        assert set(guests) == {own["sha256"]}
+
+
+async def run(*arguments: object) -> tuple[str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    return out.decode(), err.decode()

@@ -25,6 +25,7 @@ from adapters.modbus.exchange import Connection, Identification, NoAnswer, Refus
 from adapters.modbus.framing import Ascii, Rtu
 from adapters.modbus.line import LineConnection
 from adapters.modbus.plan import Span
+from adapters.modbus.requests import encoded
 from adapters.modbus.timing import line_of
 from tests.adapters.modbus.devices import Request, pdu
 from tests.adapters.modbus.lines import Line, on_pty, on_tcp
@@ -185,7 +186,7 @@ async def test_an_identification_has_a_length_of_its_own() -> None:
         whole = framing.frame(1, answer)
         assert framing.answer(b"\x00\x01" + whole, ask) == answer
         assert all(framing.answer(whole[:size], ask) == b"" for size in range(len(whole) - 1))
-        assert framing.request(framing.frame(1, ask.pdu)) == (len(framing.frame(1, ask.pdu)), b"\x01" + ask.pdu)
+        assert framing.request(framing.frame(1, encoded(ask))) == (len(framing.frame(1, encoded(ask))), b"\x01" + encoded(ask))
 
 
 @given(st.lists(st.binary(min_size=1, max_size=60), max_size=5))
