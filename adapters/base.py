@@ -91,7 +91,7 @@ def _path_alone(given: object) -> object:
 
 
 LEAST_MEMORY: Final = Size("160 MB")
-"""What an isolated adapter needs to begin at all; idle it has 86 to 108 MB."""
+"""What an isolated adapter needs to begin at all; idle it has 86 to 109 MB."""
 
 
 class AdapterConfig(Strict):

@@ -3,7 +3,7 @@
 Two bounds. Resident memory, what `top` shows, is told with every sign of life and ends the child above `memory_limit`: exact, and
 with a reason. RLIMIT_DATA stands `SLACK` above it for what happens between two signs of life: a length field from the wire that
 asks for gigabytes is refused by the kernel, in Python a MemoryError. RLIMIT_AS would be the wrong one: an idle adapter has 280 to
-320 MB of address space (libraries, reserved arenas, thread stacks) and 86 to 108 MB of memory
+320 MB of address space (libraries, reserved arenas, thread stacks) and 86 to 109 MB of memory
 (`benchmarks/isolation.py`).
 """
 

@@ -283,4 +283,4 @@ def test_a_real_server_from_the_command_line_to_check(
     assert checked.status == 0, checked.out
     assert "acme/osaka/robot-3/axis1/motor_temp" in checked.out
     entry = genba("browse", "plant.yaml", "robot", "--match", "Robot 3/**", "--out", "tags.yaml", "--diff")
-    assert (entry.status, entry.out) == (0, "tags.yaml: 7 as before\n")
+    assert (entry.status, entry.out) == (0, "tags.yaml: 8 as before\n")
