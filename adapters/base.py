@@ -154,8 +154,9 @@ class BoundTag(Generic[TagT]):
 class AdapterContext:
     """What the gateway hands to an adapter. `directory` is private to it and survives restarts.
 
-    `base` is the directory of the YAML file: relative paths in the adapter's options are relative to it. `tape` records what goes
-    over the wire where `capture` asks for it, or plays it in place of a device.
+    `base` is the directory of the YAML file: relative paths in the adapter's options are relative to it. `last_seen_us` is the time up
+    to which the previous run of the gateway has everything, None when there was none. `tape` records what goes over the wire where
+    `capture` asks for it, or plays it in place of a device.
     """
 
     name: str
@@ -165,6 +166,7 @@ class AdapterContext:
     log: structlog.stdlib.BoundLogger
     time_zone: str = "UTC"
     base: Path = Path()
+    last_seen_us: int | None = None
     tape: Recorder | Player | None = None
 
 

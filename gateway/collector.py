@@ -92,6 +92,9 @@ class Collector:
                 try:
                     await self._adapter.connect()
                     self.connects += 1
+                    if not self.tags and self.state != "up":  # only events, if they come: there is no reading to wait for
+                        self._gap_from_us = None
+                        await self._enter("up", "")
                     await self._collect()
                 except EndOfStream:
                     await self._enter("finished", "")

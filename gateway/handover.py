@@ -33,6 +33,7 @@ class Entry:
     time_zone: str
     base: Path
     directory: Path
+    last_seen_us: int | None = None
 
 
 def to_plain(entry: Entry, *, secrets: bool) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def to_plain(entry: Entry, *, secrets: bool) -> dict[str, Any]:
         "time_zone": entry.time_zone,
     }
     if secrets:
-        plain |= {"base": str(entry.base), "directory": str(entry.directory)}
+        plain |= {"base": str(entry.base), "directory": str(entry.directory), "last_seen_us": entry.last_seen_us}
     return plain
 
 
@@ -64,6 +65,7 @@ def from_plain(plain: Mapping[str, Any], *, base: Path = Path(), directory: Path
         plain["time_zone"],
         Path(plain["base"]) if "base" in plain else base,
         Path(plain["directory"]) if "directory" in plain else directory,
+        plain.get("last_seen_us"),
     )
 
 

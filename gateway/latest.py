@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.kinds import Origin
+
 
 class Latest:
     """Last value, text, quality, time and lag by tag id; `count` is readings seen."""
@@ -20,7 +22,11 @@ class Latest:
         self.count = 0
 
     def update(self, batch: pa.RecordBatch) -> None:
-        """Take over READING(n); the last row of a tag wins."""
+        """Take over READING(n); the last row of a tag wins. Rows that are not live are older than what is here."""
+        origin = batch.column("origin").fill_null(Origin.LIVE).to_numpy(zero_copy_only=False)
+        if origin.any():
+            self.count += int(np.count_nonzero(origin))
+            batch = batch.filter(pa.array(origin == Origin.LIVE))
         ids: npt.NDArray[np.int32] = batch.column("tag").to_numpy()
         column = batch.column("value")
         value = pc.fill_null(column, float("nan")).to_numpy() if column.null_count else column.to_numpy()

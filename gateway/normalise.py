@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.kinds import Origin
 from schemas.tags import Tag
 
 
@@ -36,11 +37,12 @@ class Normaliser:
         self._time = np.zeros(size, dtype=np.int64)
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """READING(n) -> READING(n), `thinned` set where a row changes nothing worth reporting."""
+        """READING(n) -> READING(n), `thinned` set where a live row changes nothing worth reporting."""
         if not self._any:
             return batch
         ids = batch.column("tag").to_numpy()
-        watched = np.flatnonzero(self._deadband[ids] > 0)
+        live = batch.column("origin").fill_null(Origin.LIVE).to_numpy(zero_copy_only=False) == Origin.LIVE
+        watched = np.flatnonzero((self._deadband[ids] > 0) & live)
         if not len(watched):
             return batch
         thinned = np.zeros(len(ids), dtype=bool)

@@ -181,6 +181,7 @@ def build_collectors(
             log=log,
             time_zone=configuration.plant.time_zone,
             base=configuration.directory,
+            last_seen_us=last_seen_us,
         )
         adapter = build_adapter(config, context)
         mine = [one.tag for one in bound]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final, Literal, get_args
 from urllib.parse import urlsplit
@@ -80,6 +80,20 @@ class OpcuaTag(SamplingOptions, TagConfig):
         description="The field of a structure: `speed`, `axis.speed`, `limits[2].high`. Its type is looked up on the server.",
         examples=["axis.speed"],
     )
+
+    expect_update_within: Duration | None = Field(
+        None,
+        description="This tag changes at least so often. Where it does not, it gets a bad row (BadNoCommunication) and an event, and the "
+        "gateway tries to bring it back. Not for set-points: a value that may stand still needs nothing here.",
+        examples=["30s"],
+    )
+
+    @field_validator("expect_update_within", mode="after")
+    @classmethod
+    def _some_time(cls, within: Duration | None) -> Duration | None:
+        if within is not None and within < 1_000_000:
+            raise ValueError("at least 1s; leave it out where nothing is expected")
+        return within
 
     @field_validator("address", mode="after")
     @classmethod
@@ -174,6 +188,42 @@ class AuthConfig(Strict):
         return self
 
 
+class HistoryConfig(Strict):
+    """How a gap is filled from the history of the server."""
+
+    max: Duration = Field(Duration("7d"), description="How far back a gap is filled; what is older stays a gap.")
+
+
+class EventsConfig(Strict):
+    """Which events, alarms and conditions of the server become event rows."""
+
+    notifiers: Sequence[str] = Field(
+        ("i=2253",),
+        description="Nodes whose events are watched, spelled as a tag's address; by default the Server object.",
+    )
+    types: Sequence[str] = Field(
+        (),
+        description="Only events of these types and their subtypes, spelled as a tag's address (`i=2915`: alarms); by default all.",
+    )
+    min_severity: int = Field(
+        1, ge=1, le=1000, description="Only events of this severity (1 to 1000) or above, and every end of an alarm."
+    )
+
+    @field_validator("notifiers", mode="after")
+    @classmethod
+    def _some(cls, notifiers: Sequence[str]) -> Sequence[str]:
+        if not notifiers:
+            raise ValueError("no node to watch; leave `notifiers` out for the Server object")
+        return notifiers
+
+    @field_validator("notifiers", "types", mode="after")
+    @classmethod
+    def _readable(cls, addresses: Sequence[str]) -> Sequence[str]:
+        for address in addresses:
+            parse(address)
+        return addresses
+
+
 class OpcuaDevice(SamplingOptions, DeviceConfig[OpcuaTag]):
     """One machine behind an OPC UA server."""
 
@@ -191,6 +241,17 @@ class OpcuaConfig(OpcuaDevice, AdapterConfig):
     endpoint: str = Field(description="`opc.tcp://host:4840/path`.", examples=["opc.tcp://192.168.1.5:49320"])
     security: SecurityConfig | None = Field(None, description="Security policy and mode; none: everything is sent in the clear.")
     auth: AuthConfig | None = Field(None, description="The user of the session; none: anonymous.")
+    verify_quiet: Duration = Field(
+        Duration("60s"),
+        description="A tag of which nothing came for so long (and three scans) is read, to see that its subscription is alive; 0: never.",
+    )
+    history: HistoryConfig | bool = Field(
+        True,
+        description="After an outage, read what the server has recorded meanwhile (`origin` backfill), where it says that it has.",
+    )
+    events: EventsConfig | bool = Field(
+        False, description="Events, alarms and conditions of the server as event rows: `true` for all of them, or which."
+    )
     devices: Mapping[str, SerializeAsAny[OpcuaDevice]] = Field(
         default_factory=dict, description="Machines behind this server, each with its own asset and tags."
     )

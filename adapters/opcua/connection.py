@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -148,6 +148,8 @@ class Connection:
         self._renew_at = self.heard_at + 0.75 * client.secure_channel_timeout / 1000
         self.certificates: Sequence[CertificateFact] = ()
         self.renewal = ""  # why the server was shown our old certificate while a renewed one is there
+        self.log_in: Callable[[], Awaitable[None]] | None = None
+        """Creates and activates a session on this channel, as `open_connection` did."""
 
     @property
     def session(self) -> UaSession:
@@ -193,6 +195,15 @@ class Connection:
         """The values of a few nodes; None for one that cannot be read."""
         answers = await self.session.read_attributes(list(nodes), ua.AttributeIds.Value)
         return [a.Value.Value if a.Value is not None and a.StatusCode.is_good() else None for a in answers]
+
+    async def new_session(self) -> None:
+        """Close the session with its subscriptions and make another one on the same channel. Raises what `failures` translates."""
+        with suppress(ua.UaError, TimeoutError):
+            await self._client.uaclient.close_session(True)
+        if self.log_in is None:
+            raise ConnectionError("the session is lost")
+        await self.log_in()
+        self.heard_at = self._loop.time()
 
     async def aclose(self) -> None:
         """Close session, channel and socket; waits for a silent server for half the timeout (at most 1 s), then hangs up."""
@@ -254,8 +265,15 @@ async def _open(
             session = await _start(client, security, identity)
             await activate(client, session, security, base)
             settled = await security.settle(identity)
+
+            async def log_in() -> None:
+                again = await client.create_session()
+                security.verify(again)
+                await activate(client, again, security, base)
+
             opened = True
             connection = Connection(client, config.timeout.s)
+            connection.log_in = log_in
             connection.certificates, connection.renewal = security.facts(settled), renewal
             return connection
     finally:

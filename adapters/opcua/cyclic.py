@@ -17,11 +17,13 @@ from schemas.errors import NotConnected
 
 from .connection import Connection
 from .decode import decode_read
+from .liveness import Liveness, Step
 from .outbox import Outbox
 from .plan import Plan, SamplingClass, chunks
 from .prepared import PreparedRead
+from .recovery import Renew, Told, renew_for
 from .refusals import RETRY_S, Refusals
-from .resolve import ServerFacts, resolve
+from .resolve import ServerFacts, read_facts, resolve
 from .rows import Rows
 from .structures import load_types
 from .wire import MalformedMessage
@@ -37,6 +39,8 @@ _NODE_FAULTS: Final = np.array(
     np.uint32,
 )
 """What a read answers for a node that a subscription would have refused; other bad codes are the value's."""
+_LOOK_S: Final = 5.0
+"""How often the namespaces are looked at: after they were renumbered at most so much is read from what may be another tag's node."""
 _Poll = tuple[PreparedRead, npt.NDArray[np.uint32]]  # the request, and the positions that it reads
 
 
@@ -55,20 +59,26 @@ class Reader:
         name: str,
         clock: Clock,
         log: structlog.stdlib.BoundLogger,
+        liveness: Liveness,
     ) -> None:
         self._connection, self._facts, self._plan, self._rows, self._outbox = connection, facts, plan, rows, outbox
-        self._classes, self._clock = classes, clock
+        self._classes, self._clock, self._liveness = classes, clock, liveness
+        self._told = Told(plan, rows, outbox, name=name, clock=clock, log=log)
         self._refusals = Refusals(plan, name, log)
         self._unresolved: dict[int, int] = {}  # addresses that lead to no node
         self._unread: dict[int, int] = {}  # nodes that the server does not read
 
     async def run(self) -> None:
-        """Raises NotConnected (the server refuses to read) and what `failures` translates."""
+        """Raises NotConnected (the server refuses to read), Renew, and what `failures` translates."""
         loop = asyncio.get_running_loop()
         polls = await self._prepare()
         schedule, retry_at = Schedule([sampling.period_us for sampling in self._classes]), loop.time() + RETRY_S
+        look_at = loop.time() + _LOOK_S
         while True:
             number = await schedule.next()
+            if loop.time() >= look_at:
+                await self._look(loop.time())
+                look_at = loop.time() + _LOOK_S
             if self._unresolved and loop.time() >= retry_at:
                 polls, retry_at = await self._prepare(), loop.time() + RETRY_S
             for request, positions in polls[number]:
@@ -78,9 +88,20 @@ class Reader:
                 if len(changes) != len(positions):
                     raise MalformedMessage(f"{len(changes)} values for {len(positions)} nodes")
                 changes.handle = positions
+                self._liveness.polled(changes, loop.time())
                 self._outbox.put(self._rows.batch(changes, self._clock.now_us()))
                 self._note(positions, changes.status)
                 await asyncio.sleep(0)
+
+    async def _look(self, now: float) -> None:
+        """Whether the namespaces still have their numbers, and whether tags that must change do."""
+        facts = await read_facts(self._connection, self._facts.pinned)
+        if self._facts.renumbered(facts):
+            raise Renew(Step.NEW_SESSION, "the server has renumbered its namespaces")
+        self._told.back(*self._liveness.back())
+        verdict = self._liveness.breaches(now)
+        self._told.silent(verdict.silent, self._liveness.contract.within_s[verdict.silent])
+        renew_for(verdict, self._told)
 
     async def _prepare(self) -> list[list[_Poll]]:
         """The requests of each sampling class; a bad row, once, for a tag whose address leads nowhere."""

@@ -19,7 +19,11 @@ from .wire import Budget, MalformedMessage
 
 PUBLISH_RESPONSE: Final = 829
 READ_RESPONSE: Final = 634
+REPUBLISH_RESPONSE: Final = 835
+HISTORY_RESPONSE: Final = 667
 _DATA_CHANGE: Final = 811
+_HISTORY_DATA: Final = 658
+_EVENTS: Final = 916
 _STATUS_CHANGE: Final = 820
 
 BOOLEAN: Final = 1
@@ -94,7 +98,10 @@ class Changes:
 
 @dataclass(slots=True)
 class Publish:
-    """A publish response. `changes` is None for a keep-alive; `closed` is the status with which the server ended the subscription."""
+    """A publish response. `changes` is None for a keep-alive; `closed` is the status with which the server ended the subscription.
+
+    `events` are the bodies of event notifications, not decoded.
+    """
 
     result: int
     subscription: int
@@ -102,6 +109,16 @@ class Publish:
     keep_alive: bool
     changes: Changes | None = None
     closed: int | None = None
+    events: tuple[bytes, ...] = ()
+
+
+@dataclass(slots=True)
+class History:
+    """The answer for one node of a history read; `more` continues it (empty: it is complete)."""
+
+    status: int
+    more: bytes
+    changes: Changes
 
 
 def decode_publish(data: bytes) -> Publish:
@@ -116,8 +133,21 @@ def decode_publish(data: bytes) -> Publish:
         return Publish(result, 0, 0, keep_alive=False)
     subscription = wire.u32(data, at)
     at = wire.need(data, at + 8, 4 * wire.count(data, at + 4, 4))  # available sequence numbers
-    sequence = wire.u32(data, at + 1)  # behind MoreNotifications
-    at += 13  # and behind PublishTime
+    return _message(data, at + 1, result, subscription)  # behind MoreNotifications
+
+
+def decode_republish(data: bytes, subscription: int) -> Publish:
+    """The notification message of `subscription` that the server sends again. Raises MalformedMessage."""
+    kind, result, at = wire.response_body(data)
+    if kind != REPUBLISH_RESPONSE:
+        raise MalformedMessage(f"expected a republish response, got type {kind}")
+    return Publish(result, 0, 0, keep_alive=False) if result & 0x8000_0000 else _message(data, at, result, subscription)
+
+
+def _message(data: bytes, at: int, result: int, subscription: int) -> Publish:
+    """The notification message at `at` (OPC 10000-4, 7.26)."""
+    sequence = wire.u32(data, at)
+    at += 12  # behind PublishTime
     blocks = wire.count(data, at, 3)
     at += 4
     found = Publish(result, subscription, sequence, keep_alive=blocks == 0)
@@ -128,6 +158,8 @@ def decode_publish(data: bytes) -> Publish:
             bodies.append((body + 4, wire.count(data, body, 5), at))
         elif kind == _STATUS_CHANGE and body < at:
             found.closed = wire.u32(data, body)
+        elif kind == _EVENTS and body < at:
+            found.events = (*found.events, data[body:at])
     total = sum(items for _, items, _ in bodies)
     if total:
         found.changes = _allocate(total)
@@ -149,6 +181,28 @@ def decode_read(data: bytes) -> tuple[int, Changes]:
     found.handle[:] = np.arange(items, dtype=np.uint32)
     if items:
         _items(data, at + 4, len(data), found, 0, items, Budget(), handles=False)
+    return result, found
+
+
+def decode_history(data: bytes) -> tuple[int, list[History]]:
+    """(service result, the answer for each node in order) of the history read response in `data`. Raises MalformedMessage."""
+    kind, result, at = wire.response_body(data)
+    if kind != HISTORY_RESPONSE:
+        raise MalformedMessage(f"expected a history read response, got type {kind}")
+    found: list[History] = []
+    budget = Budget()
+    nodes = 0 if result & 0x8000_0000 else wire.count(data, at, 11)
+    at += 4
+    for _ in range(nodes):
+        status = wire.u32(data, at)
+        end = wire.bytes_end(data, at + 4)
+        more = data[at + 8 : end]
+        kind, body, at = wire.extension_object(data, end)
+        items = wire.count(data, body, 1) if kind == _HISTORY_DATA and body < at else 0
+        changes = _allocate(items)
+        if items:
+            _items(data, body + 4, at, changes, 0, items, budget, handles=False)
+        found.append(History(status, more, changes))
     return result, found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,6 +68,24 @@ class Items:
         self._sampling = dict(enumerate(plan.sampling))
         self._unfiltered: dict[int, int] = {}  # status code by position
         self._slower, self._shorter = _Revised(), _Revised()
+        self._made: dict[int, tuple[int, int, float]] = {}  # subscription, item and sampling interval (ms) by position
+
+    def sampled_ms(self, position: int) -> float:
+        """The interval at which the server samples an item; 0 for one that is not there."""
+        return self._made[position][2] if position in self._made else 0.0
+
+    async def remove(self, positions: Sequence[int]) -> None:
+        """Delete the items of these positions; it is all the same where the server has lost them already."""
+        by_subscription: dict[int, list[int]] = {}
+        for position in positions:
+            if position in self._made:
+                subscription, item, _ = self._made.pop(position)
+                by_subscription.setdefault(subscription, []).append(item)
+        for subscription, items in by_subscription.items():
+            for chunk in chunks(items, self._items_per_call):
+                asked = ua.DeleteMonitoredItemsParameters(SubscriptionId=subscription, MonitoredItemIds=list(chunk))
+                with suppress(ua.UaStatusCodeError):
+                    await self._connection.session.delete_monitored_items(asked)
 
     async def add(
         self, subscription: int, sampling: SamplingClass, positions: Sequence[int], nodes: Mapping[int, ua.NodeId]
@@ -86,6 +105,7 @@ class Items:
                 for position, result in zip(chunk, results, strict=True):
                     status = int(result.StatusCode.value)
                     if result.StatusCode.is_good():
+                        self._made[position] = (subscription, result.MonitoredItemId, float(result.RevisedSamplingInterval))
                         self._note(position, sampling, result)
                     elif status in _REFUSED_FILTERS and self._weaken(position):
                         self._unfiltered.setdefault(position, status)

@@ -27,6 +27,11 @@ class Outbox:
         self._dropped_rows = 0
         self._dropped_since_us = 0
 
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+        return self._rows
+
     def put(self, batch: pa.RecordBatch | None) -> None:
         """Append a batch; None is nothing. Dropped and counted when the queue is full."""
         if batch is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -27,21 +27,30 @@ class Refusals:
         """Tags that are refused now, in order."""
         return sorted(self._now)
 
-    def update(self, refused: Mapping[int, int]) -> Mapping[int, int]:
-        """`refused` are all that are refused now; returns, and logs by name, those that were not or for another reason."""
+    def update(self, refused: Mapping[int, int], asked: Collection[int] | None = None) -> Mapping[int, int]:
+        """`refused` are all that are refused now, of those that were `asked` for (None: all); returns, and logs by name, those that
+        were not or for another reason."""
+        if asked is not None:
+            refused = {position: status for position, status in self._now.items() if position not in asked} | dict(refused)
         new = {position: status for position, status in refused.items() if self._now.get(position) != status}
         back = sorted(self._now.keys() - refused.keys())
         self._now = dict(refused)
         if new:
-            tags = [f"{self._named(p)}: {ua.StatusCode(status).name}" for p, status in list(new.items())[:_AT_MOST]]
+            tags = [f"{_named(self._plan, p)}: {ua.StatusCode(status).name}" for p, status in list(new.items())[:_AT_MOST]]
             self._log.warning("tags cannot be read", adapter=self._name, count=len(new), tags=_cut(tags, len(new)))
         if back:
-            tags = [self._named(position) for position in back[:_AT_MOST]]
-            self._log.info("tags can be read again", adapter=self._name, count=len(back), tags=_cut(tags, len(back)))
+            self._log.info("tags can be read again", adapter=self._name, count=len(back), tags=names(self._plan, back))
         return new
 
-    def _named(self, position: int) -> str:
-        return f"{self._plan.paths[position]} ({self._plan.addresses[position]})"
+
+def names(plan: Plan, positions: Iterable[int]) -> list[str]:
+    """Path and address of each, and how many more there are above ten."""
+    found = [int(position) for position in positions]
+    return _cut([_named(plan, position) for position in found[:_AT_MOST]], len(found))
+
+
+def _named(plan: Plan, position: int) -> str:
+    return f"{plan.paths[position]} ({plan.addresses[position]})"
 
 
 def _cut(names: list[str], count: int) -> list[str]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from adapters.base import BoundTag, TagConfig
 from adapters.readings import Readings
 from schemas import quality as q
-from schemas.kinds import make_batch, telemetry
+from schemas.kinds import Origin, make_batch, telemetry
 
 from .config import LISTS, OpcuaTag
 from .decode import ARRAY, BOOLEAN, DATETIME, INT64, NOTHING, TEXT_KINDS, TOO_LARGE, UINT64, Changes
@@ -76,11 +76,13 @@ class Rows:
         self._parts = Parts(self._plan) if self._plan.parts else None
         self._scale = [(bound.config.scale, bound.config.offset) for bound in tags]
         self._readings = Readings(tags)
-        self._ids = self._readings.ids
+        self.ids = self._readings.ids
+        """Tag id by position."""
         self._wants = np.array([_wants(cast(OpcuaTag, bound.config)) for bound in tags], np.intp)
-        self._last_us = np.zeros(self.size, np.int64)
+        self.last_us = np.zeros(self.size, np.int64)
+        """Time of the newest live row by position; 0: there was none."""
 
-    def batch(self, changes: Changes, now_us: int) -> pa.RecordBatch | None:
+    def batch(self, changes: Changes, now_us: int, origin: Origin = Origin.LIVE) -> pa.RecordBatch | None:
         """READING(n) of `changes`, in their order; None when nothing is left of them. Unknown handles are left out.
 
         A `text` is also the JSON of a list of texts or 64-bit integers; a matrix is its elements row by row.
@@ -98,9 +100,10 @@ class Rows:
             return None
         column = _COLUMN[self._wants[where], changes.kind]
         quality = self._quality(changes, column)
-        time_us = _time_us(changes, now_us)
+        time_us = row_times(changes, now_us)
         lag_ms = np.clip((now_us - time_us) // 1000, _INT32.min, _INT32.max).astype(np.int32)
-        self._last_us[where] = time_us
+        if origin is Origin.LIVE:
+            self.last_us[where] = time_us
         texts: dict[int, str] = {}
         samples: dict[int, npt.NDArray[np.float32]] = {}
         if (column > _INTEGER).any():
@@ -118,6 +121,7 @@ class Rows:
             rows=where,
             numeric=column == _NUMBER,
             integral=column == _INTEGER,
+            origin=origin,
         )
 
     def overflows(self, changes: Changes, now_us: int, source: str) -> pa.RecordBatch | None:
@@ -127,15 +131,15 @@ class Rows:
             return None
         last: dict[int, int] = {}  # time of the value before, by handle, in this message
         found: list[tuple[int, int, int]] = []
-        stamps = _time_us(changes, now_us).tolist()
+        stamps = row_times(changes, now_us).tolist()
         for handle, stamp, dropped in zip(changes.handle.tolist(), stamps, lost.tolist(), strict=True):
             if dropped:
                 for _, position in self._plan.tags_of([handle]):
-                    before = last.get(handle) or int(self._last_us[position]) or stamp
+                    before = last.get(handle) or int(self.last_us[position]) or stamp
                     found.append((position, min(before, stamp), stamp))
             last[handle] = stamp
         where, start, end = (np.array(column, np.int64) for column in zip(*found, strict=True))
-        return make_batch("gap", len(found), time=start, end=end, tag=self._ids[where], source=source, cause="overflow")
+        return make_batch("gap", len(found), time=start, end=end, tag=self.ids[where], source=source, cause="overflow")
 
     def bad(self, positions: Sequence[int], qualities: Sequence[int], now_us: int) -> pa.RecordBatch:
         """READING(m): one row without a value and with its quality per tag of these variables, timed `now_us`."""
@@ -143,7 +147,7 @@ class Rows:
         concerned = list(self._plan.tags_of(positions))
         where = np.array([position for _, position in concerned], np.intp)
         return telemetry(
-            time_us=now_us, tag=self._ids[where], quality=np.array([status[handle] for handle, _ in concerned], np.uint32)
+            time_us=now_us, tag=self.ids[where], quality=np.array([status[handle] for handle, _ in concerned], np.uint32)
         )
 
     def _samples(
@@ -186,7 +190,8 @@ class Rows:
         return np.where(above & good, np.uint32(q.BAD_OUT_OF_RANGE), quality)
 
 
-def _time_us(changes: Changes, now_us: int) -> npt.NDArray[np.int64]:
+def row_times(changes: Changes, now_us: int) -> npt.NDArray[np.int64]:
+    """int64[n], µs: source time, else server time, else `now_us`."""
     source = changes.source
     stamp = source
     missing = (source <= 0) | (source >= LAST_FILETIME)

@@ -21,12 +21,13 @@ from adapters.playback import Exchange, Player
 from schemas.errors import NotConnected
 
 from .config import OpcuaConfig
-from .decode import Changes, decode_publish, decode_read
+from .decode import Changes, decode_publish, decode_read, decode_republish
 from .rows import Rows
 from .wire import MalformedMessage
 
 PUBLISH: Final = 1
 READ: Final = 2
+REPUBLISH: Final = 3
 _Positions = npt.NDArray[np.uint32]
 
 
@@ -39,9 +40,11 @@ class _Answer(Protocol):
 async def recorded(
     recorder: Recorder, request: object, positions: _Positions | None, send: Callable[[], Awaitable[_Answer]]
 ) -> _Answer:
-    """`send()`, and its answer on tape where it is one to a publish request or to a read of the tags at `positions`."""
+    """`send()`, and its answer on tape where it is one to a (re)publish request or to a read of the tags at `positions`."""
     if isinstance(request, ua.PublishRequest):
         number = recorder.request(b"", mark=PUBLISH)
+    elif isinstance(request, ua.RepublishRequest):
+        number = recorder.request(b"", mark=REPUBLISH)
     elif positions is not None:
         number = recorder.request(positions.astype("<u4").tobytes(), mark=READ)
     else:
@@ -100,7 +103,7 @@ class PlayedOpcua:
                 raise MalformedMessage(f"{len(found)} values for {len(positions)} nodes")
             found.handle = positions
         else:
-            answer = decode_publish(body)
+            answer = decode_republish(body, 0) if exchange.mark == REPUBLISH else decode_publish(body)
             result = answer.result if answer.closed is None else answer.closed
             if answer.changes is None and not result & 0x8000_0000:
                 return

@@ -117,7 +117,9 @@ class IsolatedAdapter:
 
     async def _start(self) -> ChildProcess:
         config, context = self._config, self._context
-        entry = Entry(context.name, config, context.tags, context.time_zone, context.base, context.directory)
+        entry = Entry(
+            context.name, config, context.tags, context.time_zone, context.base, context.directory, context.last_seen_us
+        )
         child = ChildProcess(
             memory_limit=int(config.memory_limit), on_frame=self._take, on_end=lambda: self._ended(child)
         )  # fmt: skip

@@ -110,8 +110,9 @@ class Child(asyncio.Protocol):
                 wrapper_class=structlog.stdlib.BoundLogger,
             )
             context = AdapterContext(
-                entry.name, entry.tags, WallClock(), entry.directory, log, time_zone=entry.time_zone, base=entry.base
-            )
+                entry.name, entry.tags, WallClock(), entry.directory, log,
+                time_zone=entry.time_zone, base=entry.base, last_seen_us=entry.last_seen_us,
+            )  # fmt: skip
             self._adapter = adapter = build_here(entry.config, context)
             self._certified = adapter if isinstance(adapter, Certified) else None
         except Exception as error:  # noqa: BLE001 (whatever it is, the gateway is told)

@@ -44,7 +44,7 @@ class ScriptedAdapter:
 def play(manual_clock, monkeypatch):
     """Run a script to its end (EndOfStream, or `still` seconds) with instant back-off; returns what was put, and the collector."""
 
-    async def run(script, *, last_seen_us=None, still=0.2):
+    async def run(script, *, last_seen_us=None, still=0.2, tags=(0, 1)):
         put: list[tuple[str, pa.RecordBatch]] = []
 
         async def record(kind, batch):
@@ -54,7 +54,7 @@ def play(manual_clock, monkeypatch):
 
         adapter = ScriptedAdapter(script)
         collector = Collector(
-            "press", adapter, [make_tag(0), make_tag(1)], put=record, clock=manual_clock, rng=random.Random(1),
+            "press", adapter, [make_tag(tag) for tag in tags], put=record, clock=manual_clock, rng=random.Random(1),
             log=structlog.get_logger(), last_seen_us=last_seen_us,
         )  # fmt: skip
         collector._backoff._first_s = collector._backoff._max_s = 0.001
@@ -118,3 +118,10 @@ async def test_a_misconfigured_device_says_so_once_and_does_not_end_the_task(pla
 async def test_a_bug_in_an_adapter_reaches_the_supervisor_and_the_connection_is_closed(play):
     with pytest.raises(ZeroDivisionError):
         await play([(None, [GOOD, ZeroDivisionError()])])
+
+
+async def test_a_device_that_has_only_events_is_up_before_the_first_of_them(play):
+    put, collector, _ = await play([(None, [NotConnected("reset")]), (None, [])], tags=())
+    assert events(put) == ["adapter_up", "adapter_down", "adapter_up"]
+    assert collector.state == "up"
+    assert of(put, "gap") == []

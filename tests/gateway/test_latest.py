@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from gateway.latest import Latest
-from schemas.kinds import make_batch
+from schemas.kinds import Origin, make_batch
 from schemas.quality import BAD_NO_COMMUNICATION
 from tests.gateway.samples import rows
 
@@ -50,3 +50,13 @@ def test_a_label_goes_when_the_next_reading_has_none():
     assert latest.text == {1: "idle"}
     latest.update(reading([1, 1], value=[1.0, 7.0], text=["run", None]))
     assert latest.text == {}
+
+
+def test_a_row_that_is_not_live_does_not_replace_a_newer_one() -> None:
+    latest = Latest(3)
+    latest.update(reading([1], value=[2.0], time=2_000_000))
+    latest.update(reading([1, 2], value=[1.0, 5.0], time=1_000_000, origin=Origin.BACKFILL))
+    assert latest.value[1] == 2.0
+    assert math.isnan(latest.value[2])
+    assert latest.time_us[1] == 2_000_000
+    assert latest.count == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,15 @@ def test_the_heartbeat_reports_an_unchanged_value():
     normaliser = Normaliser([make_tag(0, deadband=5.0, report_at_least_us=10_000_000)])
     times = [0, 5_000_000, 10_000_000, 12_000_000]
     assert thinned(normaliser.apply(rows([0] * 4, [1.0] * 4, time_us=times))) == [False, True, False, True]
+
+
+def test_rows_that_are_not_live_are_reported_and_change_no_reference():
+    normaliser = Normaliser([make_tag(0, deadband=1.0)])
+    normaliser.apply(rows([0], [1.0]))
+    old = rows([0, 0], [5.0, 5.1])
+    backfilled = old.set_column(old.schema.get_field_index("origin"), old.schema.field("origin"), pa.array([1, 1], pa.uint8()))
+    assert not any(thinned(normaliser.apply(backfilled)))
+    assert thinned(normaliser.apply(rows([0], [1.5]))) == [True]
 
 
 def test_only_tags_with_a_deadband_are_thinned():

@@ -229,6 +229,18 @@ def opcua_node_server(started: Started) -> Callable[..., Server]:
 
 
 @pytest.fixture
+def opcua_plant_server(started: Started) -> Callable[[], Server]:
+    """Starts OPC UA servers with history and alarms; the address space is at the top of servers/opcua_plant_server.js."""
+    command = _node("opcua_plant_server.js", "node-opcua-server")
+
+    def start() -> Server:
+        folder = started.new_folder()
+        return started.start(Server(lambda port: [*command(port), folder], folder))
+
+    return start
+
+
+@pytest.fixture
 def snap7_node_server(started: Started) -> Callable[[], Server]:
     """Starts S7 servers; the data blocks are at the top of servers/s7_server.js."""
     command = _node("s7_server.js", "node-snap7")

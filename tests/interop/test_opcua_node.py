@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,9 @@ import pytest
 import structlog
 
 from adapters.opcua.config import OpcuaConfig
+from adapters.opcua.liveness import Step
 from adapters.opcua.plan import SamplingClass
+from adapters.opcua.recovery import Recovery, Renew
 from adapters.opcua.store import Store
 from schemas import quality as q
 from schemas.errors import ConfigError, NotConnected
@@ -281,6 +284,33 @@ async def test_a_full_queue_drops_what_discard_says_and_leaves_a_gap(server: Sta
         assert all(row["value"] is not None for row in overflowed)
 
 
+async def test_a_new_session_on_the_same_encrypted_channel(server: Started, tmp_path: Path) -> None:
+    """As recovery makes it for the sake of a quiet tag: the user is there again, the values come again, nobody was down."""
+    config = configure({"temperature": "ns=1;s=temperature", "counter": "ns=1;s=counter"}, endpoint(server), **encrypted())
+    await trust(config, tmp_path)
+    adapter = make_adapter(config, tmp_path)
+    await adapter.connect()
+    seen = Recorder(config)
+    asked = iter([Renew(Step.NEW_SESSION, "test"), Renew(Step.NEW_CLIENT, "test")])
+    plain = Recovery.run
+
+    async def renewing(self: Recovery) -> None:
+        await asyncio.sleep(0.5)
+        for wanted in asked:
+            raise wanted
+        await plain(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recovery, "run", renewing)
+        async with aclosing(adapter.batches()) as stream:
+            await seen.until(stream, lambda r: len(r.rows["temperature"]) == 3 and len(r.rows["counter"]) > 20)
+    await adapter.aclose()
+    assert {row["value"] for row in seen.rows["temperature"]} == {21.5}
+    gaps = [row for batch in seen.batches if kind_of(batch) == "gap" for row in batch.to_pylist()]
+    assert [gap["cause"] for gap in gaps if gap["tag"] is None] == ["not_connected", "not_connected"]
+    assert all(gap["end"] - gap["time"] < timedelta(seconds=3) for gap in gaps)
+
+
 class _Slow(SamplingClass):
     """Published less often than sampled."""
 
@@ -297,8 +327,9 @@ def encrypted() -> dict[str, Any]:
 
 
 async def trust(config: OpcuaConfig, folder: Path) -> None:
-    """Be refused once, then move the server's certificate to the trusted ones."""
+    """Be refused once, then trust the server's certificate."""
     with pytest.raises(ConfigError):
         await make_adapter(config, folder).connect()
-    (refused,) = await asyncio.to_thread(Store(folder / "trust").entries)
-    await asyncio.to_thread(Store(folder / "trust").accept, refused.sha1)
+    store = Store(folder / "trust")
+    (refused,) = await asyncio.to_thread(store.entries)
+    await asyncio.to_thread(store.accept, refused.sha1)

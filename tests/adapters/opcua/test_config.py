@@ -240,3 +240,17 @@ def test_options_of_a_subscription_at_a_polled_tag_are_named() -> None:
     }
     (finding,) = findings(tags, read="poll", queue_size=5)
     assert (finding.level, finding.loc) == ("warning", ("tags", "a", "server_deadband"))
+
+
+def test_what_keeps_a_connection_alive_has_defaults_and_limits() -> None:
+    config = configure(
+        {"t": {"address": "ns=2;s=T", "expect_update_within": "30s"}}, events={"types": ["i=2915"]}, history={"max": "2d"}
+    )
+    assert (str(config.verify_quiet), str(config.tags["t"].expect_update_within)) == ("1m", "30s")
+    assert configure({}).history is True
+    assert configure({}).events is False
+    for wrong in ({"notifiers": []}, {"types": ["pump"]}, {"min_severity": 0}):
+        with pytest.raises(ValidationError):
+            configure({}, events=wrong)
+    with pytest.raises(ValidationError, match="at least 1s"):
+        configure({"t": {"address": "ns=2;s=T", "expect_update_within": "500ms"}})

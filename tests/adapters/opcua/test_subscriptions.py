@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from asyncua import ua
 from asyncua.ua.ua_binary import struct_to_binary
 
 from adapters.opcua.connection import Connection
+from adapters.opcua.liveness import Liveness, Pace, contract_of
 from adapters.opcua.outbox import Outbox
 from adapters.opcua.plan import compile_plan
 from adapters.opcua.resolve import ServerFacts
@@ -29,8 +30,11 @@ Answer = bytes | Exception
 class Script:
     """A connection whose publish answers are given one by one; behind the last one the server is silent."""
 
-    def __init__(self, *answers: Answer, keep_alive_ms: float = 1000) -> None:
+    def __init__(self, *answers: Answer, keep_alive_ms: float = 1000, kept: Mapping[int, bytes] | None = None) -> None:
+        """`kept` are the messages that the server can send again."""
         self.session = self
+        self._kept = kept or {}
+        self.asked_again: list[int] = []
         self.requests: list[Any] = []
         self.created: list[Any] = []
         self.items: list[Any] = []
@@ -48,6 +52,11 @@ class Script:
         return [ua.MonitoredItemCreateResult() for _ in params.ItemsToCreate]
 
     async def request(self, request: Any, *, patient: bool = False) -> bytes:
+        if isinstance(request, ua.RepublishRequest):
+            self.asked_again.append(request.Parameters.RetransmitSequenceNumber)
+            if request.Parameters.RetransmitSequenceNumber not in self._kept:
+                raise ua.UaStatusCodeError(ua.StatusCodes.BadMessageNotAvailable)
+            return self._kept[request.Parameters.RetransmitSequenceNumber]
         assert patient
         self.requests.append(request)
         if not self._answers:
@@ -63,11 +72,21 @@ def answer(sequence: int, value: float | None = None, subscription: int = 1) -> 
     """A notification message with one value of handle 0, or a keep-alive."""
     response = ua.PublishResponse()
     response.Parameters.SubscriptionId = subscription
-    response.Parameters.NotificationMessage.SequenceNumber = sequence
+    response.Parameters.NotificationMessage = message(sequence, value)
+    return struct_to_binary(response)
+
+
+def again(sequence: int, value: float) -> bytes:
+    """The same message, sent again."""
+    return struct_to_binary(ua.RepublishResponse(NotificationMessage=message(sequence, value)))
+
+
+def message(sequence: int, value: float | None) -> ua.NotificationMessage:
+    found = ua.NotificationMessage(SequenceNumber=sequence)
     if value is not None:
         item = ua.MonitoredItemNotification(ClientHandle=0, Value=ua.DataValue(ua.Variant(value, ua.VariantType.Double)))
-        response.Parameters.NotificationMessage.NotificationData = [ua.DataChangeNotification(MonitoredItems=[item])]
-    return struct_to_binary(response)
+        found.NotificationData = [ua.DataChangeNotification(MonitoredItems=[item])]
+    return found
 
 
 def make(script: Script, tags: dict[str, Any] | None = None, timeout_s: float = 2.0) -> tuple[Subscriber, Outbox]:
@@ -85,6 +104,7 @@ def make(script: Script, tags: dict[str, Any] | None = None, timeout_s: float = 
         clock=SystemClock(),
         log=log,
         timeout_s=timeout_s,
+        liveness=Liveness(contract_of(compile_plan(bound), [50_000] * len(bound), {}, 0), Pace()),
     )
     return subscriber, outbox
 
@@ -118,12 +138,48 @@ async def test_messages_are_acknowledged_and_keep_alives_are_not() -> None:
     assert [(a.SubscriptionId, a.SequenceNumber) for a in acknowledged][:2] == [(1, 1), (1, 2)]
 
 
-@pytest.mark.parametrize("messages", [[(1, 1.0), (4, 2.0)], [(1, 1.0), (4, None), (4, 2.0)]])
-async def test_missing_messages_are_a_gap(messages: list[tuple[int, float | None]]) -> None:
-    batches = await run(Script(*(answer(*message) for message in messages)), 3)
-    assert [kind_of(batch) for batch in batches] == ["telemetry", "gap", "telemetry"]
-    (gap,) = batches[1].to_pylist()
+@pytest.mark.parametrize("messages", [[(1, 1.0), (4, 4.0)], [(1, 1.0), (4, None), (4, 4.0)]])
+async def test_missing_messages_are_asked_for_again_before_they_are_a_gap(messages: list[tuple[int, float | None]]) -> None:
+    script = Script(*(answer(*one) for one in messages), kept={2: again(2, 2.0), 3: again(3, 3.0)})
+    batches = await run(script, 4)
+    assert [kind_of(batch) for batch in batches] == ["telemetry"] * 4
+    assert [batch.column("value").to_pylist() for batch in batches] == [[1.0], [2.0], [3.0], [4.0]]
+    assert script.asked_again == [2, 3]
+
+
+async def test_what_the_server_no_longer_has_is_a_gap_and_the_rest_is_not_lost() -> None:
+    script = Script(answer(1, 1.0), answer(300, 4.0), kept={298: again(298, 2.0), 299: again(299, 3.0)})
+    batches = await run(script, 5)
+    assert [kind_of(batch) for batch in batches] == ["telemetry", "telemetry", "telemetry", "gap", "telemetry"]
+    assert len(script.asked_again) == 100
+    (gap,) = batches[3].to_pylist()
     assert (gap["cause"], gap["source"], gap["tag"]) == ("overflow", "robot", None)
+    assert gap["time"] <= gap["end"]
+
+
+async def test_the_first_messages_of_a_subscription_are_asked_for_when_another_session_got_them() -> None:
+    script = Script(answer(3, 3.0), kept={1: again(1, 1.0), 2: again(2, 2.0)})
+    batches = await run(script, 3)
+    assert [batch.column("value").to_pylist() for batch in batches] == [[1.0], [2.0], [3.0]]
+
+
+async def test_a_server_that_does_not_begin_with_1_has_lost_nothing() -> None:
+    for first in (2, 77):
+        batches = await run(Script(answer(first, 1.0), answer(first + 1, 2.0)), 2)
+        assert [kind_of(batch) for batch in batches] == ["telemetry"] * 2
+
+
+async def test_numbers_that_begin_anew_are_a_gap_and_nothing_is_asked_for() -> None:
+    script = Script(answer(500, 1.0), answer(3, 2.0))
+    batches = await run(script, 3)
+    assert [kind_of(batch) for batch in batches] == ["telemetry", "gap", "telemetry"]
+    assert script.asked_again == []
+
+
+async def test_missing_messages_are_looked_for_behind_the_wrap() -> None:
+    script = Script(answer(2**32 - 2, 1.0), answer(2, 4.0), kept={2**32 - 1: again(2**32 - 1, 2.0), 1: again(1, 3.0)})
+    batches = await run(script, 4)
+    assert [batch.column("value").to_pylist() for batch in batches] == [[1.0], [2.0], [3.0], [4.0]]
 
 
 async def test_sequence_numbers_wrap() -> None:
@@ -149,7 +205,7 @@ async def test_items_are_asked_for_in_the_calls_that_the_server_allows() -> None
     subscriber, _ = make(script, tags)
     task = asyncio.create_task(subscriber.run())
     async with asyncio.timeout(5):
-        while len(script.items) < 4:  # noqa: ASYNC110
+        while len(script.items) < 5:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.wait([task])
@@ -160,9 +216,9 @@ async def test_items_are_asked_for_in_the_calls_that_the_server_allows() -> None
     asked = [
         (params.SubscriptionId, [i.RequestedParameters.ClientHandle for i in params.ItemsToCreate]) for params in script.items
     ]
-    assert asked == [(1, [0, 1]), (1, [2, 3]), (2, [4, 5]), (2, [6])]
+    assert asked == [(1, [0, 1]), (1, [2, 3]), (2, [4, 5]), (2, [6]), (1, [0xFFFF_FFFE])]  # the last: the namespaces
     assert {i.RequestedParameters.SamplingInterval for i in script.items[3].ItemsToCreate} == {2000}
-    assert {i.RequestedParameters.QueueSize for params in script.items for i in params.ItemsToCreate} == {7}
+    assert {i.RequestedParameters.QueueSize for params in script.items[:4] for i in params.ItemsToCreate} == {7}
     assert len(script.requests) == 3
 
 
