@@ -17,7 +17,7 @@ from typing import Final
 from asyncua import Client, ua
 from asyncua.client.ua_client import UaClient, UASocketProtocol, UASocketState
 from asyncua.client.ua_session import UaSession
-from asyncua.common.connection import TransportLimits
+from asyncua.common.connection import SecureConnection, TransportLimits
 from asyncua.common.shortcuts import Shortcuts
 from asyncua.crypto import security_policies
 from cryptography.exceptions import InvalidSignature
@@ -26,6 +26,7 @@ from schemas import quality as q
 from schemas.errors import ConfigError, NotConnected
 
 from .config import OpcuaConfig
+from .guard import GuardedConnection
 from .pki import Identity, Trust
 
 MAX_MESSAGE: Final = 16 * 2**20
@@ -56,9 +57,21 @@ class _Limits(TransportLimits):  # type: ignore[misc]
 
 
 class _Protocol(UASocketProtocol):  # type: ignore[misc]
-    """Closes the connection when a peer announces a chunk that it may not send, instead of buffering it."""
+    """Closes the connection when a peer announces a chunk that it may not send, instead of buffering it; hands out guarded messages."""
 
     receive_buffer: bytes | None
+    _connection: SecureConnection
+
+    def __init__(self, timeout: float, security_policy: security_policies.SecurityPolicy, limits: TransportLimits) -> None:
+        super().__init__(timeout, security_policy=security_policy, limits=limits)
+        self._connection = GuardedConnection(security_policy, self._connection._limits)
+
+    async def open_secure_channel(self, params: ua.OpenSecureChannelParameters) -> ua.OpenSecureChannelResult:
+        """As asyncua's, which asserts that the answer could be read."""
+        try:
+            return await super().open_secure_channel(params)
+        except AssertionError as error:
+            raise ConnectionError("the server's answer to OpenSecureChannel cannot be read") from error
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -235,7 +248,7 @@ async def failures(endpoint: str) -> AsyncIterator[None]:
         if "No matching endpoints" in str(error):
             raise ConfigError(f"{endpoint} has no unsecured endpoint", hint="add `security`") from error
         raise NotConnected(f"{endpoint}: {error}") from error
-    except (OSError, ValueError, LookupError, struct.error, InvalidSignature) as error:
+    except (OSError, ValueError, LookupError, struct.error, InvalidSignature, RecursionError) as error:  # nested without end
         raise NotConnected(f"{endpoint}: {str(error) or type(error).__name__}") from error
 
 
