@@ -58,7 +58,10 @@ class ModbusAdapter:
         await self._memory.recall()
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
-        """One telemetry batch per poll of a scan class, with every tag of the class once, in the order of the configuration."""
+        """One telemetry batch per poll of a scan class, with every tag of the class once, in the order of the configuration.
+
+        The first one comes when the device has answered something.
+        """
         connection = self._connection
         if connection is None:
             raise NotConnected(f"{self._config.endpoint} is not connected")
@@ -72,6 +75,8 @@ class ModbusAdapter:
                 number = await _due(schedule, connection)
                 paces[number].note(schedule.overruns[number])
                 batch = await self._poll(self._scanners[number], connection, silence)
+                if not silence.heard:
+                    continue  # rows would say that the device is there; who reads them is told when it is given up
                 for first in range(0, batch.num_rows, MAX_ROWS):
                     yield batch.slice(first, MAX_ROWS)
         except NotConnected as error:

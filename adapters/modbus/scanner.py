@@ -56,9 +56,12 @@ class Silence:
     def __init__(self, units: Collection[int]) -> None:
         self._units = frozenset(units)
         self._missed: dict[int, int] = {}
+        self.heard = False
+        """Whether anybody has answered at all: an open port alone is no device."""
 
     def answered(self, unit: int) -> None:
         """Something came from this unit."""
+        self.heard = True
         if self._missed:
             self._missed.pop(unit, None)
 
