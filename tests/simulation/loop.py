@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from schemas.clock import Clock
 
 T = TypeVar("T")
-_START_US = 1_767_225_600_000_000  # 2026-01-01
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -53,14 +53,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock(Clock):
-    """The wall clock that goes with the loop."""
+    """The wall clock that goes with the loop. Begins at the machine's time: servers in the loop may show that one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop, self._began = loop, loop.time()
+        self._loop, self._began, self._start_us = loop, loop.time(), time.time_ns() // 1000
 
     def now_us(self) -> int:
-        """µs since 1970, from 2026-01-01 on."""
-        return _START_US + round((self._loop.time() - self._began) * 1e6)
+        """µs since 1970."""
+        return self._start_us + round((self._loop.time() - self._began) * 1e6)
 
 
 def in_virtual_time(test: Callable[[], Coroutine[Any, Any, T]]) -> T:
