@@ -254,6 +254,35 @@ def local(time_us: int, zone: tzinfo) -> str:
     return _moment(time_us).astimezone(zone).isoformat(timespec="microseconds")
 
 
+def batch(messages: Sequence[bytes]) -> bytes:
+    """Several messages of one kind as one: `{"version": 1, "rows": […]}`."""
+    return b'{"version":%d,"rows":[%b]}' % (VERSION, b",".join(messages))
+
+
+BATCH_BYTES: Final = len(batch([]))
+"""What a batch has beside its messages and the commas between them."""
+
+
+def batch_schema_text() -> str:
+    """The published schema of a batch."""
+    made = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"genba batch, version {VERSION}",
+        "description": "Several messages of one kind.",
+        "type": "object",
+        "properties": {
+            "version": {"const": VERSION, "description": "Version of this schema."},
+            "rows": {
+                "type": "array",
+                "description": "The messages, in order.",
+                "items": {"anyOf": [{"$ref": f"{kind}.schema.json"} for kind in MESSAGES]},
+            },
+        },
+        "required": ["version", "rows"],
+    }
+    return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
+
+
 def json_schema(kind: Kind) -> JsonSchemaValue:
     """The JSON Schema (draft 2020-12) of a kind's messages."""
     made = MESSAGES[kind].model_json_schema(schema_generator=_Published)
@@ -314,6 +343,7 @@ def _moment(time_us: int) -> datetime:
 def _main(folder: Path) -> None:
     for kind in MESSAGES:
         (folder / f"{kind}.schema.json").write_text(schema_text(kind), encoding="utf-8")
+    (folder / "batch.schema.json").write_text(batch_schema_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -53,5 +53,5 @@ def configure(*, level: str = "info", stream: TextIO | None = None, as_json: boo
         cache_logger_on_first_use=False,
     )
     # The protocol libraries log every lost connection several times over; the supervisor says it once.
-    for name in ("pymodbus", "asyncua", "snap7", "s7", "amqtt", "transitions", "paho"):
+    for name in ("pymodbus", "asyncua", "snap7", "s7", "s7commplus", "amqtt", "transitions", "paho"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -26,6 +26,7 @@ _SHORTEST_LINE: Final = 128
 """No line that gives an id is shorter: from damaged bytes follows how many ids they may have held."""
 
 _KNOWN: Final = frozenset(field.name for field in fields(Tag))
+_PACKED: Final = tuple(field.name for field in fields(Tag) if field.name != "id")
 _DEFAULTS: Final[Mapping[str, object]] = {
     "value_type": "number",
     "unit": "1",
@@ -42,6 +43,28 @@ class _Version:
     to_us: int | None = None
 
 
+class _Change(NamedTuple):
+    """One line of the file: a tag as it is from `at_us` on, or (`tag` None) its end then."""
+
+    id: int
+    at_us: int
+    tag: Tag | None
+
+    def line(self) -> bytes:
+        """The line."""
+        if self.tag is None:
+            return _line({"id": self.id, "to": self.at_us})
+        return _line({"id": self.id, "from": self.at_us, "tag": _pack(self.tag)})
+
+    @classmethod
+    def of(cls, body: bytes) -> _Change:
+        """From the JSON object of a line."""
+        given = json.loads(body)
+        if "tag" not in given:
+            return cls(int(given["id"]), int(given["to"]), None)
+        return cls(int(given["id"]), int(given["from"]), _unpack(given["tag"], int(given["id"])))
+
+
 class TagRegistry:
     """All tags that this gateway ever had. Implements `schemas.tags.TagDirectory` and `TagHistory`."""
 
@@ -55,7 +78,7 @@ class TagRegistry:
         self._ids: dict[str, int] = {}
         self._changing = asyncio.Lock()
         for line in lines:
-            self._apply(json.loads(line))
+            self._apply(_Change.of(line))
 
     @classmethod
     async def open(cls, directory: Path, *, log: structlog.stdlib.BoundLogger, storage: Storage | None = None) -> TagRegistry:
@@ -104,12 +127,14 @@ class TagRegistry:
                 await asyncio.to_thread(self._append, changes)
                 for change in changes:
                     self._apply(change)
+            for tag in resolved:  # equal to what was read from the file; one object for both holds the texts once
+                self._versions[tag.id][-1].tag = tag
             return resolved
 
-    def _compare(self, tags: Sequence[Tag], now_us: int) -> tuple[list[Tag], list[dict[str, object]]]:
-        """The tags with ids, and the lines that make it so."""
+    def _compare(self, tags: Sequence[Tag], now_us: int) -> tuple[list[Tag], list[_Change]]:
+        """The tags with ids, and the changes that make it so."""
         resolved: list[Tag] = []
-        changes: list[dict[str, object]] = []
+        changes: list[_Change] = []
         next_id = len(self._versions)
         for tag in tags:
             tag_id = self._ids.get(tag.path)
@@ -123,38 +148,36 @@ class TagRegistry:
             if current is None or current.to_us is not None or current.tag != made:
                 # The wall clock may have been set back: versions of one tag never overlap.
                 since = now_us if current is None else max(now_us, current.to_us or current.from_us)
-                changes.append({"id": tag_id, "from": since, "tag": _pack(made)})
+                changes.append(_Change(tag_id, since, made))
         kept = {tag.id for tag in resolved}
         for tag_id, versions in enumerate(self._versions):
             if tag_id not in kept and versions[-1].to_us is None:
-                changes.append({"id": tag_id, "to": max(now_us, versions[-1].from_us)})
+                changes.append(_Change(tag_id, max(now_us, versions[-1].from_us), None))
         return resolved, changes
 
-    def _apply(self, line: Mapping[str, object]) -> None:
-        tag_id = int(str(line["id"]))
-        if "tag" not in line:
+    def _apply(self, change: _Change) -> None:
+        tag_id, at_us, tag = change
+        if tag is None:
             if tag_id < len(self._versions):
-                self._versions[tag_id][-1].to_us = int(str(line["to"]))
+                self._versions[tag_id][-1].to_us = at_us
             return
-        since = int(str(line["from"]))
-        tag = _unpack(line["tag"], tag_id)
         while len(self._versions) < tag_id:  # its line was damaged
             self._versions.append([_lost(len(self._versions))])
         if tag_id == len(self._versions):
-            self._versions.append([])
+            self._versions.append([_Version(tag, at_us)])
         else:
             current = self._versions[tag_id][-1]
-            current.to_us = since if current.to_us is None else current.to_us
-        self._versions[tag_id].append(_Version(tag, since))
+            current.to_us = at_us if current.to_us is None else current.to_us
+            self._versions[tag_id].append(_Version(tag, at_us))
         self._ids[tag.path] = tag_id
 
     @property
     def _last_given(self) -> int:
         return len(self._versions) - 1
 
-    def _append(self, changes: Sequence[Mapping[str, object]]) -> None:
+    def _append(self, changes: Sequence[_Change]) -> None:
         """Add lines to the file, durable when this returns. Blocking."""
-        data = b"".join(_line(change) for change in changes)
+        data = b"".join(change.line() for change in changes)
         if not self._storage.exists(self._path):
             write_file(self._storage, self._path, data)
         else:
@@ -176,13 +199,13 @@ class TagRegistry:
         Quarantine(directory, self._storage).keep_bytes(f"tags-{checksum(damaged):08x}.bad", damaged)
         while len(self._versions) < next_id:
             self._versions.append([_lost(len(self._versions))])
-        lines: list[bytes] = []
+        changes: list[_Change] = []
         for tag_id, versions in enumerate(self._versions):
             for version in versions:
-                lines.append(_line({"id": tag_id, "from": version.from_us, "tag": _pack(version.tag)}))
+                changes.append(_Change(tag_id, version.from_us, version.tag))
                 if version.to_us is not None:
-                    lines.append(_line({"id": tag_id, "to": version.to_us}))
-        data = b"".join(lines)
+                    changes.append(_Change(tag_id, version.to_us, None))
+        data = b"".join(change.line() for change in changes)
         try:
             write_file(self._storage, self._path, data)
             self._size = len(data)
@@ -214,8 +237,11 @@ def _lines(content: bytes) -> tuple[list[bytes], bytes]:
 
 
 def _pack(tag: Tag) -> dict[str, object]:
-    packed = {name: value for name, value in asdict(tag).items() if value not in ("", None, {}) and _DEFAULTS.get(name) != value}
-    del packed["id"]
+    packed = {}
+    for name in _PACKED:
+        value = getattr(tag, name)
+        if value not in ("", None, {}) and _DEFAULTS.get(name) != value:
+            packed[name] = asdict(value) if name == "limits" else value
     return packed
 
 

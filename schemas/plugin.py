@@ -105,11 +105,15 @@ class Discovery(Generic[C]):
 
     `options` is as of `Doctor`. `walk(options)` yields what it learns as it learns it: a `Check` is told, a `Point` becomes a tag, `Settings`
     become options of the entry. It reads only, gently, with a deadline for each exchange, and raises NotConnected or ConfigError.
+    A `Check` that is a failure says that the walk is not whole: then nothing that it did not find counts as gone. `scope` names the
+    options that decide what it can find (None: all but the endpoint and the timeout); a walk of another scope says nothing about
+    the points of this one.
     """
 
     options: type[C]
     walk: Callable[[C], AsyncGenerator[Check | Point | Settings, None]]
     of: Callable[[Any, Place], C] | None = None  # the same options from an entry of a file: of(config, place)
+    scope: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

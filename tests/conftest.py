@@ -10,6 +10,11 @@ import pytest
 import structlog
 from blockbuster import BlockBuster
 from blockbuster.blockbuster import BlockBusterFunction
+from hypothesis import HealthCheck, settings
+
+# How fast a shared machine draws examples says nothing about the code.
+settings.register_profile("genba", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("genba")
 
 PACKAGES = ["gateway", "adapters", "schemas", "edge_models", "cloud_sinks"]
 DISK = (

@@ -56,6 +56,8 @@ class Memory:
 
     async def keep(self, scanner: Scanner) -> None:
         """After a poll: write down what has changed."""
+        if not scanner.refused and not self._retry_us and not self._asked_again:
+            return  # as nearly always; ten thousand keys need not be compared for it
         refused = {scanner.keys[member]: code for member, code in scanner.refused.items()}
         before = self._retry_us.keys() & set(scanner.keys)
         if refused.keys() == before and not self._asked_again:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from schemas.plugin import Plugin
+from schemas.plugin import Discovery, Plugin
 
+from .browsing import SCOPE, BrowseOptions
 from .config import OpcuaConfig, check
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from adapters.base import Adapter, AdapterContext, Simulator, SimulatorContext
+    from schemas.plugin import Check, Point, Settings
 
 
 def build(config: OpcuaConfig, context: AdapterContext) -> Adapter:
@@ -26,4 +30,17 @@ def simulate(config: OpcuaConfig, context: SimulatorContext) -> Simulator:
     return OpcuaSimulator(config, context)
 
 
-PLUGIN: Plugin[OpcuaConfig, Adapter] = Plugin(OpcuaConfig, build, check=check, simulate=simulate)
+def walk(options: BrowseOptions) -> AsyncGenerator[Check | Point | Settings, None]:
+    """Every variable of a server, as it would be written as a tag."""
+    from .browse import browse
+
+    return browse(options)
+
+
+PLUGIN: Plugin[OpcuaConfig, Adapter] = Plugin(
+    OpcuaConfig,
+    build,
+    check=check,
+    simulate=simulate,
+    browse=Discovery(BrowseOptions, walk, of=BrowseOptions.of, scope=SCOPE),
+)

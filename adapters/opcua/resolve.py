@@ -12,7 +12,7 @@ from asyncua import ua
 
 from schemas import quality as q
 
-from .address import Address, NodeAddress, PathAddress
+from .address import Address, NodeAddress, PathAddress, Steps
 from .connection import Connection
 from .plan import chunks
 
@@ -54,10 +54,15 @@ async def resolve(connection: Connection, facts: ServerFacts, addresses: Sequenc
     """The nodes of `positions`; each address stands for itself, one that is not there takes no other along."""
     found = Resolved()
     paths: list[int] = []
+    asked: dict[int, ua.BrowsePath] = {}
     for position in positions:
         address = addresses[position]
         if isinstance(address, PathAddress):
-            paths.append(position)
+            if (steps := address.indexed(facts.namespaces)) is None:
+                found.refused[position] = q.BAD_NODE_ID_UNKNOWN
+            else:
+                paths.append(position)
+                asked[position] = _browse_path(steps)
             continue
         index = address.index if address.uri is None else facts.namespaces.get(address.uri)
         if index is None:
@@ -65,8 +70,7 @@ async def resolve(connection: Connection, facts: ServerFacts, addresses: Sequenc
         else:
             found.nodes[position] = node_id(address, index)
     for chunk in chunks(paths, facts.paths_per_call):
-        asked = [_browse_path(address) for p in chunk if isinstance(address := addresses[p], PathAddress)]
-        answers = await connection.session.translate_browsepaths_to_nodeids(asked)
+        answers = await connection.session.translate_browsepaths_to_nodeids([asked[position] for position in chunk])
         for position, answer in zip(chunk, answers, strict=True):
             if not answer.StatusCode.is_good():
                 found.refused[position] = int(answer.StatusCode.value)
@@ -84,7 +88,7 @@ def node_id(address: NodeAddress, index: int) -> ua.NodeId:
     return ua.NodeId(address.identifier, index, kind) if kind is not None else ua.NodeId(address.identifier, index)
 
 
-def _browse_path(address: PathAddress) -> ua.BrowsePath:
+def _browse_path(steps: Steps) -> ua.BrowsePath:
     elements = [
         ua.RelativePathElement(
             ReferenceTypeId=ua.NodeId(ua.ObjectIds.HierarchicalReferences),
@@ -92,6 +96,6 @@ def _browse_path(address: PathAddress) -> ua.BrowsePath:
             IncludeSubtypes=True,
             TargetName=ua.QualifiedName(name, index),
         )
-        for index, name in address.steps
+        for index, name in steps
     ]
     return ua.BrowsePath(StartingNode=ua.NodeId(ua.ObjectIds.RootFolder), RelativePath=ua.RelativePath(Elements=elements))

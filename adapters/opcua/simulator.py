@@ -191,8 +191,9 @@ async def stop(server: Server) -> None:
 async def _register_namespaces(server: Server, addresses: Sequence[Address]) -> Mapping[str, int]:
     """Give every namespace URI an index that no address names by number, and every number a namespace."""
     numbers = {address.index for address in addresses if isinstance(address, NodeAddress) and address.uri is None}
-    numbers |= {index for address in addresses if isinstance(address, PathAddress) for index, _ in address.steps}
-    uris = list(dict.fromkeys(a.uri for a in addresses if isinstance(a, NodeAddress) and a.uri is not None))
+    numbers |= {space for a in addresses if isinstance(a, PathAddress) for space, _ in a.steps if isinstance(space, int)}
+    named = [a.uris if isinstance(a, PathAddress) else (a.uri,) if a.uri is not None else () for a in addresses]
+    uris = list(dict.fromkeys(uri for some in named for uri in some))
     index = 2  # 0 is OPC UA's, 1 the server's own
     while uris or index <= max(numbers, default=0):
         uri = uris.pop(0) if uris and index not in numbers else f"urn:genba:simulated:namespace:{index}"
@@ -212,9 +213,11 @@ async def _add(
     config = cast(OpcuaTag, bound.config)
     kind = _type(bound.tag, config)
     if isinstance(address, PathAddress):
-        parent = await _folder(server, address.steps[:-1], folders)
-        index, name = address.steps[-1]
-        node = ua.NodeId("/".join(f"{i}:{n}" for i, n in address.steps), max(index, 1))
+        steps = address.indexed(spaces)
+        assert steps is not None, "every namespace was registered"
+        parent = await _folder(server, steps[:-1], folders)
+        index, name = steps[-1]
+        node = ua.NodeId("/".join(f"{i}:{n}" for i, n in steps), max(index, 1))
     else:
         parent = ua.NodeId(ua.ObjectIds.ObjectsFolder)
         index = spaces[address.uri] if address.uri is not None else address.index

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from schemas.plugin import Check, Doctor, Plugin
+from schemas.plugin import Check, Doctor, PlannedRequest, Plugin
 
 from .config import S7Config, check
-from .examination import S7Examination
+from .examination import S7Examination, examination_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
-    from adapters.base import Adapter, AdapterContext, Simulator, SimulatorContext
+    from adapters.base import Adapter, AdapterContext, BoundTag, Simulator, SimulatorContext, TagConfig
 
 
 def build(config: S7Config, context: AdapterContext) -> Adapter:
@@ -36,4 +36,13 @@ def examine(options: S7Examination) -> AsyncGenerator[Check, None]:
     return examine(options)
 
 
-PLUGIN: Plugin[S7Config, Adapter] = Plugin(S7Config, build, check=check, simulate=simulate, doctor=Doctor(S7Examination, examine))
+def plan(config: S7Config, tags: Sequence[BoundTag[TagConfig]]) -> Sequence[PlannedRequest]:
+    """Every request of one poll of each scan class."""
+    from .requests import requests_of
+
+    return requests_of(config, tags)
+
+
+PLUGIN: Plugin[S7Config, Adapter] = Plugin(
+    S7Config, build, check=check, simulate=simulate, doctor=Doctor(S7Examination, examine, of=examination_of), plan=plan
+)

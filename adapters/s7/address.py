@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
+from .spellings import suggestion
+
 Area = Literal["DB", "M", "I", "Q", "T", "C"]
 Width = Literal["X", "B", "W", "D", "L"]
 """The letter of an address: bit, byte, word (2), double word (4) and IEC 61131-3's long word (8 bytes)."""
@@ -95,11 +97,13 @@ def _why(plain: str) -> str:
     """What is special about a spelling that does not parse, and the way out."""
     if re.fullmatch(r"P[IEQA].*", plain) or plain.endswith(":P"):
         return "peripheral addresses are not read; take the process image (I, Q)"
-    if re.fullmatch(r"DB\d+\.\d+(\.\d)?", plain):
-        db, _, offset = plain.partition(".")
+    if (other := suggestion(plain)) is not None:
+        return f"did you mean address: {other[0]} with type: {other[1]}? Type and address are two options here"
+    if re.fullmatch(r"DB\d+[.,]\d+(\.\d)?", plain):
+        db, _, offset = plain.replace(",", ".").partition(".")
         return f"the offset needs its width: {db}.DBX{offset if '.' in offset else offset + '.0'} for a bit, DBB, DBW or DBD otherwise"
     if re.fullmatch(r"V[BWDX]?\d+(\.\d)?", plain):
         return "the V area of LOGO! and S7-200 is DB1: write DB1.DBW0 for VW0"
     if '"' in plain or re.fullmatch(r"DB_?[A-Z]\w*\..*", plain):
-        return f"symbolic names are not read over classic S7; write the absolute address like {_EXAMPLES}"
+        return f"symbols are read with `kind: s7plus` (experimental) or opcua; here write the absolute address like {_EXAMPLES}"
     return f"not an S7 address; write it like {_EXAMPLES}"

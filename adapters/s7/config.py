@@ -15,7 +15,7 @@ from schemas.tags import ValueType
 from schemas.values import Strict
 
 from .address import ELEMENTS, WIDTHS, Address, parse
-from .datatypes import DataType, parse_type
+from .datatypes import TEXTS, DataType, parse_type
 
 Cpu = Literal["s7-300", "s7-400", "s7-1200", "s7-1500"]
 CPUS: Final[dict[Cpu, tuple[int, int, int]]] = {
@@ -38,8 +38,8 @@ class S7Tag(TagConfig):
     type: str = Field(
         description="S7 type, in any case: bool, byte, word, dword, lword, sint, usint, int, uint, dint, udint, lint, ulint, real, "
         "lreal, char, wchar, string[n], wstring[n], s5time, time, tod, ltime, ltod (all ms), date, dt, dtl, ldt, timer, counter; "
-        "array[n] of a type that is a number of up to four bytes or lreal: a waveform.",
-        examples=["real", "string[32]"],
+        "array[n] of any of them: a waveform of numbers or bools, a text of characters, a JSON list of anything else.",
+        examples=["real", "string[32]", "array[100] of real"],
     )
     encoding: str = Field("latin-1", description="Characters of char and string: `latin-1`, `cp932` (Shift JIS), `utf-8` …")
 
@@ -68,11 +68,11 @@ class S7Tag(TagConfig):
 
     @model_validator(mode="after")
     def _text_is_plain(self) -> S7Tag:
-        if self.data_type.kind in ("text", "date", "clock"):
+        if self.data_type.kind in TEXTS:
             for option, given in (("scale", self.scale != 1), ("offset", self.offset != 0), ("enum", bool(self.enum))):
                 if given:
                     raise ValueError(f"{option} needs a number, and {self.type} is text")
-        if self.data_type.kind == "array" and self.enum:
+        if self.data_type.kind in ("array", "bits") and self.enum:
             raise ValueError(f"enum needs one number, and {self.type} has many")
         return self
 
@@ -96,11 +96,11 @@ class S7Tag(TagConfig):
 
     def value_type(self) -> ValueType:
         """64-bit integers stay whole unless they are scaled or named; strings, dates and times of day with a date are text;
-        an array is samples."""
+        an array of numbers or bits is samples, any other text."""
         kind = self.data_type.kind
-        if kind == "array":
+        if kind in ("array", "bits"):
             return "samples"
-        if kind in ("text", "date", "clock"):
+        if kind in TEXTS:
             return "text"
         if kind == "integer" and self.scale == 1 and self.offset == 0 and not self.enum:
             return "integer"

@@ -6,16 +6,22 @@ words, DATE_AND_TIME in BCD, DTL in binary. Numbers are decoded with numpy by th
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Final, Literal
 
-Kind = Literal["bool", "number", "integer", "s5time", "counter", "nanoseconds", "text", "date", "clock", "array"]
+Kind = Literal["bool", "number", "integer", "s5time", "counter", "nanoseconds", "text", "date", "clock", "array", "bits", "list"]
 """How a type is decoded: a bit; a number that float64 holds exactly; a 64-bit integer; S5TIME; three BCD digits;
-LTIME and LTOD; text; a date; DT, DTL or LDT; elements of one numeric type."""
+LTIME and LTOD; text; a date; DT, DTL or LDT; an array of numbers; of bits; of anything else."""
+ARRAYS: Final = ("array", "bits", "list")
+TEXTS: Final = ("text", "date", "clock", "list")
+"""Kinds whose values are text."""
 
+_CHARACTERS: Final = {"chars": "char", "wchars": "wchar"}
 _EPOCH: Final = date(1990, 1, 1)
 _UNIX: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (LDT counts on the wall clock of the plant)
 _S5_STEPS: Final = (10, 100, 1000, 10_000)  # ms
@@ -25,7 +31,8 @@ _S5_STEPS: Final = (10, 100, 1000, 10_000)  # ms
 class DataType:
     """One S7 type. `size` in bytes on the wire, `code` the numpy dtype of a numeric one.
 
-    `length` is the characters of a string or the elements of an array; `name` of an array is that of its elements.
+    `length` is the characters of a string or the elements of an array; `name` of an array is that of its elements. An array of
+    characters is a text of fixed length: its name is `chars` or `wchars`.
     """
 
     name: str
@@ -36,8 +43,8 @@ class DataType:
 
     def __str__(self) -> str:
         """The canonical spelling: `real`, `string[32]`, `array[10] of real`."""
-        if self.kind == "array":
-            return f"array[{self.length}] of {self.name}"
+        if self.kind in ARRAYS or self.name in _CHARACTERS:
+            return f"array[{self.length}] of {_CHARACTERS.get(self.name, self.name)}"
         return f"{self.name}[{self.length}]" if self.length else self.name
 
 
@@ -83,10 +90,11 @@ _SYNONYMS: Final = {
     "double": "lreal",
 }
 _STRING: Final = re.compile(r"(w?string)(?:\[(\d{1,5})\])?")
-_ARRAY: Final = re.compile(r"array\[(?:(-?\d{1,6})\.\.)?(-?\d{1,6})\]of(.+)")
+_ARRAY: Final = re.compile(r"array\[([-\d.,]{1,60})\]of(.+)")
+_BOUNDS: Final = re.compile(r"(?:(-?\d{1,6})\.\.)?(-?\d{1,6})")
 _LONGEST_ARRAY: Final = 65536  # bytes
 _LONGEST: Final = {"string": 254, "wstring": 16382}
-NAMES: Final = (*_PLAIN, "string[n]", "wstring[n]", "array[n] of real")
+NAMES: Final = (*_PLAIN, "string[n]", "wstring[n]", "array[n] of real (or another type)")
 
 
 @lru_cache(maxsize=1024)
@@ -103,7 +111,7 @@ def parse_type(text: str) -> DataType:
             raise ValueError(f"{text}: a {name} has 1 to {_LONGEST[name]} characters")
         return DataType(name, "text", 2 + length if name == "string" else 4 + 2 * length, length=length)
     if found := _ARRAY.fullmatch(plain):
-        return _array(text, parse_type(found[3]), int(found[1]) if found[1] else None, int(found[2]))
+        return _array(text, parse_type(found[2]), [_elements(text, bounds) for bounds in found[1].split(",")])
     if re.fullmatch(r"array.*|.*\[[\d.]+\]", plain):
         raise ValueError(f"{text}: write an array like `array[10] of real` or `Array[0..9] of Real`")
     if plain in ("struct", "udt"):
@@ -111,18 +119,62 @@ def parse_type(text: str) -> DataType:
     raise ValueError(f"{text}: not an S7 type; types are {', '.join(NAMES)}")
 
 
-def _array(text: str, element: DataType, first: int | None, last: int) -> DataType:
-    """An array by its element and either its length (`first` None) or its bounds."""
-    if element.kind != "number":
-        raise ValueError(f"{text}: an array is read as one tag where its elements are numbers; write a tag for each {element}")
-    length = last if first is None else last - first + 1
-    if not 1 <= length * element.size <= _LONGEST_ARRAY:
-        raise ValueError(f"{text}: an array of {element} has 1 to {_LONGEST_ARRAY // element.size} elements")
-    return DataType(element.name, "array", length * element.size, element.code, length)
+def _elements(text: str, bounds: str) -> int:
+    """How many elements one dimension has, by its length or its bounds."""
+    found = _BOUNDS.fullmatch(bounds)
+    if not found:
+        raise ValueError(f"{text}: write an array like `array[10] of real` or `Array[0..9] of Real`")
+    return int(found[2]) if found[1] is None else int(found[2]) - int(found[1]) + 1
+
+
+def _array(text: str, element: DataType, lengths: list[int]) -> DataType:
+    """An array by its element and the length of each dimension; the last index runs fastest."""
+    if element.kind in ARRAYS or element.name in _CHARACTERS:
+        raise ValueError(f"{text}: write an array of arrays as one: `array[3, 10] of real`")
+    if element.name in ("timer", "counter"):
+        raise ValueError(f"{text}: write a tag for each {element}")
+    if len(lengths) > 1 and element.size < 2:
+        raise ValueError(f"{text}: rows of {element} may have gaps between them; write a tag for each row")
+    stride = element.size + (element.size & 1) if element.length else element.size  # a string begins at an even byte
+    length = math.prod(lengths)
+    most = _LONGEST_ARRAY // stride
+    if min(lengths) < 1 or length > most:
+        raise ValueError(f"{text}: an array of {element} has 1 to {most} elements")
+    if element.kind == "bool":
+        return DataType("bool", "bits", (length + 7) // 8, length=length)
+    if element.name in ("char", "wchar"):
+        return DataType(f"{element.name}s", "text", length * stride, length=length)
+    if element.kind in ("number", "s5time"):
+        return DataType(element.name, "array", length * stride, element.code, length)
+    return DataType(str(element), "list", length * stride, length=length)
+
+
+def decode_list(kind: DataType, raw: bytes, encoding: str, zone: tzinfo) -> str:
+    """An array of texts, dates, times or 64-bit integers as a JSON list. Raises ValueError where one element cannot be right."""
+    element = parse_type(kind.name)
+    stride = kind.size // kind.length
+    pieces = (raw[at : at + element.size] for at in range(0, kind.size, stride))
+    return json.dumps([_decode_one(element, piece, encoding, zone) for piece in pieces], ensure_ascii=False)
+
+
+def _decode_one(element: DataType, raw: bytes, encoding: str, zone: tzinfo) -> str | int | float:
+    if element.kind == "text":
+        return decode_text(element, raw, encoding)
+    if element.kind == "date":
+        return decode_date(raw)
+    if element.kind == "clock":
+        return decode_clock(element, raw, zone)
+    whole = int.from_bytes(raw, signed=element.code.startswith(">i"))
+    return whole / 1e6 if element.kind == "nanoseconds" else whole
 
 
 def decode_text(kind: DataType, raw: bytes, encoding: str) -> str:
-    """CHAR, WCHAR, STRING and WSTRING. Raises ValueError where the length or the characters cannot be right."""
+    """CHAR, WCHAR, STRING, WSTRING and arrays of characters, which end with blanks or zeros.
+
+    Raises ValueError where the length or the characters cannot be right.
+    """
+    if kind.name in _CHARACTERS:
+        return raw.decode("utf-16-be" if kind.name == "wchars" else encoding).rstrip("\0 ")
     if kind.name == "char":
         return raw.decode(encoding)
     if kind.name == "wchar":
@@ -140,6 +192,11 @@ def encode_text(kind: DataType, text: str, encoding: str) -> bytes:
         return (text[:1] or " ").encode(encoding, "replace")[:1]
     if kind.name == "wchar":
         return (text[:1] or " ").encode("utf-16-be", "replace")[:2]
+    if kind.name in _CHARACTERS:
+        wide = kind.name == "wchars"
+        coded = "utf-16-be" if wide else encoding
+        cut = text.encode(coded, "replace")[: kind.size].decode(coded, "ignore").encode(coded)
+        return cut + " ".encode(coded) * ((kind.size - len(cut)) // (2 if wide else 1))
     codec, unit = ("utf-16-be", 2) if kind.name == "wstring" else (encoding, 1)
     raw = text.encode(codec, "replace")
     if len(raw) > kind.length * unit:

@@ -28,7 +28,8 @@ PUT_GET: Final = """In TIA Portal (S7-1200, S7-1500), for the CPU, not for a blo
 OPTIMISED: Final = """In TIA Portal, for each data block that is read:
 1. Project tree -> Program blocks -> right-click the block -> Properties -> Attributes:
    untick "Optimized block access". (An instance block takes this from its function block: untick it there.)
-2. Compile; the column "Offset" now shows the addresses. Download the block: its values start anew, so agree on a time."""
+2. Compile; the column "Offset" now shows the addresses. Download the block: its values start anew, so agree on a time.
+Or leave the block as it is and read it by name: the OPC UA server of the CPU (kind: opcua), or kind: s7plus, which is experimental."""
 PROTECTION: Final = """The CPU asks for a password before anybody may read. In TIA Portal: the CPU -> Properties -> Protection & Security ->
 Access level: at least "Read access" without a password; compile and download. In STEP 7: the CPU -> Object properties ->
 Protection: level 1, or 2 (write protection)."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, tzinfo
 from typing import Final
 
-from .datatypes import DataType, encode_clock, encode_counter, encode_date, encode_s5time, encode_text, parse_type
+from .datatypes import TEXTS, DataType, encode_clock, encode_counter, encode_date, encode_s5time, encode_text, parse_type
 
 _FLOATS: Final = {"real": ">f", "lreal": ">d"}
 
@@ -42,10 +42,24 @@ def encode(kind: DataType, value: float | str, *, encoding: str, zone: tzinfo) -
     return whole.to_bytes(kind.size, signed=signed)
 
 
-def encode_array(kind: DataType, values: Sequence[float], *, zone: tzinfo) -> bytes:
-    """The bytes of an array from the raw values of its elements; NaN is 0 where the elements have no bytes for it."""
+def encode_array(kind: DataType, values: Sequence[float | str], *, encoding: str, zone: tzinfo) -> bytes:
+    """The bytes of an array from the raw values of its elements; zeros where an element has no bytes for its value."""
+    if kind.kind == "bits":
+        return b"".join(
+            sum(1 << bit for bit, on in enumerate(values[at : at + 8]) if on).to_bytes(1) for at in range(0, kind.length, 8)
+        )
     element = parse_type(kind.name)
-    return b"".join(encode(element, value, encoding="latin-1", zone=zone) or bytes(element.size) for value in values)
+    stride = kind.size // kind.length
+    return b"".join(_element(element, value, encoding, zone).ljust(stride, b"\0") for value in values)
+
+
+def _element(kind: DataType, value: float | str, encoding: str, zone: tzinfo) -> bytes:
+    if isinstance(value, str) and kind.kind not in TEXTS:
+        try:
+            value = int(value) if kind.kind == "integer" else float(value)
+        except ValueError:
+            value = 0
+    return encode(kind, value, encoding=encoding, zone=zone) or bytes(kind.size)
 
 
 def _encode_float(code: str, number: float) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from schemas.plugin import Place
 from schemas.values import Duration, Strict
 
 from .config import Cpu, S7Config, S7Tag
@@ -59,6 +60,32 @@ class S7Examination(Strict):
         given: dict[str, Any] = {"kind": "s7", "endpoint": self.endpoint, "connection": self.connection, "timeout": self.timeout}
         given |= {name: value for name in ("cpu", "rack", "slot", "tsap") if (value := getattr(self, name)) is not None}
         return S7Config.model_validate(given)
+
+
+def examination_of(config: S7Config, place: Place) -> S7Examination:
+    """The options of an entry of a file: its CPU, and of each block and area the tag that reaches furthest."""
+    furthest: dict[tuple[str, int], S7Tag] = {}
+    for device in [config, *config.devices.values()]:
+        for tag in device.tags.values():
+            block = tag.place.area, tag.place.db
+            other = furthest.get(block)
+            if other is None or _end(tag) > _end(other):
+                furthest[block] = tag
+    tsap = None if config.tsap is None else config.tsap.remote
+    return S7Examination(
+        endpoint=config.endpoint,
+        cpu=config.cpu,
+        rack=config.rack,
+        slot=config.slot,
+        tsap=tsap,
+        connection=config.connection,
+        address=[f"{tag.wire_address()}:{tag.type}" for _, tag in sorted(furthest.items())],
+        timeout=config.timeout,
+    )
+
+
+def _end(tag: S7Tag) -> int:
+    return tag.place.start + tag.data_type.size
 
 
 def tag_of(written: str) -> S7Tag:

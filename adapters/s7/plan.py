@@ -21,7 +21,7 @@ from schemas import quality as q
 
 from .address import AREA_CODES
 from .config import S7Tag
-from .datatypes import DataType, decode_clock, decode_date, decode_text
+from .datatypes import ARRAYS, TEXTS, DataType, decode_clock, decode_date, decode_list, decode_text
 from .wire import ANSWER_OVERHEAD, MAX_ITEMS, OK, Answer, Span, refusal
 
 Block = tuple[int, int]
@@ -160,8 +160,8 @@ class Layout:
         self._item_quality = np.zeros(len(self.items), dtype=np.uint32)
         self._first, self.offsets, self._torn = self._locate(read)
         self._columns = self._compile(read)
-        self._texts = [position for position in read if places[position].kind.kind in ("text", "date", "clock")]
-        self._arrays = [position for position in read if places[position].kind.kind == "array"]
+        self._texts = [position for position in read if places[position].kind.kind in TEXTS]
+        self._arrays = [position for position in read if places[position].kind.kind in ("array", "bits")]
         self._last: dict[int, tuple[bytes, str]] = {}
         self._wide = any(place.whole for place in places)
 
@@ -191,7 +191,7 @@ class Layout:
         groups: dict[tuple[str, str], list[int]] = defaultdict(list)
         for position in read:
             kind = self.places[position].kind
-            if (kind.code and kind.kind not in ("date", "array")) or kind.kind == "bool":
+            if (kind.code and kind.kind not in (*ARRAYS, "date")) or kind.kind == "bool":
                 groups[kind.code or ">u1", kind.kind].append(position)
         columns = []
         for (code, _), members in groups.items():
@@ -241,11 +241,20 @@ class Layout:
                 self._text(position, out)
         for position in self._arrays:
             if not quality[position]:
-                place = self.places[position]
-                raw = np.frombuffer(self._bytes, place.kind.code, place.kind.length, int(self.offsets[position]))
-                with np.errstate(invalid="ignore"):
-                    out.samples[position] = raw.astype(np.float64)
+                out.samples[position] = self._samples(self.places[position].kind, int(self.offsets[position]))
         return out
+
+    def _samples(self, kind: DataType, at: int) -> npt.NDArray[np.float64]:
+        """The elements of an array of numbers or bits, as many as it has."""
+        if kind.kind == "bits":
+            packed = np.frombuffer(self._bytes, np.uint8, kind.size, at)
+            return np.unpackbits(packed, count=kind.length, bitorder="little").astype(np.float64)
+        raw = np.frombuffer(self._bytes, kind.code, kind.length, at)
+        if kind.name == "s5time":
+            value, valid = s5time_ms(raw.astype(np.uint16))
+            return np.where(valid, value, np.nan)
+        with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN
+            return raw.astype(np.float64)
 
     def _numbers(self, column: _Column, out: Values) -> None:
         raw = column.values[column.offsets]
@@ -314,4 +323,6 @@ def _decode(place: Place, raw: bytes, zone: tzinfo) -> str:
         return decode_date(raw)
     if place.kind.kind == "clock":
         return decode_clock(place.kind, raw, zone)
+    if place.kind.kind == "list":
+        return decode_list(place.kind, raw, place.encoding, zone)
     return decode_text(place.kind, raw, place.encoding)

@@ -19,6 +19,7 @@ from adapters.simulation import Signals
 from schemas.tags import Tag
 
 from .config import CPUS, S7Config, S7Tag
+from .datatypes import ARRAYS
 from .encode import encode, encode_array
 from .plan import Block, Place, places_of
 from .wire import OK, frame
@@ -57,10 +58,8 @@ class _Cell:
 
     def refresh(self, memory: bytearray, signals: Signals, *, step: bool) -> None:
         """Put what the signal shows now into `memory`."""
-        if self.place.kind.kind == "array":
-            shown_now = (float(signals.value(self.tag, step=False)) for _ in range(self.place.kind.length))
-            raw_now = [(value - self.config.offset) / self.config.scale for value in shown_now]
-            memory[self.start : self.start + self.place.span.size] = encode_array(self.place.kind, raw_now, zone=self._zone)
+        if self.place.kind.kind in ARRAYS:
+            memory[self.start : self.start + self.place.span.size] = self._elements(signals)
             return
         shown = signals.value(self.tag, step=step and self.stepwise, boolean=self.place.kind.kind == "bool")
         at, size = self.start, self.place.span.size
@@ -73,6 +72,14 @@ class _Cell:
         raw = encode(self.place.kind, shown, encoding=self.config.encoding, zone=self._zone)
         if raw is not None:
             memory[at : at + size] = raw
+
+    def _elements(self, signals: Signals) -> bytes:
+        """The bytes of an array, each element with the signal of the tag as it is now."""
+        kind, config = self.place.kind, self.config
+        boolean = kind.kind == "bits"
+        shown = (signals.value(self.tag, step=False, boolean=boolean) for _ in range(kind.length))
+        raw = [value if isinstance(value, str) or boolean else (value - config.offset) / config.scale for value in shown]
+        return encode_array(kind, raw, encoding=config.encoding, zone=self._zone)
 
 
 class _Memory:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from ipaddress import ip_address
-from string import Formatter
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
 from cloud_sinks.base import SinkConfig
+from cloud_sinks.topics import checked
 from schemas.plugin import Finding
 from schemas.values import Duration
 
@@ -68,20 +68,7 @@ class MqttConfig(SinkConfig):
     @field_validator("topic", "status_topic", "command_topic")
     @classmethod
     def _topic(cls, topic: str, info: object) -> str:
-        name: str = getattr(info, "field_name", "topic")
-        try:
-            parts = list(Formatter().parse(topic))
-        except ValueError as error:
-            raise ValueError(f"not a topic: {error}") from None
-        for text, place, form, conversion in parts:
-            if any(character in text for character in "#+\0"):
-                raise ValueError("a topic holds no # or +: those are for subscribers")
-            if place is not None and (place not in _PLACES[name] or form or conversion):
-                known = ", ".join(f"{{{one}}}" for one in sorted(_PLACES[name]))
-                raise ValueError(f"unknown place {{{place}}}; known are {known}")
-        if not topic or topic.startswith(("/", "$")) or topic.endswith("/") or "//" in topic:
-            raise ValueError("a topic has no empty level and does not begin with $")
-        return topic
+        return checked(topic, _PLACES[getattr(info, "field_name", "topic")])
 
     @field_validator("timeout", "keep_alive")
     @classmethod

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
 
 from cloud_sinks.base import BatchPolicy, SinkContext
-from cloud_sinks.messages import Messages, Row, payload, rows
-from schemas.asset import to_topic, topic_level
+from cloud_sinks.commands import MAX_WAITING, parse
+from cloud_sinks.messages import Messages, payload, rows
+from cloud_sinks.topics import Topics
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
 from schemas.span import Command, SpoolSpan
 
@@ -25,9 +24,6 @@ from .connection import LOST, Connection, HandshakeSocket, NoAnswer, Options, Re
 if TYPE_CHECKING:
     from schemas.kinds import Kind
 
-COMMANDS: Final = frozenset({"acknowledge", "shelve", "unshelve"})
-_MAX_COMMAND_BYTES: Final = 65_536
-_WAITING_COMMANDS: Final = 100
 _FAREWELL_S: Final = 2.0
 _PATIENCE_S: Final = 2.0
 """How long a broker may be silent about version 5 before 3.1.1 is tried: old ones choke on its CONNECT and never answer."""
@@ -61,12 +57,12 @@ class MqttSink:
         self._config, self._context = config, context
         self._messages: Messages | None = None
         self._policy = BatchPolicy(max_rows=1_000, max_bytes=1 << 20, max_age_s=0.0)
-        self._places = {name: topic_level(getattr(context, name)) for name in ("gateway", "site", "enterprise")}
-        self._status_topic = config.status_topic.format(**self._places)
-        self._command_topic = config.command_topic.format(**self._places)
+        self._topics = Topics(config.topic, context)
+        self._status_topic = self._topics.of_plant(config.status_topic)
+        self._command_topic = self._topics.of_plant(config.command_topic)
         self._version: Version | None = None if config.protocol == "auto" else config.protocol
         self._connection: Connection | None = None
-        self._commands: asyncio.Queue[Command | None] = asyncio.Queue(_WAITING_COMMANDS + 1)
+        self._commands: asyncio.Queue[Command | None] = asyncio.Queue(MAX_WAITING + 1)
         self._closed = False
 
     def policy(self, kind: Kind) -> BatchPolicy:
@@ -130,7 +126,7 @@ class MqttSink:
         number = "row" if span.kind in ("score", "health") else "seq"
         for row in rows(batches):
             try:
-                topic, message = self._topic(row, span.kind), payload(messages.of(row, span))
+                topic, message = self._topics.of(row, span.kind), payload(messages.of(row, span))
             except ValueError as error:  # also pydantic's: no message can say this row
                 refused[row[number]] = str(error)
                 continue
@@ -284,47 +280,15 @@ class MqttSink:
             made.verify_mode = ssl.CERT_NONE
         return made
 
-    def _topic(self, row: Row, kind: Kind) -> str:
-        tag = None if row.get("tag") is None else self._context.tags[row["tag"]]
-        own = f"{self._context.enterprise}/{self._context.site}/{self._context.gateway}"
-        asset = row.get("asset") or (tag.asset if tag is not None else own)
-        if kind == "alert":
-            alarm = row["alarm"]
-        elif tag is not None:
-            alarm = tag.name
-        else:
-            alarm = next((row[name] for name in ("event", "measure", "cause") if row.get(name)), kind)
-        return self._config.topic.format(data=kind, asset=_encoded(asset), alarm=topic_level(alarm), **self._places)
-
     def _on_message(self, topic: str, data: bytes, retained: bool) -> None:
         """A command, or a warning in the log. One that was retained is old: it was meant for another day."""
         prefix = f"{self._command_topic}/"
         if not topic.startswith(prefix):
             return  # amqtt sends retained messages that nobody asked for
         name = topic.removeprefix(prefix)
-        command = None if retained else _command(name, data, f"mqtt sink {self._context.name}")
-        if isinstance(command, Command) and self._commands.qsize() < _WAITING_COMMANDS and not self._closed:
+        command = None if retained else parse(name, data, f"mqtt sink {self._context.name}")
+        if isinstance(command, Command) and self._commands.qsize() < MAX_WAITING and not self._closed:
             self._commands.put_nowait(command)
             return
         reason = command if isinstance(command, str) else "it is retained" if retained else "too many are waiting"
         self._context.log.warning("command is passed over", sink=self._context.name, topic=topic, error=reason)
-
-
-@lru_cache(maxsize=65_536)
-def _encoded(asset: str) -> str:
-    return to_topic(asset)
-
-
-def _command(name: str, data: bytes, source: str) -> Command | str:
-    """The command, or why it is none."""
-    if name not in COMMANDS:
-        return f"unknown command; known are {', '.join(sorted(COMMANDS))}"
-    if len(data) > _MAX_COMMAND_BYTES:
-        return "too long"
-    try:
-        arguments = json.loads(data or b"{}")
-    except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
-    if not isinstance(arguments, Mapping) or not all(isinstance(value, (str, int, float, bool)) for value in arguments.values()):
-        return "not a JSON object of plain values"
-    return Command(name, source, arguments)

@@ -36,7 +36,8 @@ class TagTable:
         """Take over first and last seen of what is there, and write the table anew when the tags are described otherwise."""
         self._grow()
         try:
-            there = pq.read_table(store.local(self._path), schema=tags_schema())
+            with store.reader(self._path) as file:
+                there = pq.read_table(file, schema=tags_schema())
         except (FileNotFoundError, pa.ArrowException):  # none yet, or of a broken disk: it is made again from the registry
             self.write(store)
             return

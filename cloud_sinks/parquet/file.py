@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import pyarrow as pa
@@ -72,9 +72,9 @@ def data_metadata(table: pa.Table, span: SpoolSpan, *, enterprise: str, site: st
     return {f"genba.{key}": value for key, value in about.items()}
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(file: Path | BinaryIO) -> dict[str, str]:
     """The `genba.*` metadata of a file. Raises OSError, or pa.ArrowInvalid for what is no Parquet file."""
-    found = pq.read_metadata(path).metadata or {}
+    found = pq.read_metadata(file).metadata or {}
     return {key.decode(): value.decode() for key, value in found.items() if key.startswith(b"genba.")}
 
 

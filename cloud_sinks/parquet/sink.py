@@ -1,4 +1,4 @@
-"""The sink: one file per span and date, written in one thread of its own, published exactly once."""
+"""The sink: one file per span and date, written in one thread of its own, published exactly once in a directory or a bucket."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import pyarrow as pa
 
+from cloud_sinks.aws import Account, AwsConfig
 from cloud_sinks.base import BatchPolicy, SinkContext
-from schemas.errors import ConfigError, NotConnected
+from schemas.errors import ConfigError, GenbaError, NotConnected
 from schemas.lake import LakeFile
 from schemas.span import Command, SpoolSpan
 
-from .config import ParquetConfig, unsupported
+from .config import HINT, ParquetConfig, unsupported
 from .dictionary import TagTable
 from .file import data_metadata, read_metadata, same_rows, write_file
 from .rows import Names, Part, parts
+from .s3 import S3Store
 from .store import LocalStore, Store
 
 if TYPE_CHECKING:
@@ -40,17 +42,18 @@ _WORDS: Final = {
 
 
 class ParquetSink:
-    """A lake in a directory. A repeated span finds its file there, compares what the file says of its rows, and is done."""
+    """A lake in a directory or a bucket. A repeated span finds its file there, compares what the file says of its rows, and is done."""
 
     def __init__(self, config: ParquetConfig, context: SinkContext) -> None:
         """Raises ConfigError for a location that this version cannot write to. Touches nothing."""
         problem = unsupported(config.location)
         if problem:
-            raise ConfigError(problem, where=f"sinks.{context.name}.location", hint="name a directory, for instance ./lake")
-        self._root = context.base / config.location
+            raise ConfigError(problem, where=f"sinks.{context.name}.location", hint=HINT)
+        self._location = config.location
+        self._root = None if config.on_s3 else context.base / config.location
         self._context = context
         self._policy = BatchPolicy(config.roll.max_rows, int(config.roll.max_size), config.roll.max_age.s)
-        self._store: Store = LocalStore(self._root, context.gateway)
+        self._store = _store(config, context)
         self._dictionary = TagTable(context.tags, enterprise=context.enterprise, site=context.site, gateway=context.gateway)
         self._names: Names | None = None
         self._described_us = 0
@@ -102,10 +105,11 @@ class ParquetSink:
         try:
             return work()
         except OSError as error:
-            if self._root.exists() and not self._root.is_dir():
+            root = self._root
+            if root is not None and root.exists() and not root.is_dir():
                 where = f"sinks.{self._context.name}.location"
-                raise ConfigError(f"{self._root} is not a directory", where=where, hint="name a directory") from error
-            raise NotConnected(f"cannot write to the lake at {self._root}: {_in_words(error)}") from error
+                raise ConfigError(f"{root} is not a directory", where=where, hint="name a directory") from error
+            raise NotConnected(f"cannot write to the lake at {root or self._location}: {_in_words(error)}") from error
 
     def _open(self) -> None:
         self._store.open()
@@ -136,7 +140,8 @@ class ParquetSink:
         if self._store.publish(scratch, path):
             return
         try:
-            there = read_metadata(self._store.local(path))
+            with self._store.reader(path) as file:
+                there = read_metadata(file)
         except pa.ArrowException as error:
             raise ConfigError(f"{path} in the lake is not readable: {error}", hint="move it away; it is written again") from error
         if not same_rows(about, there):
@@ -150,8 +155,24 @@ class ParquetSink:
         if self._dictionary.dirty:
             try:
                 self._dictionary.write(self._store)
-            except OSError as error:
-                self._context.log.warning("first and last seen of the tags are not renewed", error=_in_words(error))
+            except (OSError, GenbaError) as error:
+                why = _in_words(error) if isinstance(error, OSError) else str(error)
+                self._context.log.warning("first and last seen of the tags are not renewed", error=why)
+        self._store.close()
+
+
+def _store(config: ParquetConfig, context: SinkContext) -> Store:
+    if not config.on_s3:
+        return LocalStore(context.base / config.location, context.gateway)
+    where = f"sinks.{context.name}"
+    return S3Store(
+        Account(config.aws or AwsConfig(), context.base, where),
+        config.location,
+        owner=context.gateway,
+        directory=context.directory,
+        kms_key=config.kms_key,
+        log=context.log,
+    )
 
 
 def _in_words(error: OSError) -> str:

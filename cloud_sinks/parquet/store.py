@@ -1,6 +1,6 @@
 """Where a lake's files lie. A store publishes a finished file under its final name, once; it knows nothing of rows.
 
-Every method blocks: the sink calls them in its own thread. `LocalStore` is a directory.
+Every method blocks: the sink calls them in its own thread. `LocalStore` is a directory, `s3.S3Store` a bucket.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from schemas.lake import TEMPORARY
 
@@ -18,7 +18,7 @@ _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class Store(Protocol):
-    """The few operations that exactly-once needs of a place. All raise OSError."""
+    """The few operations that exactly-once needs of a place. All raise OSError, or genba's own errors where the place is a service."""
 
     def open(self) -> None:
         """Make the place usable and remove what a crash left behind."""
@@ -36,8 +36,12 @@ class Store(Protocol):
         """Make the scratch file durable as `path` in place of what is there; readers see the old or the new one."""
         ...
 
-    def local(self, path: str) -> Path:
-        """A local path from which the published file can be read."""
+    def reader(self, path: str) -> BinaryIO:
+        """A published file, to be read from any place in it. Raises FileNotFoundError when there is none."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; the next call makes new ones."""
         ...
 
 
@@ -79,9 +83,12 @@ class LocalStore:
         os.replace(scratch, final)
         _fsync(final.parent)
 
-    def local(self, path: str) -> Path:
+    def reader(self, path: str) -> BinaryIO:
         """The file itself."""
-        return self._root / path
+        return (self._root / path).open("rb")
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def _make_folder(self, folder: Path) -> None:
         """Make what is missing below the root, each name durable in its parent. A vanished root is not made anew here."""

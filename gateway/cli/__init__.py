@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 it went wrong while running, 2 a person must edit or call 
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 from pathlib import Path
@@ -31,14 +32,15 @@ class Commands(click.Group):
         names = {
             entry.stem for entry in Path(__file__).parent.iterdir() if entry.suffix == ".py" or (entry / "__init__.py").is_file()
         }
-        return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
+        return sorted(name.rstrip("_").replace("_", "-") for name in names if not name.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name; None when there is none, which click then says."""
         if cmd_name not in self.list_commands(ctx):
             return None
         try:
-            module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
+            file = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")  # import_.py is `import`
+            module = importlib.import_module(f"{__name__}.{file}")
             found = module.command
         except Exception as error:  # noqa: BLE001 (whatever is wrong with one command, `genba --help` and the others work)
             return _unavailable(cmd_name, error)

@@ -34,10 +34,23 @@ def read(model: type[M], given: Mapping[str, Any], *, argument: str) -> M:
     try:
         return model.model_validate({name: value for name, value in given.items() if value not in (None, ())})
     except ValidationError as error:
-        found = error.errors()[0]
-        name = str(found["loc"][0]) if found["loc"] else ""
-        option = argument.upper() if name == argument else f"--{name.replace('_', '-')}" if name else ""
-        raise click.UsageError(f"{option}: {message(found)}" if option else message(found)) from None
+        raise _usage(error, argument) from None
+
+
+def over(options: M, given: Mapping[str, Any]) -> M:
+    """`options` with what was given on the command line instead. Raises click.UsageError that names the option."""
+    try:
+        checked = type(options).model_validate({**{name: getattr(options, name) for name in type(options).model_fields}, **given})
+    except ValidationError as error:
+        raise _usage(error, "") from None
+    return options.model_copy(update={name: getattr(checked, name) for name in given})
+
+
+def _usage(error: ValidationError, argument: str) -> click.UsageError:
+    found = error.errors()[0]
+    name = str(found["loc"][0]) if found["loc"] else ""
+    option = argument.upper() if name == argument else f"--{name.replace('_', '-')}" if name else ""
+    return click.UsageError(f"{option}: {message(found)}" if option else message(found))
 
 
 def message(found: Mapping[str, Any]) -> str:

@@ -15,3 +15,8 @@ def in_seconds(ctx: click.Context, param: click.Parameter, text: str | None) -> 
         return Duration(text).s
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is {error}", ctx, param) from error
+
+
+def printable(text: str) -> str:
+    """What a device or a file says, without what a terminal would take for a command."""
+    return "".join(one if one.isprintable() else "\ufffd" for one in text)

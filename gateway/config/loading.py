@@ -189,7 +189,7 @@ class _Examination:
             merged: Value = entry
             if isinstance(entry, Section) and name in entries.plugins:
                 merged = merger.connection(
-                    entry, ("adapters", name), entries.kinds[name], _device_keys(entries.plugins[name].config)
+                    entry, ("adapters", name), entries.kinds[name], device_keys(entries.plugins[name].config)
                 )
             adapters.put(name, merged, section.spots[name])
         whole.put("adapters", adapters, root.spots["adapters"])
@@ -258,7 +258,7 @@ class _Examination:
             )
 
 
-def _device_keys(config: type[BaseModel]) -> frozenset[str] | None:
+def device_keys(config: type[BaseModel]) -> frozenset[str] | None:
     """The options of a device of this kind of adapter; None when it knows no `devices`."""
     devices = config.model_fields.get("devices")
     device = next(models_in(devices.annotation), None) if devices is not None else None

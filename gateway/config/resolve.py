@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Final
 
 from adapters.base import AdapterConfig, BoundTag, DeviceConfig, LimitsConfig, TagConfig, devices_of
 from schemas.asset import join, segments
@@ -17,6 +19,7 @@ from .places import Loc, Section, find
 from .report import Report
 
 DEFAULT_SCAN = Duration("1s")
+_NO_NAMES: Final[Mapping[int, str]] = {}
 
 
 @dataclass(slots=True)
@@ -83,7 +86,7 @@ class Resolver:
             self.report.at("E018", self.root, (*loc, "scale"), "a scale of 0 makes every value the same")
         return Tag(
             path=path,
-            asset=path.removesuffix(f"/{name}"),
+            asset=sys.intern(path.removesuffix(f"/{name}")),  # one text for all tags of an asset
             name=name,
             adapter=adapter,
             device=device_key,
@@ -98,7 +101,7 @@ class Resolver:
             limits=Limits(**dict(config.limits)) if config.limits is not None else None,
             severity=config.severity,
             action=config.action,
-            enum=config.enum or {},
+            enum=config.enum or _NO_NAMES,
         )
 
     def _path(self, asset: str, name: str, asset_loc: Loc, loc: Loc) -> str | None:

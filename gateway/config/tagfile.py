@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,6 +17,8 @@ from .source import Source, Span
 LIMITS: Final = ("low_low", "low", "high", "high_high", "hysteresis")
 """Columns of a CSV file that are options of `limits`."""
 _NAME: Final = ("name", "tag")
+_OWN: Final = ("address", "label", "description")
+"""Columns in which most rows differ. What stands in the others is kept once, however many rows say it."""
 _CELL: Final = re.compile(r'\s*"(?:[^"]|"")*"[^{0}]*|[^{0}]*')
 
 
@@ -126,7 +129,7 @@ def _row(
         elif column == "enum":
             tag.put("enum", _enum(source, text, spot, report), spot)
         elif column:
-            tag.put(column, text, spot)
+            tag.put(column, text if column in _OWN else sys.intern(text), spot)
             asset = text if column == "asset" else asset
         else:
             report.at_spot("E021", spot, "this column has no name", hint="name it in the first row")

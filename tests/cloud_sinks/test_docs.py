@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cloud_sinks.commands import COMMANDS
 from cloud_sinks.messages import AlertMessage, schema_text
-from cloud_sinks.mqtt.sink import COMMANDS
 from cloud_sinks.parquet.config import ParquetConfig
 from cloud_sinks.parquet.dictionary import TagTable
 from cloud_sinks.parquet.file import data_metadata, write_file

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import time
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
+import pyarrow as pa
 import pytest
+import structlog
 
-from adapters.s7 import PLUGIN, S7Examination
+from adapters.s7 import PLUGIN, S7Config, S7Examination
+from gateway.collector import Collector
 from schemas import quality as q
 from schemas.errors import NotConnected
+from schemas.kinds import Kind
 from tests.adapters.s7 import rig
 
 pytestmark = pytest.mark.interop
@@ -169,3 +175,103 @@ async def test_a_frozen_server_is_not_connected_after_the_timeout(snap7_node_ser
         os.kill(server.pid, signal.SIGCONT)
         await adapter.connect()
         await rig.take(adapter, 1)
+
+
+class Taken:
+    """What a collector hands on, by kind."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Kind, pa.RecordBatch]] = []
+        self._more = asyncio.Event()
+
+    async def put(self, kind: Kind, batch: pa.RecordBatch) -> int:
+        self.batches.append((kind, batch))
+        self._more.set()
+        return 0
+
+    def of(self, kind: Kind) -> list[pa.RecordBatch]:
+        return [batch for found, batch in self.batches if found == kind]
+
+    @property
+    def polls(self) -> list[float]:
+        """When the polls were that brought values, in seconds."""
+        good = [batch for batch in self.of("telemetry") if batch.column("quality")[0].as_py() == q.GOOD]
+        return [batch.column("time")[0].value / 1e6 for batch in good]
+
+    async def until(self, what: Callable[[Taken], object], patience_s: float = 10.0) -> None:
+        async with asyncio.timeout(patience_s):
+            while not what(self):
+                self._more.clear()
+                await self._more.wait()
+
+
+@asynccontextmanager
+async def collected(config: S7Config, endpoint: str, directory: Path) -> AsyncIterator[Taken]:
+    """The adapter as the gateway drives it."""
+    taken = Taken()
+    adapter = rig.make_adapter(config, endpoint, directory=directory)
+    collector = Collector(
+        "furnace", adapter, [bound.tag for bound in rig.bind(config)], put=taken.put, clock=rig.SystemClock(), rng=random.Random(1), log=structlog.get_logger(),
+    )  # fmt: skip
+    task = asyncio.create_task(collector.run())
+    try:
+        yield taken
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def assert_one_gap(taken: Taken, config: S7Config, *, outage: tuple[float, float], late_s: float) -> None:
+    """One gap row for each tag, from the last poll before the outage to the first one behind it, which came at most `late_s` after it."""
+    began, ended = outage
+    (gap,) = taken.of("gap")
+    assert gap.column("tag").to_pylist() == [bound.tag.id for bound in rig.bind(config)]
+    assert set(gap.column("cause").to_pylist()) == {"not_connected"}
+    low, high = (gap.column(name)[0].value / 1e6 for name in ("time", "end"))
+    before = [poll for poll in taken.polls if poll <= low]
+    after = [poll for poll in taken.polls if poll > low]
+    assert low - before[-1] < 0.05  # nothing that was read is inside of the gap
+    assert high == after[0]
+    assert began - 0.2 < low < began + 0.2
+    assert ended <= high < ended + late_s
+    for polls in (before, after):  # and outside of it nothing is missing
+        assert max(second - first for first, second in pairwise(polls)) < 0.3
+    events = [name for batch in taken.of("event") for name in batch.column("event").to_pylist()]
+    assert events == ["adapter_up", "adapter_down", "adapter_up"]
+
+
+async def test_a_kill_costs_the_outage_itself_and_is_one_gap_row_for_each_tag(
+    snap7_node_server: Callable[[], Started], tmp_path: Path
+) -> None:
+    server = await asyncio.to_thread(snap7_node_server)
+    config = rig.configure(TAGS, scan="50ms")
+    async with collected(config, endpoint(server), tmp_path) as taken:
+        await taken.until(lambda taken: len(taken.polls) > 5)
+        began = time.time()
+        server.kill()
+        await asyncio.sleep(0.6)
+        await asyncio.to_thread(server.restart)
+        ended = time.time()
+        polls = len(taken.polls)
+        await taken.until(lambda taken: len(taken.polls) > polls + 5)
+    assert_one_gap(taken, config, outage=(began, ended), late_s=3.3)  # the longest pause between two tries is 3 s
+
+
+async def test_a_server_that_freezes_costs_the_timeout_and_the_outage_and_no_value_of_before_comes_after_it(
+    snap7_node_server: Callable[[], Started], tmp_path: Path
+) -> None:
+    server = await asyncio.to_thread(snap7_node_server)
+    config = rig.configure(TAGS, scan="50ms", timeout="300ms")
+    async with collected(config, endpoint(server), tmp_path) as taken:
+        await taken.until(lambda taken: len(taken.polls) > 5)
+        began = time.time()
+        os.kill(server.pid, signal.SIGSTOP)
+        await asyncio.sleep(1.2)
+        os.kill(server.pid, signal.SIGCONT)
+        ended = time.time()
+        polls = len(taken.polls)
+        await taken.until(lambda taken: len(taken.polls) > polls + 5)
+    assert_one_gap(taken, config, outage=(began, ended), late_s=3.3)
+    counts = [rig.rows_of(config, batch)["counter"]["value"] for batch in taken.of("telemetry")]
+    counts = [count for count in counts if count is not None]
+    assert counts == sorted(counts)

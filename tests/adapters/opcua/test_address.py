@@ -21,6 +21,13 @@ from adapters.opcua.address import Address, NodeAddress, PathAddress, parse
         ("ns=1;g=09087e75-8e5e-499b-954f-f2a9603db28a", NodeAddress(1, None, uuid.UUID("09087e75-8e5e-499b-954f-f2a9603db28a"))),
         ("/Objects/2:Plant/2:Temp", PathAddress(((0, "Objects"), (2, "Plant"), (2, "Temp")))),
         ("/Objects/2:A&/B&:C&&D", PathAddress(((0, "Objects"), (2, "A/B:C&D")))),
+        ("nsu=http://acme.example/a%3Bb%25;s=x", NodeAddress(0, "http://acme.example/a;b%", "x")),
+        (
+            "/Objects/nsu=http://acme.example/p;Plant/3:T",
+            PathAddress(((0, "Objects"), ("http://acme.example/p", "Plant"), (3, "T"))),
+        ),
+        ("/Objects/nsu=urn:a%3Bb;A&/B", PathAddress(((0, "Objects"), ("urn:a;b", "A/B")))),
+        ("/Objects/&nsu=x;y", PathAddress(((0, "Objects"), (0, "nsu=x;y")))),
     ],
 )
 def test_spellings(text: str, wanted: Address) -> None:
@@ -48,8 +55,8 @@ addresses = st.one_of(
         st.none(),
         st.one_of(names, st.integers(0, 2**32 - 1), st.uuids(), st.binary(min_size=1)),
     ),
-    st.builds(NodeAddress, st.just(0), st.text(min_size=1).filter(lambda t: ";" not in t), names),
-    st.builds(PathAddress, st.lists(st.tuples(st.integers(0, 0xFFFF), names), min_size=1).map(tuple)),
+    st.builds(NodeAddress, st.just(0), st.text(min_size=1), names),
+    st.builds(PathAddress, st.lists(st.tuples(st.one_of(st.integers(0, 0xFFFF), names), names), min_size=1).map(tuple)),
 )
 
 

@@ -351,6 +351,54 @@ async def test_a_plc_that_answers_each_request_late_but_in_time_is_no_timeout() 
     assert set(batch.column("quality").to_pylist()) == {q.GOOD}
 
 
+@pytest.mark.parametrize("pause_s", [0.02, 0.15])
+async def test_a_peer_that_dribbles_its_answers_ends_with_the_deadline_and_not_with_its_last_byte(pause_s: float) -> None:
+    """A slow loris costs the timeout of one request; a byte now and then is no answer, however long it goes on."""
+    config = rig.configure(FURNACE, timeout="300ms")
+    device = rig.make_simulator(config)
+    dribbling: list[asyncio.Task[None]] = []
+
+    class Dribbling(simulator._Peer):
+        async def dribble(self, transport: asyncio.Transport, answer: bytes) -> None:
+            for at in range(len(answer)):
+                transport._slow(answer[at : at + 1])  # type: ignore[attr-defined]
+                await asyncio.sleep(pause_s)
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(Drip(self, transport))  # type: ignore[arg-type]
+
+    class Drip(asyncio.Transport):
+        def __init__(self, peer: Dribbling, real: asyncio.BaseTransport) -> None:
+            self.peer, self.real, self.sent = peer, real, 0
+
+        def write(self, data: bytes | bytearray | memoryview) -> None:  # type: ignore[override]
+            self.sent += 1
+            if self.sent <= 2:  # the greeting is given at once
+                self._slow(bytes(data))
+            else:
+                dribbling.append(asyncio.get_running_loop().create_task(self.peer.dribble(self, bytes(data))))
+
+        def _slow(self, data: bytes) -> None:
+            self.real.write(data)  # type: ignore[attr-defined]
+
+        def abort(self) -> None:
+            self.real.abort()  # type: ignore[attr-defined]
+
+        def close(self) -> None:
+            self.real.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulator, "_Peer", Dribbling)
+        async with rig.connected(config, await device.start()) as adapter:
+            began = time.monotonic()
+            with pytest.raises(NotConnected, match=r"no answer within 0\.3 s"):
+                await rig.take(adapter, 1)
+            assert 0.25 < time.monotonic() - began < 0.8
+    for task in dribbling:
+        task.cancel()
+    await device.aclose()
+
+
 async def served_by(answer: Callable[[bytes], bytes]) -> tuple[asyncio.Server, int]:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from adapters.s7.address import MAX_BYTE, Address, parse
+from adapters.s7.config import S7Tag
+from adapters.s7.spellings import suggestion
 
 bytes_ = st.integers(0, MAX_BYTE)
 addresses = st.builds(
@@ -82,7 +87,7 @@ def test_timers_and_counters_begin_at_every_second_byte_of_their_area() -> None:
         ("TW4", "write it like"),
         ("PIW256", "peripheral"),
         ("VW100", "DB1.DBW0"),
-        ('"Furnace".temp', "symbolic"),
+        ('"Furnace".temp', "kind: s7plus"),
         ("hr:100", "write it like DB10.DBD4"),
         ("", "write it like DB10.DBD4"),
         ("DB1.DBD-4", "write it like"),
@@ -92,6 +97,47 @@ def test_a_refusal_names_the_way_out(spelling: str, says: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         parse(spelling)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "address", "kind"),
+    [
+        ("DB10,REAL4", "DB10.DBD4", "real"),  # KEPServerEX, Ignition, Node-RED
+        ("DB10,X0.3", "DB10.DBX0.3", "bool"),
+        ("DB10,BOOL0.3", "DB10.DBX0.3", "bool"),
+        ("DB10,STRING20.32", "DB10.DBB20", "string[32]"),
+        ("DB10,INT0[10]", "DB10.DBB0", "array[10] of int"),
+        ("DB10,LREAL8", "DB10.DBB8", "lreal"),
+        ("MREAL4", "MD4", "real"),
+        ("MI10", "MW10", "int"),
+        ("ER4", "ID4", "real"),
+        ("DB10.R4", "DB10.DBD4", "real"),  # Telegraf
+        ("DB10.W8", "DB10.DBW8", "word"),
+        ("DB10.S20.32", "DB10.DBB20", "string[32]"),
+        ("DB1.C20.10", "DB1.DBB20", "array[10] of char"),
+        ("%DB10.DBD4:REAL", "DB10.DBD4", "real"),  # PLC4X, python-snap7
+        ("%DB10:4.3:BOOL", "DB10.DBX4.3", "bool"),
+        ("%DB10.DBB20:STRING(32)", "DB10.DBB20", "string[32]"),
+        ("%MW10:INT", "MW10", "int"),
+        ("10.DBD4", "DB10.DBD4", "dword"),
+    ],
+)
+def test_spellings_of_other_tools_are_refused_with_ours_which_can_be_read(spelling: str, address: str, kind: str) -> None:
+    with pytest.raises(ValueError, match="did you mean") as caught:
+        parse(spelling)
+    assert f"address: {address} with type: {kind}?" in str(caught.value)
+    made = S7Tag.model_validate({"address": address, "type": kind})
+    assert (made.address, made.type) == (address, kind)
+
+
+@given(st.text("DBX,.0123456789REALMW[]:%S", max_size=20))
+def test_what_is_suggested_can_be_read(text: str) -> None:
+    found = suggestion(text)
+    if found is not None:
+        try:
+            S7Tag.model_validate({"address": found[0], "type": found[1]})
+        except ValidationError as error:  # only a number may be wrong, and what is wrong with it is said then
+            assert re.search(r"numbered|ends? at|characters|elements|longest", str(error)), error  # noqa: PT017
 
 
 @given(st.text(max_size=30))

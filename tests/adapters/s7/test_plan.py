@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.s7.datatypes import parse_type
-from adapters.s7.encode import encode
+from adapters.s7.encode import encode, encode_array
 from adapters.s7.plan import Layout, Place, cut, pack
 from adapters.s7.wire import OK, Answer, Span, frame, read_request
 from schemas import quality as q
@@ -222,6 +222,51 @@ def test_an_array_is_one_waveform_however_many_answers_it_comes_in(element: str,
     assert np.array_equal(values.samples[0], expected, equal_nan=True)
     layout.store(layout.items.index(max(layout.items)), Answer(0x05, b""))
     assert 0 not in layout.decode().samples
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=70), pdus)
+def test_an_array_of_bits_is_a_waveform_of_zeros_and_ones_and_only_as_long_as_it_is(bits: list[bool], pdu: int) -> None:
+    kind = parse_type(f"array[{len(bits)}] of bool")
+    raw = encode_array(kind, bits, encoding="latin-1", zone=UTC)
+    assert len(raw) == kind.size == (len(bits) + 7) // 8
+    layout = Layout([Place(Span(0x84, 1, 2, kind.size), kind), Place(Span(0x84, 1, 2, 1), parse_type("bool"), 0)], pdu, zone=UTC)
+    answer_all(layout, {(0x84, 1): b"\xff\xff" + raw + b"\xff" * 8})
+    values = layout.decode()
+    assert values.samples[0].tolist() == [float(bit) for bit in bits]
+    assert values.numbers[1] == bits[0]
+
+
+def test_an_array_of_characters_is_a_text_that_ends_with_blanks_or_zeros() -> None:
+    assert decode_one("array[8] of char", b"GENBA  \0") == ("GENBA", q.GOOD)
+    assert decode_one("array[8] of char", "炉1号".encode("cp932").ljust(8, b"\0"), encoding="cp932") == ("炉1号", q.GOOD)
+    assert decode_one("array[4] of wchar", "炉 1 ".encode("utf-16-be")) == ("炉 1", q.GOOD)
+    assert decode_one("array[2] of char", b"\xff\xfe", encoding="utf-8")[1] == q.BAD_DECODING_ERROR
+    for kind, text in (("array[8] of char", "too long a text"), ("array[6] of wchar", "炉")):
+        raw = encode(parse_type(kind), text, encoding="latin-1", zone=UTC)
+        assert raw is not None
+        assert len(raw) == parse_type(kind).size
+        assert decode_one(kind, raw) == (text[:8], q.GOOD)
+
+
+def test_an_array_of_anything_else_is_a_json_list_whose_elements_are_as_they_are_alone() -> None:
+    strings = parse_type("Array[0..2] of String[5]")
+    assert strings.size == 24  # a string begins at an even byte
+    raw = bytes.fromhex("0502616200000000 0500000000000000 0505 7a7a7a7a7a 00")
+    assert decode_one("Array[0..2] of String[5]", raw) == ('["ab", "", "zzzzz"]', q.GOOD)
+    assert decode_one("Array[0..2] of String[5]", raw[:16] + b"\x05\x06zzzzz\0")[1] == q.BAD_DECODING_ERROR
+    assert decode_one("array[2] of lint", struct.pack(">qq", -1, 2**63 - 1)) == ("[-1, 9223372036854775807]", q.GOOD)
+    assert decode_one("array[1] of ulint", b"\xff" * 8) == ("[18446744073709551615]", q.GOOD)
+    assert decode_one("array[1] of ltime", struct.pack(">q", 1_500_000)) == ("[1.5]", q.GOOD)
+    assert decode_one("array[2] of date", struct.pack(">HH", 0, 1)) == ('["1990-01-01", "1990-01-02"]', q.GOOD)
+    encoded = encode_array(strings, ["ab", "", "zzzzz"], encoding="latin-1", zone=UTC)
+    assert decode_one("Array[0..2] of String[5]", encoded) == ('["ab", "", "zzzzz"]', q.GOOD)
+
+
+def test_an_array_of_s5time_is_milliseconds_and_what_is_no_digit_is_not_a_number() -> None:
+    kind = parse_type("array[3] of s5time")
+    layout = Layout([Place(Span(0x84, 1, 0, 6), kind)], 240, zone=UTC)
+    answer_all(layout, {(0x84, 1): bytes.fromhex("1123 0001 0f00")})
+    assert np.array_equal(layout.decode().samples[0], [12_300, 10, np.nan], equal_nan=True)
 
 
 @given(st.sets(st.integers(0, 511), min_size=1, max_size=60), pdus)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 from collections.abc import Callable
@@ -100,6 +101,31 @@ async def test_an_array_is_a_waveform_scaled_like_a_number() -> None:
     await device.aclose()
     assert batch.column("samples").to_pylist() == [[7.0] * 300, [7.0] * 3, None]
     assert batch.column("value").to_pylist() == [None, None, 7]
+
+
+async def test_arrays_of_every_kind_of_element_come_over_the_wire() -> None:
+    kinds = {
+        "bits": "bool",
+        "name": "char",
+        "wide": "wchar",
+        "recipes": "string[6]",
+        "parts": "lint",
+        "made": "dtl",
+        "delays": "s5time",
+    }
+    config = rig.configure({name: (f"DB1.DBB{100 * n}", f"array[5] of {kind}") for n, (name, kind) in enumerate(kinds.items())})
+    shown: dict[str, float | str] = {"bits": 1.0, "name": "GENBA", "wide": "炉", "recipes": "A1", "parts": "7", "delays": 120.0}
+    shown["made"] = "2026-01-02T03:04:05.678"
+    device = rig.make_simulator(config, {f"furnace/{name}": SignalConfig(constant=value) for name, value in shown.items()})
+    async with rig.connected(config, await device.start()) as adapter:
+        (batch,) = await rig.take(adapter, 1)
+    await device.aclose()
+    rows = rig.rows_of(config, batch)
+    assert {row["quality"] for row in rows.values()} == {0}
+    assert (rows["bits"]["samples"], rows["delays"]["samples"]) == ([1.0] * 5, [120.0] * 5)
+    assert (rows["name"]["text"], rows["wide"]["text"], rows["parts"]["text"]) == ("GENBA", "炉", "[7, 7, 7, 7, 7]")
+    assert json.loads(rows["recipes"]["text"]) == ["A1"] * 5
+    assert json.loads(rows["made"]["text"]) == ["2026-01-02T03:04:05.678000Z"] * 5
 
 
 @pytest.mark.parametrize(

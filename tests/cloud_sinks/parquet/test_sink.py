@@ -234,8 +234,8 @@ async def test_a_location_that_is_a_file_or_a_service_is_for_a_person(context: S
     with pytest.raises(ConfigError, match="not a directory"):
         await sink.connect()
     await sink.aclose()
-    remote = ParquetConfig(location="s3://acme-plant-lake/genba")
-    with pytest.raises(ConfigError, match="s3://"):
+    remote = ParquetConfig(location="gs://acme-plant-lake/genba")
+    with pytest.raises(ConfigError, match="gs://"):
         PLUGIN.build(remote, context)
     (finding,) = check(remote)
     assert finding.loc == ("location",)

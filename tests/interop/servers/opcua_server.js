@@ -12,9 +12,11 @@
 //   s=large        Int64    9007199254740993            s=broken   Double   status BadSensorFailure
 //   s=float        Float    -7.25                       s=profile  Double[3] 1, 2, 3
 //   s=setpoint     Double   50, writable                s=unsure   Double   1.0, status UncertainLastUsableValue
+// below Objects/Described: level (analog item in %, 0 to 100), temp (in °C), state (multi-state), door (two-state), numbered (ns=1;i=5000)
 // below Objects/Many: s=many.0 … s=many.999  Double, the number itself
 "use strict";
 const path = require("node:path");
+const { standardUnits } = require("node-opcua-data-access");
 const { OPCUACertificateManager } = require("node-opcua-certificate-manager");
 const { MessageSecurityMode, SecurityPolicy } = require("node-opcua-secure-channel");
 const { OPCUAServer } = require("node-opcua-server");
@@ -56,6 +58,7 @@ async function main() {
   });
   await server.initialize();
   populate(server.engine.addressSpace);
+  describe(server.engine.addressSpace);
   await server.start();
   console.log(`PORT ${port}`);
 }
@@ -96,6 +99,22 @@ function populate(space) {
     counter.setValueFromSource({ dataType: DataType.UInt32, value: ticks });
     if (ticks % 5 === 0) running.setValueFromSource({ dataType: DataType.Boolean, value: ticks % 10 === 0 });
   }, 100);
+}
+
+// What a browser takes units, ranges and names of states from.
+function describe(space) {
+  const namespace = space.getOwnNamespace();
+  const described = namespace.addObject({ browseName: "Described", organizedBy: space.rootFolder.objects });
+  const analog = (browseName, engineeringUnits, high) =>
+    namespace.addAnalogDataItem({
+      componentOf: described, browseName, nodeId: `s=${browseName}`, dataType: "Double", engineeringUnits,
+      engineeringUnitsRange: { low: 0, high }, value: { dataType: DataType.Double, value: 1 },
+    });
+  analog("level", standardUnits.percent, 100);
+  analog("temp", standardUnits.degree_celsius, 300);
+  namespace.addMultiStateDiscrete({ componentOf: described, browseName: "state", nodeId: "s=state", enumStrings: ["off", "on", "fault"], value: 1 });
+  namespace.addTwoStateDiscrete({ componentOf: described, browseName: "door", nodeId: "s=door", trueState: "closed", falseState: "open", value: true });
+  namespace.addVariable({ componentOf: described, browseName: "numbered", nodeId: "i=5000", dataType: "Int32", value: { dataType: DataType.Int32, value: 3 } });
 }
 
 main().catch((error) => {

@@ -1,0 +1,71 @@
+"""Why TLS with IoT Core fails, in under three seconds: the SDK tells after twenty, and then without a reason. Blocking."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+from typing import Final
+
+from schemas.errors import ConfigError, NotConnected
+
+_ALPN: Final = "x-amzn-mqtt-ca"
+_PATIENCE_S: Final = 2.5
+
+
+def context_of(certificate: Path, key: Path, ca: Path | None, where: str) -> ssl.SSLContext:
+    """Raises ConfigError that names the file."""
+    try:
+        made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=None if ca is None else str(ca))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{ca} cannot be used: {error}", where=f"{where}.ca", hint="a PEM file is wanted") from error
+    for file, option in ((certificate, "certificate"), (key, "key")):
+        if not file.is_file():
+            raise ConfigError(f"{file} is not there", where=f"{where}.{option}", hint="paths are relative to the YAML file")
+    try:
+        made.load_cert_chain(certificate, key, password=lambda: "")
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"{certificate} with {key} cannot be used: {error}",
+            where=f"{where}.certificate",
+            hint="PEM files that belong together, the key without a pass phrase",
+        ) from error
+    made.maximum_version = ssl.TLSVersion.TLSv1_2  # here the other side judges our certificate within the handshake
+    return made
+
+
+def examine(host: str, port: int, context: ssl.SSLContext, where: str) -> None:
+    """One handshake. Raises NotConnected where nobody is there, ConfigError where a certificate is the reason."""
+    if port == 443:
+        context.set_alpn_protocols([_ALPN])
+    try:
+        with (
+            socket.create_connection((host, port), timeout=_PATIENCE_S) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            secure.settimeout(_PATIENCE_S)
+    except ssl.SSLCertVerificationError as error:
+        raise _of_theirs(host, error, where) from error
+    except ssl.SSLError as error:
+        reason = error.reason or str(error)
+        if "ALERT" in reason:
+            raise ConfigError(
+                f"{host} does not take this gateway's certificate ({reason.lower().replace('_', ' ')})",
+                where=f"{where}.certificate",
+                hint="it is registered, active and attached to a policy in this account and region, and not expired",
+            ) from error
+        raise NotConnected(f"{host}:{port} does not speak TLS: {reason}") from error
+    except TimeoutError as error:
+        raise NotConnected(f"{host}:{port} does not answer within {_PATIENCE_S:g} s") from error
+    except ConnectionResetError as error:
+        raise NotConnected(f"{host}:{port} hangs up during the handshake: does it take this gateway's certificate?") from error
+    except OSError as error:
+        raise NotConnected(f"{host}:{port}: {error.strerror or error}") from error
+
+
+def _of_theirs(host: str, error: ssl.SSLCertVerificationError, where: str) -> ConfigError | NotConnected:
+    reason = error.verify_message
+    if error.verify_code in (9, 10):  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+        return NotConnected(f"{host}: {reason}: is the clock of this machine right?")
+    hint = "name Amazon's root with `ca`" if error.verify_code in (18, 19, 20, 21) else "correct `endpoint`"
+    return ConfigError(f"{host} is not believed: {reason}", where=f"{where}.{'ca' if 'ca`' in hint else 'endpoint'}", hint=hint)

@@ -1,0 +1,196 @@
+"""The sink: rows become messages, at the pace that the service allows, each counted as delivered when it was acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+
+from cloud_sinks.base import BatchPolicy, SinkContext
+from cloud_sinks.commands import MAX_WAITING, parse
+from cloud_sinks.messages import Messages
+from cloud_sinks.topics import Topics
+from schemas.errors import Busy, ConfigError, NotConnected, Rejected
+from schemas.span import Command, SpoolSpan
+
+from .config import IotCoreConfig
+from .connection import Connection, Options, refused
+from .handshake import context_of, examine
+from .messages import Publication, Publications, Refusal
+from .pacing import Pace
+
+if TYPE_CHECKING:
+    from schemas.kinds import Kind
+
+_SINGLE: Final = BatchPolicy(max_rows=1_000, max_bytes=1 << 20, max_age_s=0.0)
+_QUOTA: Final = (0x89, 0x97)
+_NOT_AUTHORIZED: Final = 0x87
+_NEVER: Final = {0x90: "topic name invalid", 0x95: "packet too large", 0x99: "payload format invalid"}
+_BATCHED_ROWS: Final = 10_000
+
+
+class IotCoreSink:
+    """One connection to IoT Core."""
+
+    def __init__(self, config: IotCoreConfig, context: SinkContext) -> None:
+        self._config, self._context, self._where = config, context, f"sinks.{context.name}"
+        self._topics = Topics(config.topic, context)
+        self._command_topic = self._topics.of_plant(config.command_topic)
+        self._batched = BatchPolicy(max_rows=_BATCHED_ROWS, max_bytes=1 << 20, max_age_s=config.max_age.s)
+        self._pace = Pace(config.max_messages, int(config.max_bytes))
+        self._publications: Publications | None = None
+        self._connection: Connection | None = None
+        self._commands: asyncio.Queue[Command | None] = asyncio.Queue(MAX_WAITING + 1)
+        self._closed = False
+
+    def policy(self, kind: Kind) -> BatchPolicy:
+        """Readings, scores and gaps wait for company; everything else goes at once."""
+        return self._batched if kind in ("telemetry", "score", "gap") else _SINGLE
+
+    async def connect(self) -> None:
+        """Look at the certificates, connect, listen for commands. Raises NotConnected and ConfigError."""
+        await self._drop()
+        config, base = self._config, self._context.base
+        certificate, key = base / config.certificate, base / config.key
+        ca = None if config.ca is None else base / config.ca
+        await asyncio.to_thread(self._prepare)
+        await asyncio.to_thread(
+            lambda: examine(config.endpoint, config.port, context_of(certificate, key, ca, self._where), self._where)
+        )
+        connection = Connection(
+            Options(
+                host=config.endpoint,
+                port=config.port,
+                client_id=config.thing,
+                certificate=str(certificate),
+                key=str(key),
+                ca=None if ca is None else str(ca),
+                keep_alive_s=config.keep_alive.s,
+                timeout_s=config.timeout.s,
+            ),
+            self._on_message,
+        )
+        self._connection = connection
+        try:
+            await connection.open()
+            if config.commands and refused(await connection.subscribe(f"{self._command_topic}/#")):
+                self._context.log.warning(
+                    "IoT Core lets nobody command this gateway", sink=self._context.name, topic=self._command_topic
+                )
+        except ConfigError as error:
+            await self._drop()
+            raise ConfigError(error.message, where=self._where, hint=error.hint) from error
+        except BaseException:
+            await self._drop()
+            raise
+
+    async def write(self, batches: Sequence[pa.RecordBatch], span: SpoolSpan) -> None:
+        """Publish in order, at most `max_in_flight` under way; return when all are acknowledged.
+
+        Raises NotConnected when the connection is lost (everything of the span is sent again then), Busy, ConfigError, and Rejected
+        for rows that no message of the service's limits can say.
+        """
+        connection, publications = self._connection, self._publications
+        if connection is None or publications is None or connection.lost.done():
+            raise NotConnected(f"{self._config.endpoint} is not connected")
+        encoding = "zstd" if self._config.compression == "zstd" else ""
+        refusals: dict[int, str] = {}
+        under_way: deque[tuple[Publication, asyncio.Task[int]]] = deque()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for made in publications.of(batches, span):
+                    if isinstance(made, Refusal):
+                        refusals[made.row] = made.reason
+                        continue
+                    while under_way and (len(under_way) >= self._config.max_in_flight or under_way[0][1].done()):
+                        await self._settle(*under_way.popleft(), refusals)
+                    await self._pace.take(len(made.payload) + len(made.topic))
+                    sending = connection.publish(made.topic, made.payload, content_type="application/json", encoding=encoding)
+                    under_way.append((made, group.create_task(sending)))
+                while under_way:
+                    await self._settle(*under_way.popleft(), refusals)
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from errors
+        if refusals:
+            raise Rejected(next(iter(refusals.values())), sorted(refusals))
+
+    async def commands(self) -> AsyncIterator[Command]:
+        """Commands as they come, over reconnects, until `aclose`. For one listener."""
+        while not self._closed or not self._commands.empty():
+            command = await self._commands.get()
+            if command is None:
+                return
+            yield command
+
+    async def lost(self) -> None:
+        """Return when the broker is gone."""
+        if self._connection is not None:
+            await asyncio.shield(self._connection.lost)
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+        if not self._closed:
+            self._closed = True
+            if self._commands.full():
+                self._commands.get_nowait()
+            self._commands.put_nowait(None)
+        await self._drop()
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _settle(self, made: Publication, answer: asyncio.Task[int], refusals: dict[int, str]) -> None:
+        code = await answer
+        if not refused(code):
+            return
+        if code in _NEVER:
+            refusals.update(dict.fromkeys(made.rows, f"IoT Core refuses it: {_NEVER[code]}"))
+        elif code in _QUOTA:
+            raise Busy(1.0, f"{self._config.endpoint} asks to wait")
+        elif code == _NOT_AUTHORIZED:
+            raise ConfigError(
+                f"IoT Core does not let this gateway publish on {made.topic}",
+                where=self._where,
+                hint="allow iot:Publish in the policy of its certificate",
+            )
+        else:
+            raise NotConnected(f"{self._config.endpoint} refuses a message (reason code 0x{code:02x})")
+
+    def _prepare(self) -> None:
+        """Blocking: the first look at a time zone reads a file."""
+        if self._publications is None:
+            config, c = self._config, self._context
+            messages = Messages(c.tags, enterprise=c.enterprise, site=c.site, zone=ZoneInfo(c.time_zone))
+            self._publications = Publications(
+                self._topics,
+                messages,
+                prefix=config.prefix,
+                batched=config.batch,
+                compressed=config.compression == "zstd",
+                max_payload=int(config.max_payload),
+            )
+
+    def _on_message(self, topic: str, data: bytes, retained: bool) -> None:
+        """A command, or a warning in the log. One that was retained is old: it was meant for another day."""
+        prefix = f"{self._command_topic}/"
+        if not topic.startswith(prefix):
+            return
+        command = None if retained else parse(topic.removeprefix(prefix), data, f"iot_core sink {self._context.name}")
+        if isinstance(command, Command) and self._commands.qsize() < MAX_WAITING and not self._closed:
+            self._commands.put_nowait(command)
+            return
+        reason = command if isinstance(command, str) else "it is retained" if retained else "too many are waiting"
+        self._context.log.warning("command is passed over", sink=self._context.name, topic=topic, error=reason)
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that was raised on purpose, whatever it took along."""
+    for error in errors.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    return errors

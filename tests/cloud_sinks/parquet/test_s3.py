@@ -1,0 +1,400 @@
+"""The lake in a bucket: the suite every sink passes, over moto (conditional puts) and rclone (signatures, files), and faults by plan."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+import structlog
+from botocore.config import Config
+
+from cloud_sinks.aws import Account, AwsConfig
+from cloud_sinks.base import Sink, SinkContext
+from cloud_sinks.parquet import PLUGIN
+from cloud_sinks.parquet import s3 as s3_module
+from cloud_sinks.parquet.config import ParquetConfig, check
+from cloud_sinks.parquet.s3 import S3Store
+from schemas.errors import Busy, ConfigError, NotConnected
+from schemas.kinds import KINDS, Kind
+from tests.cloud_sinks.aws_rig import KEY, SECRET, Fault, Proxy, moto, rclone, reset
+from tests.conformance.sink import T0, SinkConformance, Tags, batch_of, context_of, span_of
+from tests.conftest import ManualClock
+
+BUCKET = "acme-plant-lake"
+LOCATION = f"s3://{BUCKET}/genba"
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-northeast-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def moto_server() -> Iterator[str]:
+    with moto() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with rclone(tmp_path_factory.mktemp("rclone")) as endpoint:
+        yield endpoint
+
+
+def client(endpoint: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        region_name="ap-northeast-1",
+        config=Config(s3={"addressing_style": "path"}),
+    )
+
+
+class BucketHarness:
+    """A bucket behind a proxy, so that the line to it can be cut."""
+
+    exactly_once = True
+    kinds = KINDS
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self.proxy = Proxy(backend)
+        self._s3 = client(backend)
+        location = {"LocationConstraint": "ap-northeast-1"}
+        with contextlib.suppress(self._s3.exceptions.BucketAlreadyOwnedByYou, self._s3.exceptions.BucketAlreadyExists):
+            self._s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=location)
+
+    def build(self, context: SinkContext) -> Sink:
+        aws = AwsConfig.model_validate({"endpoint": self.proxy.endpoint, "timeout": "2s"})
+        return PLUGIN.build(ParquetConfig(location=LOCATION, aws=aws), context)
+
+    async def down(self) -> None:
+        self.proxy.away = True
+
+    async def up(self) -> None:
+        self.proxy.away = False
+
+    def keys(self) -> list[str]:
+        found = self._s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+        return sorted(entry["Key"] for entry in found)
+
+    def get(self, key: str) -> bytes:
+        body: bytes = self._s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        return body
+
+    def head(self, key: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self._s3.head_object(Bucket=BUCKET, Key=key)
+        return answer
+
+    def uploads(self) -> list[Any]:
+        return list(self._s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
+
+    async def rows(self, kind: Kind, context: SinkContext, expected: int) -> list[tuple[int, str]]:
+        return await asyncio.to_thread(self.stored, kind)
+
+    def stored(self, kind: Kind) -> list[tuple[int, str]]:
+        number = "row" if kind in ("score", "health") else "seq"
+        files = [key for key in self.keys() if key.startswith(f"genba/{kind}/")]
+        return [row for key in files for row in pl.read_parquet(io.BytesIO(self.get(key))).select(number, "tag").rows()]
+
+    def close(self) -> None:
+        self.proxy.close()
+        for key in self.keys():
+            self._s3.delete_object(Bucket=BUCKET, Key=key)
+        self._s3.close()
+
+
+@pytest.fixture
+def bucket(moto_server: str) -> Iterator[BucketHarness]:
+    reset(moto_server)
+    harness = BucketHarness(moto_server)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def context(tmp_path: Path, manual_clock: ManualClock) -> SinkContext:
+    return context_of(tmp_path, manual_clock)
+
+
+class TestMoto(SinkConformance):
+    @pytest.fixture
+    def harness(self, bucket: BucketHarness) -> BucketHarness:
+        return bucket
+
+
+class TestRclone(SinkConformance):
+    @pytest.fixture
+    def harness(self, rclone_server: str) -> Iterator[BucketHarness]:
+        harness = BucketHarness(rclone_server)
+        yield harness
+        harness.close()
+
+
+async def put(bucket: BucketHarness, context: SinkContext, first: int = 0, rows: int = 10, **changes: Any) -> None:
+    sink = bucket.build(context)
+    try:
+        await sink.connect()
+        bucket.proxy.plan = list(changes.get("plan", []))
+        assert isinstance(context.tags, Tags)
+        await sink.write([batch_of("telemetry", first, rows, context.tags)], span_of("telemetry", first, rows))
+    finally:
+        bucket.proxy.plan = []
+        await sink.aclose()
+
+
+async def test_layout_is_that_of_a_directory(bucket: BucketHarness, context: SinkContext) -> None:
+    await put(bucket, context)
+    name = "gw-1-0001-telemetry-00000000000000-00000000000009.parquet"
+    assert bucket.keys() == [
+        "genba/.genba-probe-gw-1",
+        "genba/tags/site=osaka/gw-1.parquet",
+        f"genba/telemetry/site=osaka/date=2026-01-01/{name}",
+    ]
+    about = pq.read_metadata(io.BytesIO(bucket.get(bucket.keys()[2]))).metadata
+    assert about[b"genba.rows"] == b"10"
+
+
+async def test_an_answer_that_is_lost_leaves_one_object(bucket: BucketHarness, context: SinkContext) -> None:
+    sink = bucket.build(context)
+    await sink.connect()
+    assert isinstance(context.tags, Tags)
+    bucket.proxy.plan = [Fault("reset after")]
+    with pytest.raises(NotConnected, match=f"cannot write s3://{BUCKET}/genba/telemetry"):
+        await sink.write([batch_of("telemetry", 0, 10, context.tags)], span_of("telemetry", 0, 10))
+    await sink.write([batch_of("telemetry", 0, 10, context.tags)], span_of("telemetry", 0, 10))
+    await sink.aclose()
+    assert len(bucket.stored("telemetry")) == 10
+
+
+async def test_other_rows_under_the_same_name_are_never_written_over(bucket: BucketHarness, context: SinkContext) -> None:
+    await put(bucket, context)
+    sink = bucket.build(context)
+    await sink.connect()
+    assert isinstance(context.tags, Tags)
+    other = batch_of("telemetry", 0, 10, context.tags, time_us=T0 + 60_000_000)
+    with pytest.raises(ConfigError, match="holds other rows"):
+        await sink.write([other], span_of("telemetry", 0, 10))
+    await sink.aclose()
+    assert len(bucket.stored("telemetry")) == 10
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        (Fault(status=503, code="SlowDown"), Busy, "SlowDown"),
+        (Fault(status=500, code="InternalError"), NotConnected, "InternalError"),
+        (Fault("reset"), NotConnected, "cannot write"),
+        (Fault("silence"), NotConnected, "timeout"),
+        (Fault(status=404, code="NoSuchBucket"), ConfigError, "make the bucket"),
+        (Fault(status=403, code="AccessDenied"), ConfigError, "policy of these credentials"),
+        (Fault(status=403, code="InvalidAccessKeyId"), ConfigError, "do not exist"),
+        (Fault(status=403, code="SignatureDoesNotMatch"), ConfigError, "secret key"),
+        (Fault(status=400, code="AuthorizationHeaderMalformed"), ConfigError, "correct `region`"),
+        (Fault(status=400, code="KMS.NotFoundException"), ConfigError, "kms_key"),
+        (Fault(status=409, code="ConditionalRequestConflict"), Busy, "another write"),
+    ],
+    ids=lambda case: case.code if isinstance(case, Fault) and case.kind == "error" else getattr(case, "kind", None),
+)
+async def test_faults_say_who_must_act_and_lose_nothing(
+    bucket: BucketHarness, context: SinkContext, fault: Fault, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        await put(bucket, context, plan=[fault])
+    await put(bucket, context)
+    assert sorted(seq for seq, _ in bucket.stored("telemetry")) == list(range(10))
+
+
+async def test_a_bucket_that_is_not_there_is_for_a_person(bucket: BucketHarness, context: SinkContext) -> None:
+    aws = AwsConfig.model_validate({"endpoint": bucket.proxy.endpoint})
+    sink = PLUGIN.build(ParquetConfig(location="s3://no-such-bucket/x", aws=aws), context)
+    with pytest.raises(ConfigError, match="NoSuchBucket") as caught:
+        await sink.connect()
+    await sink.aclose()
+    assert caught.value.where == "sinks.out"
+
+
+async def test_an_expired_token_is_fetched_anew_once(bucket: BucketHarness, context: SinkContext) -> None:
+    expired = Fault(status=400, code="ExpiredToken")
+    await put(bucket, context, plan=[expired])
+    assert len(bucket.stored("telemetry")) == 10
+    with pytest.raises(NotConnected, match="credentials have ended"):
+        await put(bucket, context, first=10, plan=[expired, expired])
+    assert len(bucket.stored("telemetry")) == 10
+
+
+async def test_a_wrong_clock_is_corrected_by_the_service(bucket: BucketHarness, context: SinkContext) -> None:
+    theirs = datetime.now(UTC) + timedelta(hours=3)
+    skewed = Fault(status=403, code="RequestTimeTooSkewed", headers={"Date": format_datetime(theirs, usegmt=True)})
+    await put(bucket, context, plan=[skewed])
+    assert len(bucket.stored("telemetry")) == 10
+
+
+def test_a_server_that_checks_times_corrects_ours(rclone_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rclone refuses a signature that is three hours ahead, and its answer's date mends that; a wrong secret nothing mends."""
+    harness = BucketHarness(rclone_server)
+    aws = AwsConfig.model_validate({"endpoint": harness.proxy.endpoint})
+    account = Account(aws, tmp_path, "sinks.out")
+    account.skew = timedelta(hours=3)
+    account.call("s3", "list", lambda s3: s3.list_objects_v2(Bucket=BUCKET))
+    ahead = [datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) - datetime.now(UTC) for date in harness.proxy.dates]
+    assert [round(lead / timedelta(hours=1)) for lead in ahead] == [3, 0]
+    account.close()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    wrong = Account(aws, tmp_path, "sinks.out")
+    with pytest.raises(ConfigError, match="SignatureDoesNotMatch"):
+        wrong.call("s3", "list", lambda s3: s3.list_objects_v2(Bucket=BUCKET))
+    wrong.close()
+    harness.close()
+
+
+@pytest.mark.parametrize("plan", [[], [None, None, None, Fault("reset after")]], ids=["whole", "answer lost"])
+def test_a_large_file_goes_in_parts_on_the_same_condition(
+    bucket: BucketHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: list[Fault | None]
+) -> None:
+    monkeypatch.setattr(s3_module, "PART", 5 << 20)
+    monkeypatch.setattr(s3_module, "_WHOLE", 6 << 20)
+    store = _store(bucket, tmp_path)
+    store.open()
+    body = bytes(range(256)) * (11 * 4096)
+
+    def publish() -> bool:
+        scratch = store.scratch("large")
+        scratch.write_bytes(body)
+        return store.publish(scratch, "large.parquet")
+
+    bucket.proxy.plan = [None, *plan] if plan else []  # create, three parts, complete
+    if plan:
+        with pytest.raises(NotConnected):
+            publish()
+        assert bucket.get("genba/large.parquet") == body
+    else:
+        assert publish()
+    assert not publish(), "the name is taken"
+    assert bucket.get("genba/large.parquet") == body
+    assert bucket.uploads() == []
+    assert list((tmp_path / "making").iterdir()) == []
+    with store.reader("large.parquet") as file:
+        assert file.seek(-7, io.SEEK_END) == len(body) - 7
+        assert file.read() == body[-7:]
+    store.close()
+
+
+def test_an_upload_that_fails_is_aborted(bucket: BucketHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_module, "_WHOLE", 1)
+    store = _store(bucket, tmp_path)
+    store.open()
+    scratch = store.scratch("x")
+    scratch.write_bytes(b"some")
+    bucket.proxy.plan = [None, Fault(status=500, code="InternalError")]
+    with pytest.raises(NotConnected):
+        store.publish(scratch, "x.parquet")
+    assert bucket.uploads() == []
+    store.close()
+
+
+def test_without_conditional_puts_a_name_is_looked_up_first(rclone_server: str, tmp_path: Path) -> None:
+    harness = BucketHarness(rclone_server)
+    store = _store(harness, tmp_path)
+    try:
+        store.open()
+        for body, made in ((b"first", True), (b"second", False)):
+            scratch = store.scratch("x")
+            scratch.write_bytes(body)
+            assert store.publish(scratch, "x.parquet") is made
+        assert harness.get("genba/x.parquet") == b"first"
+    finally:
+        store.close()
+        harness.close()
+
+
+async def test_objects_are_encrypted_with_the_key_that_is_named(bucket: BucketHarness, context: SinkContext) -> None:
+    aws = AwsConfig.model_validate({"endpoint": bucket.proxy.endpoint})
+    sink = PLUGIN.build(ParquetConfig(location=LOCATION, aws=aws, kms_key="alias/lake"), context)
+    await sink.connect()
+    assert isinstance(context.tags, Tags)
+    await sink.write([batch_of("telemetry", 0, 3, context.tags)], span_of("telemetry", 0, 3))
+    await sink.aclose()
+    answer = bucket.head(bucket.keys()[2])
+    assert (answer["ServerSideEncryption"], answer["SSEKMSKeyId"]) == ("aws:kms", "alias/lake")
+
+
+async def test_no_credentials_say_where_they_come_from(
+    bucket: BucketHarness, context: SinkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(context.base / "none"))
+    sink = bucket.build(context)
+    with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID"):
+        await sink.connect()
+    await sink.aclose()
+
+
+@pytest.mark.parametrize(
+    ("text", "loc"),
+    [
+        ({"location": "s3://"}, ("location",)),
+        ({"location": "s3://A_B/x"}, ("location",)),
+        ({"location": "gs://bucket/x"}, ("location",)),
+        ({"location": "./lake", "kms_key": "alias/x"}, ("kms_key",)),
+        ({"location": "./lake", "aws": {"region": "eu-central-1"}}, ("aws",)),
+    ],
+)
+def test_check_finds_what_cannot_work(text: dict[str, Any], loc: tuple[str, ...]) -> None:
+    assert [finding.loc for finding in check(ParquetConfig.model_validate(text))] == [loc]
+
+
+def test_check_takes_a_bucket() -> None:
+    assert list(check(ParquetConfig.model_validate({"location": LOCATION, "aws": {"region": "eu-central-1"}}))) == []
+
+
+def _store(bucket: BucketHarness, directory: Path) -> S3Store:
+    account = Account(AwsConfig.model_validate({"endpoint": bucket.proxy.endpoint, "timeout": "2s"}), directory, "sinks.out")
+    return S3Store(account, LOCATION, owner="gw-1", directory=directory, kms_key=None, log=structlog.stdlib.get_logger())
+
+
+async def test_the_policy_that_is_shipped_allows_what_is_called_and_no_more(
+    bucket: BucketHarness, context: SinkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(bucket, context)
+    await put(bucket, context)  # a name that is taken is read
+    monkeypatch.setattr(s3_module, "_WHOLE", 1)
+    await put(bucket, context, first=10)
+    await put(bucket, context, first=10)  # an upload that is given up
+    statements = json.loads((Path(__file__).parents[3] / "deploy/iam/lake.json").read_text())["Statement"]
+    allowed = {action for statement in statements for action in _several(statement["Action"]) if action.startswith("s3:")}
+    assert {_action(method, path) for method, path in bucket.proxy.seen} | {"s3:ListBucket"} == allowed
+
+
+def _several(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _action(method: str, path: str) -> str:
+    """The permission that a request needs (Service Authorization Reference, Amazon S3)."""
+    return {
+        "PUT": "s3:PutObject",
+        "POST": "s3:PutObject",
+        "GET": "s3:GetObject",
+        "HEAD": "s3:GetObject",
+        "DELETE": "s3:AbortMultipartUpload" if "uploadId=" in path else "s3:DeleteObject",
+    }[method]

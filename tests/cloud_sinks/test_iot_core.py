@@ -1,0 +1,192 @@
+"""What the IoT Core sink decides without a broker: options, topics, pace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from cloud_sinks.iot_core.config import IotCoreConfig, check, topic_problem
+from cloud_sinks.iot_core.handshake import context_of, examine
+from cloud_sinks.iot_core.pacing import Pace
+from cloud_sinks.topics import Topics
+from schemas.errors import ConfigError, NotConnected
+from tests.adapters.modbus.test_tls import Authority
+from tests.conformance.sink import context_of as context_of_plant
+from tests.conftest import ManualClock
+
+GIVEN = {"endpoint": "a1-ats.iot.ap-northeast-1.amazonaws.com", "thing": "gw-1", "certificate": "gw.pem", "key": "gw.key"}
+
+
+def config(**options: Any) -> IotCoreConfig:
+    return IotCoreConfig.model_validate({**GIVEN, **options})
+
+
+def test_the_usual_options_have_no_findings() -> None:
+    assert list(check(config(rule="genba_lake", port=443))) == []
+    assert config(rule="genba_lake").prefix == "$aws/rules/genba_lake/"
+
+
+@pytest.mark.parametrize(
+    ("options", "level", "says"),
+    [
+        ({"topic": "a/b/c/d/e/f/g/h/{data}"}, "error", "8 slashes at least"),
+        ({"topic": "a/b/c/d/e/f/{asset}"}, "error", "8 slashes at least"),
+        ({"topic": "genba/{data}/{asset}"}, "warning", "more than 6 parts"),
+        ({"max_payload": "1 MB"}, "warning", "takes 128 KiB"),
+    ],
+)
+def test_check_counts_slashes_and_bytes(options: dict[str, Any], level: str, says: str) -> None:
+    (finding,) = check(config(**options))
+    assert finding.level == level
+    assert says in finding.message
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"endpoint": "mqtts://a1-ats.iot.amazonaws.com"}, "host name alone"),
+        ({"thing": "no good"}, "pattern"),
+        ({"topic": "genba/+/x"}, "no # or +"),
+        ({"topic": "genba/{tag}"}, "unknown place"),
+        ({"rule": "my rule"}, "pattern"),
+        ({"timeout": "500ms"}, "at least 2s"),
+    ],
+)
+def test_options_that_cannot_work(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        config(**options)
+
+
+@pytest.mark.parametrize(
+    ("topic", "fits"),
+    [("a/b/c/d/e/f/g/h", True), ("a/b/c/d/e/f/g/h/i", False), ("x" * 256, True), ("x" * 257, False), ("ü" * 129, False)],
+)
+def test_the_limits_of_a_topic(topic: str, fits: bool) -> None:
+    assert (topic_problem(topic) == "") is fits
+
+
+@contextmanager
+def server(folder: Path, names: list[str], *, days: tuple[int, int] = (-2, 2)) -> Iterator[int]:
+    """Shakes hands with whoever comes; its port."""
+    authority = Authority(folder, "ca")
+    authority.issue("server", names, days=days)
+    authority.issue("gw", [])
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(folder / "ca.pem"))
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError), listening.accept()[0] as plain, context.wrap_socket(plain, server_side=True) as secure:
+                secure.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join(5)
+
+
+@pytest.mark.parametrize(
+    ("names", "days", "error", "says"),
+    [
+        (["aws.example"], (-2, 2), ConfigError, "correct `endpoint`"),
+        (["localhost"], (-3, -1), NotConnected, "is the clock of this machine right"),
+        (["localhost"], (1, 2), NotConnected, "is the clock of this machine right"),
+    ],
+    ids=["another name", "expired", "not yet valid"],
+)
+def test_a_server_certificate_that_is_wrong_is_explained(
+    tmp_path: Path, names: list[str], days: tuple[int, int], error: type[Exception], says: str
+) -> None:
+    with server(tmp_path, names, days=days) as port, pytest.raises(error, match=says):
+        examine(
+            "localhost", port, context_of(tmp_path / "gw.pem", tmp_path / "gw.key", tmp_path / "ca.pem", "sinks.x"), "sinks.x"
+        )
+
+
+def test_a_right_one_passes(tmp_path: Path) -> None:
+    with server(tmp_path, ["localhost"]) as port:
+        examine(
+            "localhost", port, context_of(tmp_path / "gw.pem", tmp_path / "gw.key", tmp_path / "ca.pem", "sinks.x"), "sinks.x"
+        )
+
+
+def test_one_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    Authority(tmp_path, "ca").issue("gw", [])
+    began = time.monotonic()
+    context = context_of(tmp_path / "gw.pem", tmp_path / "gw.key", None, "sinks.x")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(NotConnected, match="does not answer"):
+            examine("localhost", port, context, "sinks.x")
+    assert time.monotonic() - began < 3.5
+
+
+def test_the_policy_that_is_shipped_allows_the_default_topics(tmp_path: Path) -> None:
+    """What a certificate with this policy may do holds each topic that the sink uses, and the rule's prefix."""
+    text = (Path(__file__).parents[2] / "deploy/iam/iot.json").read_text()
+    allowed = {
+        action: [resource.partition(":ACCOUNT:")[2] for resource in _several(statement["Resource"])]
+        for statement in json.loads(text.replace("THING", "gw-1").replace("GATEWAY", "gw-1").replace("RULE", "lake"))["Statement"]
+        for action in _several(statement["Action"])
+    }
+    topics = Topics(config().topic, context_of_plant(tmp_path, ManualClock()))
+    for kind in ("alert", "telemetry"):
+        topic = topics.of({"tag": 0, "alarm": "x", "asset": None}, kind)  # type: ignore[arg-type]
+        assert any(fnmatch(f"topic/{topic}", pattern) for pattern in allowed["iot:Publish"])
+        assert any(fnmatch(f"topic/{config(rule='lake').prefix}{topic}", pattern) for pattern in allowed["iot:Publish"])
+        assert not any(fnmatch(f"topic/other/{kind}", pattern) for pattern in allowed["iot:Publish"])
+    commands = topics.of_plant(config().command_topic)
+    assert allowed["iot:Connect"] == ["client/gw-1"]
+    assert allowed["iot:Subscribe"] == [f"topicfilter/{commands}/#"]
+    assert allowed["iot:Receive"] == [f"topic/{commands}/*"]
+
+
+def _several(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Time passes only where somebody sleeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Any, *args: Any, **kwargs: Any) -> Any:
+        def then(*given: Any) -> None:
+            self.now = max(self.now, when)
+            callback(*given)
+
+        return self.call_soon(then, *args, **kwargs)
+
+
+@pytest.mark.parametrize(("messages", "size", "seconds"), [(1000, 10, 9.0), (100, 100_000, 9.0), (100, 10, 0.0)])
+def test_the_pace_is_kept_in_messages_and_in_bytes(messages: int, size: int, seconds: float) -> None:
+    """100 messages and 1 MB a second, a second's worth at once."""
+
+    async def send() -> float:
+        pace = Pace(100, 1_000_000)
+        for _ in range(messages):
+            await pace.take(size)
+        return asyncio.get_running_loop().time()
+
+    loop = VirtualLoop()
+    try:
+        assert loop.run_until_complete(send()) == pytest.approx(seconds, abs=0.02)
+    finally:
+        loop.close()
