@@ -1,7 +1,8 @@
 """Coverage-guided fuzzing of every target with atheris: `python -m tests.fuzz.coverage [--seconds N] [NAME ...]`.
 
 Each target runs in a process of its own for N seconds, as many at once as there are processors. What breaks one is printed with the
-bytes that did it and kept below `build/fuzz/NAME`; so is the corpus, from which the next run starts. Exit code 1 when one broke.
+bytes that did it; log and corpus, from which the next run starts, are below `build/fuzz/NAME` (or `--into`). Exit code 1 when
+one broke.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["adapters", "schemas", "gateway.config", "cloud_sinks.mqtt", "edge_models.alarm_book", "asyncua.ua.ua_binary", "asyncua.common",
+    include=["adapters", "schemas", "gateway.config", "cloud_sinks.commands", "edge_models.alarm_book", "asyncua.ua.ua_binary", "asyncua.common",
              "asyncua.client.ua_client", "pymodbus.framer"],
     enable_loader_override=False,
 ):  # fmt: skip
@@ -38,9 +39,9 @@ def fuzz(target: Target, seconds: int, folder: Path) -> None:
     atheris.Fuzz()
 
 
-def start(target: Target, seconds: int) -> tuple[int, Path]:
+def start(target: Target, seconds: int, into: Path) -> tuple[int, Path]:
     """The process that fuzzes a target, and the file with what it said."""
-    folder = ROOT / "build" / "fuzz" / target.name
+    folder = into / target.name
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log"
     pid = os.fork()
@@ -59,6 +60,9 @@ def main() -> int:
     """Run what is named, or all."""
     parser = argparse.ArgumentParser(prog="tests.fuzz.coverage", description="Coverage-guided fuzzing of every decoder.")
     parser.add_argument("--seconds", type=int, default=5, help="for each target")
+    parser.add_argument(
+        "--into", type=Path, default=ROOT / "build" / "fuzz", help="directory for corpus, log and what broke a target"
+    )
     parser.add_argument("names", nargs="*", choices=[*TARGETS, []], metavar="NAME", help=f"of {', '.join(TARGETS)}")
     options = parser.parse_args()
     waiting = [TARGETS[name] for name in options.names or TARGETS]
@@ -67,7 +71,7 @@ def main() -> int:
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):
             target = waiting.pop(0)
-            pid, log = start(target, options.seconds)
+            pid, log = start(target, options.seconds, options.into)
             running[pid] = target, log
         pid, status = os.wait()
         target, log = running.pop(pid)

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from adapters.quarantine import Quarantine, Refusal
 from adapters.recording import parse_replay, read_recording
-from cloud_sinks.mqtt.sink import _command
+from cloud_sinks.commands import parse as parse_command
 from edge_models.alarm_book import Book, Entry
 from gateway.config import tagfile
 from gateway.config.loading import examine
@@ -110,7 +110,7 @@ def options(data: bytes) -> None:
 def commands(data: bytes) -> None:
     """What a broker delivers as a command, up to the alarm list."""
     name = ("acknowledge", "shelve", "unshelve", "other")[(data[0] if data else 0) % 4]
-    command = _command(name, data[1:], "fuzz")
+    command = parse_command(name, data[1:], "fuzz")
     if not isinstance(command, Command):
         return
     book = Book()
