@@ -25,8 +25,8 @@ from cryptography.exceptions import InvalidSignature
 from schemas import quality as q
 from schemas.errors import ConfigError, NotConnected
 
+from .channel import GuardedConnection
 from .config import OpcuaConfig
-from .guard import GuardedConnection
 from .pki import Identity, Trust
 
 MAX_MESSAGE: Final = 16 * 2**20

@@ -15,7 +15,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["adapters", "schemas", "gateway.config", "cloud_sinks.commands", "edge_models.alarm_book", "asyncua.ua.ua_binary", "asyncua.common",
+    include=["adapters", "schemas", "gateway.config", "gateway.taglists", "cloud_sinks.commands", "edge_models.alarm_book", "asyncua.ua.ua_binary", "asyncua.common",
              "asyncua.client.ua_client", "pymodbus.framer"],
     enable_loader_override=False,
 ):  # fmt: skip

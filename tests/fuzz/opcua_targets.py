@@ -16,9 +16,9 @@ from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, uatcp_to_
 
 from adapters.opcua import OpcuaConfig
 from adapters.opcua.address import parse
+from adapters.opcua.channel import GuardedBuffer
 from adapters.opcua.connection import failures, open_connection, quiet_library
 from adapters.opcua.decode import Changes, decode_publish, decode_read
-from adapters.opcua.guard import GuardedBuffer
 from adapters.opcua.resolve import read_facts, resolve
 from adapters.opcua.rows import Rows
 from adapters.opcua.wire import MalformedMessage

@@ -20,6 +20,7 @@ from gateway.config import tagfile
 from gateway.config.loading import examine
 from gateway.config.report import Report
 from gateway.config.source import Unreadable, read
+from gateway.taglists import reading
 from schemas import units
 from schemas.asset import from_topic, to_topic
 from schemas.errors import ConfigError
@@ -71,6 +72,14 @@ def tags(data: bytes) -> None:
         raise Violation("refused without a finding")
     for finding in found:
         str(finding).encode()
+
+
+def tag_lists(data: bytes) -> None:
+    """An export of another program: the first byte says the ending of its name, the second for which adapter it is."""
+    ending = ("csv", "xml", "db", "sdf", "xlsx", "udt")[(data[0] if data else 0) % 6]
+    kind = (None, "s7", "modbus", "opcua")[(data[1] if len(data) > 1 else 0) % 4]
+    made = reading.read(_written(f"export.{ending}", data[2:]), reading.Wanted(kind=kind, number=7))
+    repr(made).encode("utf-8", "surrogatepass")
 
 
 def recordings(data: bytes) -> None:
@@ -162,6 +171,12 @@ def _tag_seeds() -> Sequence[bytes]:
     ]
 
 
+def _tag_list_seeds() -> Sequence[bytes]:
+    endings = {".csv": 0, ".xml": 1, ".db": 2, ".sdf": 3}
+    samples = sorted((ROOT / "tests/gateway/taglists/samples").iterdir())
+    return [bytes((endings[file.suffix], 0)) + file.read_bytes()[:5000] for file in samples if file.suffix in endings]
+
+
 def _recording_seeds() -> Sequence[bytes]:
     texts = [
         "time,value\n2026-01-01T00:00:00Z,1\n2026-01-01T00:00:01Z,nan\n",
@@ -224,6 +239,16 @@ TARGETS = [
         longest=3000,
     ),
     Target("tag-files", tags, _tag_seeds, errors=(Unreadable,), bytes_per_byte=4096),
+    Target(
+        "tag-lists",
+        tag_lists,
+        _tag_list_seeds,
+        errors=(ConfigError,),
+        fixed_bytes=8 << 20,
+        bytes_per_byte=4096,
+        longest_s=1.0,
+        longest=6000,
+    ),
     Target("recordings", recordings, _recording_seeds, errors=(ConfigError,)),
     Target("options", options, _option_seeds, errors=(ValueError, ConfigError, PydanticCustomError), longest=300),
     Target("commands", commands, _command_seeds, errors=(ValueError, KeyError), longest=6000),

@@ -12,8 +12,8 @@ from asyncua import ua
 from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, variant_from_binary
 
+from adapters.opcua.channel import MAX_FIELDS, GuardedBuffer
 from adapters.opcua.connection import failures, open_connection
-from adapters.opcua.guard import MAX_FIELDS, GuardedBuffer
 from adapters.opcua.wire import MalformedMessage
 from schemas.errors import NotConnected
 from tests.fuzz.opcua_targets import CONFIG, conversation
