@@ -9,12 +9,11 @@ from functools import cache
 
 from adapters.modbus import ModbusConfig
 from adapters.modbus.address import parse
+from adapters.modbus.connection import open_connection
 from adapters.modbus.datatypes import parse_type
 from adapters.modbus.decode import Layout
 from adapters.modbus.exchange import NoAnswer, Refused, WrongAnswer
 from adapters.modbus.plan import Span, blocks_of
-from adapters.modbus.rtu import open_rtu_tcp
-from adapters.modbus.tcp import open_tcp
 from schemas import quality as q
 from schemas.errors import NotConnected
 from tests.adapters.modbus.devices import Request, frame, pdu
@@ -44,16 +43,21 @@ async def _read(connection: object, span: Span) -> bytes | Exception:
         return error
 
 
+def _bounded(connection: object, most: int) -> None:
+    """Of what came no more is kept than a frame may have."""
+    holder = getattr(connection, "_transactions", connection)
+    if len(holder._received) > most:
+        raise Violation(f"{len(holder._received)} bytes are kept")
+
+
 async def _over_tcp(together: bool) -> list[bytes | Exception]:
-    connection = await open_tcp(_config("tcp"))
+    connection = await open_connection(_config("tcp"))
     try:
         if together:
             found = await asyncio.gather(*(_read(connection, span) for span in SPANS))
         else:
             found = [await _read(connection, span) for span in SPANS]
-        kept = len(connection._transactions._received)
-        if kept > 260:
-            raise Violation(f"{kept} bytes are kept of one frame")
+        _bounded(connection, 260)
         return found
     finally:
         await connection.aclose()
@@ -68,11 +72,10 @@ def tcp_stream(data: bytes) -> None:
 
 
 async def _over_rtu() -> list[bytes | Exception]:
-    connection = await open_rtu_tcp(_config("rtu+tcp"))
+    connection = await open_connection(_config("rtu+tcp"))
     try:
         found = [await _read(connection, span) for span in SPANS[:2]]
-        if len(connection._received) > 512:
-            raise Violation(f"{len(connection._received)} bytes are kept of a line")
+        _bounded(connection, 512)
         return found
     finally:
         await connection.aclose()
