@@ -165,7 +165,7 @@ async def behind(handler: Handler, **options: Any) -> AsyncIterator[int]:
         await asyncio.sleep(1)
 
 
-# RTU is left out where the line is noise: that is what a line with another speed looks like, and it is read on, see below.
+# RTU is left out where the line is noise: that is what a line with another speed looks like, see below.
 WAYS = [
     (protocol, manner)
     for protocol in SCHEMES
@@ -191,7 +191,7 @@ def test_a_week_before_a_port_that_leads_nowhere(protocol: str, manner: str, tmp
 
 
 def test_a_line_of_noise_is_bad_rows_and_nothing_else(tmp_path: Path) -> None:
-    """Every poll says that nothing could be read; nothing else is told of it, and nothing is kept."""
+    """Every poll, or every attempt, finds that nothing can be read; it is told once, and nothing is kept."""
 
     async def day() -> Outage:
         async with behind(nonsense) as port:
@@ -203,11 +203,12 @@ def test_a_line_of_noise_is_bad_rows_and_nothing_else(tmp_path: Path) -> None:
         return found
 
     found = in_virtual_time(day)
-    assert found.attempts == 1
-    assert found.rows["telemetry"] > 20 * DAY_S
     assert found.good == 0
+    assert found.events["adapter_up"] <= 1, "it comes and goes"
     assert sum(found.log.values()) <= 3, found.log
-    assert found.marks[-1].blocks - found.marks[1].blocks < found.rows["telemetry"] / 20
+    work = max(found.attempts, found.rows["telemetry"] / 20)
+    assert work > DAY_S
+    assert found.marks[-1].blocks - found.marks[1].blocks < max(300, work / 2), found.marks
 
 
 @pytest.mark.parametrize("status", [ua.StatusCodes.BadTcpServerTooBusy, ua.StatusCodes.BadSecurityChecksFailed])
