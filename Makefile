@@ -33,10 +33,12 @@ demo: $(STAMP)  ## simulated plant, broker and gateway on the terminal; DURATION
 test: $(STAMP) style  ## everything that CI checks; the last line is pytest's
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-fuzz: $(STAMP)  ## every decoder for SECONDS=20, coverage-guided where atheris runs; then dead devices for a week of real days, in virtual time
-	@$(BIN)/python -c "import atheris" 2>/dev/null && $(BIN)/python -m tests.fuzz.coverage --seconds $(SECONDS) 2>build/fuzz.log || \
-		{ $(BIN)/python -c "import atheris" 2>/dev/null && exit 1; echo "atheris has no wheel for this machine: hypothesis alone"; $(BIN)/python -m pytest -q tests/fuzz; }
-	@GENBA_DAY_S=86400 $(BIN)/python -m pytest -q --timeout 3600 tests/simulation
+fuzz: $(STAMP)  ## every decoder for SECONDS=20, coverage-guided where atheris has a wheel; then a week of dead devices in virtual time
+	@mkdir -p build
+	@if $(BIN)/python -c "import atheris" 2>/dev/null; then $(BIN)/python -m tests.fuzz.coverage --seconds $(SECONDS) 2>build/fuzz.log; \
+		else echo "atheris has no wheel for this machine: hypothesis alone"; $(BIN)/python -m pytest -q tests/fuzz; fi
+	@GENBA_DAY_S=86400 $(BIN)/python -m pytest -q --timeout 3600 -k closed tests/simulation
+	@GENBA_DAY_S=3600 $(BIN)/python -m pytest -q --timeout 3600 -k "not closed" tests/simulation
 
 style: $(STAMP)
 	@$(BIN)/ruff check --quiet .

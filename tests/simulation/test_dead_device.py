@@ -1,6 +1,6 @@
 """A week before a dead device: memory, tasks and descriptors of the seventh day are those of the first, and the log has one line.
 
-In the suite a day has five minutes, which are some hundred attempts; `make fuzz` takes real days (GENBA_DAY_S=86400). The back-off is
+In the suite a day has five minutes, which are some hundred attempts; `make fuzz` takes real days (GENBA_DAY_S=86400), and hours. The back-off is
 the gateway's own, the sockets are real, and time is virtual.
 """
 
