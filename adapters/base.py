@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from pydantic import Field, SerializeAsAny
 
+from schemas.certificates import CertificateFact
 from schemas.clock import Clock
 from schemas.tags import Severity, Tag, ValueType
 from schemas.values import Duration, Strict
@@ -144,6 +145,15 @@ class Adapter(Protocol):
 
     async def aclose(self) -> None:
         """Let go of everything. Idempotent, legal before `connect` and after any error; takes less than the timeout."""
+        ...
+
+
+@runtime_checkable
+class Certified(Protocol):
+    """An adapter whose connection rests on certificates. The gateway shows when they expire and raises an alarm in time."""
+
+    def certificates(self) -> Sequence[CertificateFact]:
+        """Those of the last connection that stood, at most one per owner; empty before. Cheap, may be called from another thread."""
         ...
 
 

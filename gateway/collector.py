@@ -10,14 +10,15 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import numpy as np
 import pyarrow as pa
 import structlog
 
-from adapters.base import Adapter
+from adapters.base import Adapter, Certified
 from schemas import quality as q
+from schemas.certificates import CertificateFact
 from schemas.clock import Clock
 from schemas.errors import ConfigError, EndOfStream, NotConnected
 from schemas.kinds import Kind, kind_of, make_batch, telemetry
@@ -28,6 +29,9 @@ from .normalise import Normaliser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+MISCONFIGURED_S: Final = 30.0
+"""Until the next attempt where a person must act. It is theirs to be noticed soon, and no reason to fill the device's log."""
 
 State = Literal["starting", "up", "down", "misconfigured", "finished"]
 Put = Callable[[Kind, pa.RecordBatch], Awaitable[int]]
@@ -69,6 +73,11 @@ class Collector:
         self._gap_cause = "gateway_stopped"
         self._last_batch_us = 0
 
+    @property
+    def certificates(self) -> Sequence[CertificateFact]:
+        """The certificates that the connection rests on; none where the protocol or the connection has none."""
+        return self._adapter.certificates() if isinstance(self._adapter, Certified) else ()
+
     async def run(self) -> None:
         """Collect until cancelled. Raises only what is a bug (the supervisor restarts it)."""
         loop = asyncio.get_running_loop()
@@ -85,7 +94,7 @@ class Collector:
                 except ConfigError as error:
                     # A person must act, and the other devices must not wait for it.
                     await self._went_down("misconfigured", str(error), q.BAD_CONFIGURATION_ERROR)
-                    await asyncio.sleep(30.0)
+                    await asyncio.sleep(MISCONFIGURED_S)
                 except NotConnected as error:
                     await self._went_down("down", str(error), error.quality or q.BAD_NO_COMMUNICATION)
                     if loop.time() - began > self._steady_s:

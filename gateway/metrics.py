@@ -35,10 +35,17 @@ class GatewayMetrics(Collector):
         p = self._pipeline
         read = CounterMetricFamily("genba_read_rows", "Rows that an adapter handed over", labels=["adapter"])
         up = GaugeMetricFamily("genba_adapter_up", "1 while the device is connected", labels=["adapter"])
+        expiry = GaugeMetricFamily(
+            "genba_certificate_expiry_timestamp_seconds",
+            "When a certificate in use expires, seconds since 1970 UTC; the owner is own or server",
+            labels=["adapter", "owner"],
+        )
         for collector in p.collectors:
             read.add_metric([collector.name], collector.rows)
             up.add_metric([collector.name], float(collector.state == "up"))
-        yield from (read, up)
+            for fact in collector.certificates:
+                expiry.add_metric([collector.name, fact.owner], fact.expires_us / 1e6)
+        yield from (read, up, expiry)
         durable = CounterMetricFamily(
             "genba_durable_rows", "Rows acknowledged: written, checksummed and flushed", labels=["kind"]
         )

@@ -12,13 +12,37 @@ from pathlib import Path
 import pyarrow as pa
 import structlog
 
+from schemas.errors import ConfigError
 from schemas.kinds import Kind
+from schemas.plugin import Place
 
+from . import catalogue
 from .clock import WallClock
 from .collector import Collector
 from .config import Configuration
 from .latest import Latest
 from .pipeline import build_collectors
+
+
+def share_certificates(configuration: Configuration, directory: Path) -> None:
+    """Let adapters in `directory` show the certificates of the gateway itself, and keep whom they refuse where `genba trust` looks.
+
+    A server knows a gateway by its certificate: with one for the occasion it would refuse it. Blocking. Raises ConfigError.
+    """
+    plant = configuration.plant
+    for name, entry in plant.adapters.items():
+        hook = catalogue.plugin("adapters", entry.kind).trust
+        own = configuration.directory / plant.spool.directory / "adapters" / name
+        if hook is None or hook(entry, Place(name, own, configuration.directory)) is None:
+            continue
+        try:
+            (own / "pki").mkdir(parents=True, exist_ok=True)
+            (directory / name).mkdir(parents=True, exist_ok=True)
+            (directory / name / "pki").symlink_to((own / "pki").absolute())
+        except OSError as error:
+            raise ConfigError(
+                f"cannot use the certificates in {own / 'pki'}: {error.strerror}", hint="run it as the user that runs the gateway"
+            ) from error
 
 
 class Reading:

@@ -20,12 +20,15 @@ from schemas.tags import Severity
 from .clock import ClockWatch, looks_unset
 
 if TYPE_CHECKING:
+    from .collector import Collector
     from .pipeline import Pipeline
 
 _CALM_S: Final = 120.0  # a task that has not crashed for so long is well again
 
 
 _NO_PROGRESS_S: Final = 120.0
+_EXPIRY_WARNING_DAYS: Final = 30
+_EXPIRY_CRITICAL_DAYS: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ class Troubles:
                     f"device_unreachable.{collector.name}", collector.name, away, "critical",
                     f"{collector.name} cannot be read: {collector.error}", f"Check power, cable and address of {collector.name}",
                 )  # fmt: skip
+            yield from _expiring(collector, now)
         for delivery in p.deliveries:
             away = delivery.state in ("down", "misconfigured") and abs(now - delivery.since_us) >= self._patience_us
             if away or delivery.state == "up":
@@ -166,6 +170,9 @@ class Troubles:
         watched = {trouble.alarm for trouble in conditions}
         watched |= {f"device_unreachable.{collector.name}" for collector in p.collectors}
         watched |= {f"sink_unreachable.{delivery.name}" for delivery in p.deliveries}
+        # Known again once the device is reached; an alarm of the run before is neither cleared nor raised anew meanwhile.
+        away = [collector.name for collector in p.collectors if collector.state != "up"]
+        watched |= {f"certificate_expiring.{name}.{owner}" for name in away for owner in ("own", "server")}
         for entry in p.alarms.active():
             if entry.model == GATEWAY and entry.active and entry.alarm not in watched:
                 yield Trouble(entry.alarm, entry.subject, False, entry.severity, "", "")
@@ -177,6 +184,19 @@ class Troubles:
         elif value < back:
             self._over.discard(level)
         return level in self._over
+
+
+def _expiring(collector: Collector, now: int) -> Iterator[Trouble]:
+    """The certificates of one connection: a warning 30 days before they expire, critical 7 days before and from then on."""
+    for fact in collector.certificates:
+        left_days = (fact.expires_us - now) / 86_400e6
+        whose = "the certificate of the gateway" if fact.owner == "own" else "the certificate of the server"
+        when = f"expires in {max(0, int(left_days))} days" if left_days > 0 else "has expired"
+        yield Trouble(
+            f"certificate_expiring.{collector.name}.{fact.owner}", collector.name, left_days < _EXPIRY_WARNING_DAYS,
+            "critical" if left_days < _EXPIRY_CRITICAL_DAYS else "warning",
+            f"{whose} on {collector.name} {when} ({fact.subject}, {fact.fingerprint[:12]})", fact.action,
+        )  # fmt: skip
 
 
 def _free_bytes(directory: Path) -> int:

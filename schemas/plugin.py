@@ -14,6 +14,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
+from .certificates import TrustStore
+
 C = TypeVar("C", bound=BaseModel)
 T = TypeVar("T")
 
@@ -123,7 +125,8 @@ class Plugin(Generic[C, T]):
     `build` and the hooks import their heavy libraries when called, so that reading a configuration stays fast.
     `check(config)` finds what needs several fields at once (overlapping addresses); it opens nothing.
     `simulate(config, context)` makes a server of the protocol with the same address map; `probe`, `doctor` and `browse`
-    are what the generic commands of these names use. `plan(config, tags)` says what `genba plan` shows: every request of one poll of
+    are what the generic commands of these names use. `trust(config, place)` is the list of trusted certificates of an entry, None where it
+    uses none; with None for the configuration it is the list in `place.directory` itself. `plan(config, tags)` says what `genba plan` shows: every request of one poll of
     each scan class, without opening anything; `tags` are the bound tags of the entry. The context types are in the base module of each package.
     """
 
@@ -135,3 +138,4 @@ class Plugin(Generic[C, T]):
     doctor: Doctor[Any] | None = None
     browse: Discovery[Any] | None = None
     plan: Callable[[C, Sequence[Any]], Sequence[PlannedRequest]] | None = None
+    trust: Callable[[C | None, Place], TrustStore | None] | None = None

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from schemas.plugin import Finding, PlannedRequest, Plugin
+from schemas.plugin import Check, Discovery, Doctor, Finding, PlannedRequest, Plugin, Point, Settings
 
 from .config import ModbusConfig
 from .config import check as check_fields
+from .options import ModbusExamination, ModbusProbe, examination_of, probe_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from adapters.base import Adapter, AdapterContext, BoundTag, Simulator, SimulatorContext, TagConfig
 
 
@@ -43,4 +46,26 @@ def simulate(config: ModbusConfig, context: SimulatorContext) -> Simulator:
     return ModbusSimulator(config, context)
 
 
-PLUGIN: Plugin[ModbusConfig, Adapter] = Plugin(ModbusConfig, build, check=check, simulate=simulate, plan=plan)
+def walk(options: ModbusProbe) -> AsyncGenerator[Check | Point | Settings, None]:
+    """What a device has: units, identity, limits, readable addresses and what they probably mean."""
+    from .probe import walk
+
+    return walk(options)
+
+
+def examine(options: ModbusExamination) -> AsyncGenerator[Check, None]:
+    """Why a device cannot be read, one check after the other."""
+    from .doctor import examine
+
+    return examine(options)
+
+
+PLUGIN: Plugin[ModbusConfig, Adapter] = Plugin(
+    ModbusConfig,
+    build,
+    check=check,
+    simulate=simulate,
+    probe=Discovery(ModbusProbe, walk, probe_of, scope=("unit", "range", "step")),
+    doctor=Doctor(ModbusExamination, examine, examination_of),
+    plan=plan,
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from typing import Final
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import structlog
@@ -18,7 +19,7 @@ from .config import ModbusConfig
 from .connection import open_connection
 from .exchange import Connection
 from .memory import Memory
-from .plan import Cut, points_of, scan_classes
+from .plan import cuts_of, points_of, scan_classes
 from .scanner import Scanner, Silence
 from .timing import line_of
 from .window import Window
@@ -46,22 +47,22 @@ class ModbusAdapter:
         quarantine = Quarantine(context.directory / "refused.json", config.endpoint, log=self._log)
         self._memory = Memory(quarantine, self._scanners, context.clock, self._log)
         self._units = {point.span.unit for point in points}
+        self._zone: ZoneInfo | None = None
         self._connection: Connection | None = None
 
     async def connect(self) -> None:
         """Open a new connection; a former one is closed first, and what was learnt on it is forgotten."""
         await self.aclose()
+        if self._zone is None:
+            self._zone = await asyncio.to_thread(ZoneInfo, self._context.time_zone)  # reads a file
         self._connection = await open_connection(self._config, self._context.base)
-        cuts = set[Cut]()
+        cuts = cuts_of(self._config)
         for scanner in self._scanners:
-            scanner.begin(cuts)
+            scanner.begin(cuts, self._zone)
         await self._memory.recall()
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
-        """One telemetry batch per poll of a scan class, with every tag of the class once, in the order of the configuration.
-
-        The first one comes when the device has answered something.
-        """
+        """One telemetry batch per poll of a scan class, with every tag of the class once, in the order of the configuration."""
         connection = self._connection
         if connection is None:
             raise NotConnected(f"{self._config.endpoint} is not connected")
@@ -75,8 +76,8 @@ class ModbusAdapter:
                 number = await _due(schedule, connection)
                 paces[number].note(schedule.overruns[number])
                 batch = await self._poll(self._scanners[number], connection, silence)
-                if not silence.heard:
-                    continue  # rows would say that the device is there; who reads them is told when it is given up
+                if not silence.anybody():
+                    continue  # not yet known whether there is a device
                 for first in range(0, batch.num_rows, MAX_ROWS):
                     yield batch.slice(first, MAX_ROWS)
         except NotConnected as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 Table = Literal["co", "di", "ir", "hr"]
 FUNCTIONS: Final[dict[Table, int]] = {"co": 1, "di": 2, "hr": 3, "ir": 4}
@@ -20,6 +20,7 @@ _WRITTEN_OUT: Final = {
     "coil": "co", "c": "co", "coils": "co", "discrete": "di", "discreteinput": "di", "d": "di",
 }  # fmt: skip
 _PREFIXED: Final = re.compile(r"([a-z_ ]+):(0x[0-9a-f]+|[0-9]+)(?:\.([0-9]{1,2}))?")
+_STRETCH: Final = re.compile(r"([a-z_ ]+)\s*:\s*(0x[0-9a-f]+|[0-9]+)(?:\s*-\s*(0x[0-9a-f]+|[0-9]+))?")
 _NUMBERED: Final = re.compile(r"([0134])([0-9]{4}|[0-9]{5})(?:\.([0-9]{1,2}))?")
 _FORMS: Final = "hr:100, ir:0, co:7, di:3, hr:0x64, hr:100.3 or 40101"
 
@@ -44,6 +45,30 @@ class Address:
     def is_bit_table(self) -> bool:
         """True for coils and discrete inputs."""
         return self.table in ("co", "di")
+
+
+class Stretch(NamedTuple):
+    """Addresses `start` to before `end` of one table."""
+
+    table: Table
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.table}:{self.start}-{self.end - 1}" if self.end - self.start > 1 else f"{self.table}:{self.start}"
+
+
+def stretch_of(written: str) -> Stretch:
+    """`hr:100-120`, `hr:100`. Raises ValueError."""
+    found = _STRETCH.fullmatch(written.strip().lower())
+    if not found:
+        raise ValueError(f"{written!r} is not a range of addresses; write it like hr:100-120")
+    table = _table(found[1], written)
+    low = int(found[2], 0)
+    high = int(found[3], 0) if found[3] else low
+    if not low <= high <= 65_535:
+        raise ValueError(f"{written}: addresses go from 0 to 65535, the lower one first")
+    return Stretch(table, low, high + 1)
 
 
 @lru_cache(maxsize=65_536)

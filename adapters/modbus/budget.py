@@ -11,7 +11,7 @@ from schemas.values import Duration
 
 from .address import TABLES
 from .config import ModbusConfig
-from .plan import Block, Point, blocks_of, point_of, points_of, scan_classes
+from .plan import Block, Point, blocks_of, cuts_of, point_of, points_of, scan_classes
 from .timing import Timing, line_of
 
 _DEFAULT_SCAN = Duration("1s")
@@ -19,10 +19,10 @@ _DEFAULT_SCAN = Duration("1s")
 
 def requests_of(config: ModbusConfig, tags: Sequence[BoundTag[TagConfig]]) -> list[PlannedRequest]:
     """Every request of one poll of each scan class, fastest class first. Raises ConfigError as `points_of` does."""
-    gap, line = _max_gap(config), _known_line(config)
+    gap, line, cuts = _max_gap(config), _known_line(config), cuts_of(config)
     planned = []
     for scan in scan_classes(tags, points_of(config, tags)):
-        for block in blocks_of(scan.points, max_gap=gap):
+        for block in blocks_of(scan.points, cuts=cuts, max_gap=gap):
             span = block.span
             fields: dict[str, int | str] = {
                 "function": span.function,
@@ -41,6 +41,7 @@ def check_line(config: ModbusConfig) -> Iterator[Finding]:
     line = _known_line(config)
     if line is None:
         return
+    cuts = cuts_of(config)
     points: dict[Duration, list[Point]] = defaultdict(list)
     for key in config.devices or ("",):
         device = config.options_of(key)
@@ -48,7 +49,7 @@ def check_line(config: ModbusConfig) -> Iterator[Finding]:
             points[tag.scan or device.scan or _DEFAULT_SCAN].append(point_of(tag, device))
     taken = 0.0  # share of the line that the faster classes need
     for scan in sorted(points):
-        blocks = blocks_of(points[scan], max_gap=line.max_gap)
+        blocks = blocks_of(points[scan], cuts=cuts, max_gap=line.max_gap)
         poll_s = sum(line.exchange_s(block.span) for block in blocks)
         before, taken = taken, taken + poll_s / scan.s
         if taken > 1:
@@ -64,7 +65,7 @@ def check_line(config: ModbusConfig) -> Iterator[Finding]:
 
 def _known_line(config: ModbusConfig) -> Timing | None:
     """The line, where its speed is known: behind a converter only where it is written down."""
-    return None if config.transport == "rtu+tcp" and config.serial is None else line_of(config)
+    return None if config.transport in ("rtu+tcp", "ascii+tcp") and config.serial is None else line_of(config)
 
 
 def _max_gap(config: ModbusConfig) -> int | None:

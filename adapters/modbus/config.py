@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 
@@ -14,13 +14,18 @@ from schemas.plugin import Finding
 from schemas.tags import ValueType
 from schemas.values import Duration, Strict
 
-from .address import Address, parse
+from .address import Address, Stretch, parse, stretch_of
 from .datatypes import DataType, Order, parse_type
 
-Transport = Literal["tcp", "tls", "rtu", "rtu+tcp"]
-_PORTS: Final = {"tcp": 502, "tls": 802, "rtu+tcp": 502}
+Transport = Literal["tcp", "tls", "udp", "rtu", "rtu+tcp", "ascii", "ascii+tcp"]
+_PORTS: Final = {"tcp": 502, "tls": 802, "udp": 502, "rtu+tcp": 502, "ascii+tcp": 502}
+_SERIAL: Final = ("rtu", "ascii")
+_ON_LINE: Final = ("rtu", "rtu+tcp", "ascii", "ascii+tcp")
 _TLS_OPTIONS: Final = ("ca", "certificate", "key", "server_name", "insecure")
-_EXAMPLE: Final = "write it like tcp://10.0.0.7:502, tls://10.0.0.7:802, rtu+tcp://10.0.0.7:4001 or rtu:/dev/ttyUSB0"
+_EXAMPLE: Final = (
+    "write it like tcp://10.0.0.7:502, tls://10.0.0.7:802, udp://10.0.0.7:502, rtu+tcp://10.0.0.7:4001 or rtu:/dev/ttyUSB0 "
+    "(ascii+tcp://, ascii: for ASCII frames)"
+)
 
 
 class ModbusTag(TagConfig):
@@ -33,7 +38,8 @@ class ModbusTag(TagConfig):
     )
     type: str = Field(
         description="bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, bcd16, bcd32, "
-        "string[n] (n bytes).",
+        "string[n] (n bytes); dates and times: datetime[ymdhms] (a register each, in the order of the letters), datetime8[ymdhms] (a byte "
+        "each), both also as datetime_bcd and datetime8_bcd, unix32, unix64, unix64_ms, ti081.",
         examples=["float32", "string[16]"],
     )
     order: Order | None = Field(None, description="Order of bytes; by default the device's.")
@@ -71,7 +77,7 @@ class ModbusTag(TagConfig):
 
     @model_validator(mode="after")
     def _text_is_plain(self) -> ModbusTag:
-        if self.data_type.kind == "text":
+        if self.data_type.is_text:
             for option, given in (("scale", self.scale != 1), ("offset", self.offset != 0), ("enum", bool(self.enum))):
                 if given:
                     raise ValueError(f"{option} needs a number, and {self.type} is text")
@@ -94,7 +100,7 @@ class ModbusTag(TagConfig):
     def value_type(self) -> ValueType:
         """64-bit integers stay whole unless they are scaled or named; strings are text."""
         kind = self.data_type
-        if kind.kind == "text":
+        if kind.is_text:
             return "text"
         if kind.whole_64_bits and self.scale == 1 and self.offset == 0 and not self.enum:
             return "integer"
@@ -102,10 +108,11 @@ class ModbusTag(TagConfig):
 
 
 class SerialConfig(Strict):
-    """The serial line of an `rtu:` endpoint, or the one behind an `rtu+tcp:` converter."""
+    """The serial line of an `rtu:` or `ascii:` endpoint, or the one behind an `rtu+tcp:` or `ascii+tcp:` converter."""
 
     baud: int = Field(19_200, ge=50, le=4_000_000, description="Bits per second.")
     parity: Literal["even", "odd", "none"] = Field("even", description="Parity; the standard's default is even.")
+    data_bits: Literal[7, 8] | None = Field(None, description="Data bits; 8, and for ASCII frames 7, if nothing is written.")
     stop_bits: Literal[1, 2] = Field(1, description="Stop bits; two when there is no parity, by the standard.")
     turnaround: Duration = Field(Duration("10ms"), description="What the devices usually take to answer; for planning requests.")
 
@@ -121,6 +128,23 @@ class ModbusDevice(DeviceConfig[ModbusTag]):
     )
     max_registers: int = Field(125, ge=1, le=125, description="Registers that the device answers in one request.")
     max_bits: int = Field(2000, ge=1, le=2000, description="Bits that the device answers in one request.")
+    skip: Sequence[str] = Field(
+        default_factory=tuple,
+        description="Addresses that are never read, not even on the way from one tag to another: `hr:100-120`, `co:7`.",
+        examples=["[hr:100-120]"],
+    )
+
+    @field_validator("skip", mode="after")
+    @classmethod
+    def _stretches(cls, skip: Sequence[str]) -> Sequence[str]:
+        for written in skip:
+            stretch_of(written)
+        return skip
+
+    @property
+    def forbidden(self) -> list[Stretch]:
+        """What `skip` says."""
+        return [stretch_of(written) for written in self.skip]
 
 
 class ModbusConfig(ModbusDevice, AdapterConfig):
@@ -128,10 +152,11 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
 
     kind: Literal["modbus"] = Field(description="The protocol.")
     endpoint: str = Field(
-        description="`tcp://host:502`, `tls://host:802`, `rtu+tcp://host:port` (RTU frames over TCP) or `rtu:/dev/ttyUSB0`.",
+        description="`tcp://host:502`, `tls://host:802`, `udp://host:502`, `rtu+tcp://host:port` (RTU frames over TCP) or "
+        "`rtu:/dev/ttyUSB0`; `ascii+tcp://host:port` and `ascii:/dev/ttyUSB0` for ASCII frames.",
         examples=["tcp://10.0.0.7:502"],
     )
-    serial: SerialConfig | None = Field(None, description="Options of the serial line; `rtu:` and `rtu+tcp:` only.")
+    serial: SerialConfig | None = Field(None, description="Options of the serial line; not for `tcp:`, `tls:` and `udp:`.")
     window: int = Field(
         1,
         ge=1,
@@ -153,9 +178,9 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
     @classmethod
     def _known_transport(cls, endpoint: str) -> str:
         scheme, _, rest = endpoint.partition(":")
-        if scheme == "rtu":
+        if scheme in _SERIAL:
             if not rest or rest.startswith("//"):
-                raise ValueError("a serial endpoint names its device file: rtu:/dev/ttyUSB0")
+                raise ValueError(f"a serial endpoint names its device file: {scheme}:/dev/ttyUSB0")
             return endpoint
         if scheme not in _PORTS:
             hint = f"did you mean tcp://{endpoint}? " if re.fullmatch(r"[\w.-]+(:\d+)?", endpoint) else ""
@@ -171,8 +196,10 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
 
     @model_validator(mode="after")
     def _serial_is_rtu(self) -> ModbusConfig:
-        if self.serial is not None and self.transport in ("tcp", "tls"):
+        if self.serial is not None and not self.is_line:
             raise ValueError(f"serial belongs to an endpoint like rtu:/dev/ttyUSB0; remove it, or change {self.endpoint}")
+        if self.serial is not None and self.serial.data_bits == 7 and not self.is_ascii:
+            raise ValueError("RTU frames need 8 data bits; with 7 the device speaks ASCII: write ascii: instead of rtu:")
         return self
 
     @model_validator(mode="after")
@@ -181,7 +208,7 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
         if written and self.transport != "tls":
             raise ValueError(f"{written[0]} belongs to an endpoint like tls://10.0.0.7:802; remove it, or change {self.endpoint}")
         if self.window > 1 and self.transport not in ("tcp", "tls"):
-            raise ValueError("one request at a time is all that a serial line carries; remove window")
+            raise ValueError("one request at a time is all that a serial line carries, and UDP has no order; remove window")
         if self.key and not self.certificate:
             raise ValueError("key belongs to a certificate; name its PEM file too, or remove key")
         return self
@@ -192,14 +219,29 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
         return cast(Transport, self.endpoint.partition(":")[0])
 
     @property
+    def is_line(self) -> bool:
+        """True where a serial line lies between here and the devices."""
+        return self.transport in _ON_LINE
+
+    @property
+    def is_ascii(self) -> bool:
+        """True for ASCII frames instead of RTU ones."""
+        return self.transport in ("ascii", "ascii+tcp")
+
+    @property
+    def line(self) -> SerialConfig:
+        """The options of the serial line, written or not."""
+        return self.serial or SerialConfig()
+
+    @property
     def host(self) -> str:
         """Name or IP address; of a serial endpoint the device file."""
-        return self.endpoint.partition(":")[2] if self.transport == "rtu" else urlsplit(self.endpoint).hostname or ""
+        return self.endpoint.partition(":")[2] if self.transport in _SERIAL else urlsplit(self.endpoint).hostname or ""
 
     @property
     def port(self) -> int:
         """TCP port; the standard one unless the endpoint says otherwise, 0 for a serial line."""
-        return 0 if self.transport == "rtu" else urlsplit(self.endpoint).port or _PORTS[self.transport]
+        return 0 if self.transport in _SERIAL else urlsplit(self.endpoint).port or _PORTS[self.transport]
 
     def options_of(self, device: str) -> ModbusDevice:
         """The device of this key, its unwritten options taken from the connection."""
@@ -208,7 +250,9 @@ class ModbusConfig(ModbusDevice, AdapterConfig):
             return self
         written = own.model_fields_set
         inherited = {
-            name: getattr(self, name) for name in ("unit_id", "order", "max_registers", "max_bits", "scan") if name not in written
+            name: getattr(self, name)
+            for name in ("unit_id", "order", "max_registers", "max_bits", "skip", "scan")
+            if name not in written
         }
         return own.model_copy(update=inherited)
 
@@ -240,6 +284,13 @@ def check(config: ModbusConfig) -> Iterator[Finding]:
                     f"{kind} has {kind.registers} registers and max_registers is {device.max_registers}",
                     "a value is read in one request; take a shorter type or raise max_registers",
                 )
+            length = 1 if at.is_bit_table else kind.registers
+            for no in device.forbidden:
+                if no.table == at.table and at.offset < no.end and no.start < at.offset + length:
+                    yield Finding(
+                        "error", (*where, "address"), f"{tag.wire_address()} ({tag.type}) lies in {no}, which `skip` says is never read",
+                        "take it out of `skip`, or correct the address",
+                    )  # fmt: skip
             spans.append(
                 (device.unit_id, at.function, at.offset, at.offset + kind.registers, tag, tag.order or device.order, where)
             )

@@ -12,9 +12,10 @@ from schemas.errors import NotConnected
 
 from .config import ModbusConfig
 from .exchange import Connection
-from .rtu import open_rtu_serial, open_rtu_tcp
+from .line import open_line, open_line_tcp
 from .tcp import open_tcp
 from .tls import failure_of, tls_context
+from .udp import open_udp
 
 
 async def open_connection(config: ModbusConfig, base: Path = Path()) -> Connection:
@@ -23,10 +24,12 @@ async def open_connection(config: ModbusConfig, base: Path = Path()) -> Connecti
         match config.transport:
             case "tcp":
                 return await open_tcp(config)
-            case "rtu":
-                return await open_rtu_serial(config)
-            case "rtu+tcp":
-                return await open_rtu_tcp(config)
+            case "udp":
+                return await open_udp(config)
+            case "rtu" | "ascii":
+                return await open_line(config)
+            case "rtu+tcp" | "ascii+tcp":
+                return await open_line_tcp(config)
             case "tls":
                 return await open_tcp(config, await asyncio.to_thread(tls_context, config, base))
     except TimeoutError as error:
@@ -35,6 +38,8 @@ async def open_connection(config: ModbusConfig, base: Path = Path()) -> Connecti
         raise failure_of(config, error) from error
     except OSError as error:
         raise NotConnected(f"{config.endpoint}: {_reason(error)}") from error
+    except NotConnected as error:
+        raise NotConnected(f"{config.endpoint}: {error}") from error
 
 
 def _reason(error: OSError) -> str:

@@ -13,11 +13,13 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Final, Literal, get_args
 
+from .dates import UNIX, registers_of
+
 Order = Literal["ABCD", "CDAB", "BADC", "DCBA"]
 """Order of bytes. 64-bit values follow the same idea: CDAB puts the lowest register first (GHEFCDAB), BADC swaps the bytes
 within each register (BADCFEHG), DCBA does both (HGFEDCBA). BADC and DCBA therefore swap 16-bit values too."""
 ORDERS: Final[tuple[Order, ...]] = get_args(Order)
-TypeKind = Literal["bool", "byte", "number", "bcd", "text"]
+TypeKind = Literal["bool", "byte", "number", "bcd", "text", "moment"]
 MAX_TEXT: Final = 250  # bytes of 125 registers
 
 
@@ -33,6 +35,11 @@ class DataType:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_text(self) -> bool:
+        """True where the value is a text: a string, or a date and time."""
+        return self.kind in ("text", "moment")
 
     @property
     def whole_64_bits(self) -> bool:
@@ -64,6 +71,7 @@ _ALIASES: Final = {
     "int": "int16", "short": "int16", "uint": "uint16", "word": "uint16", "ushort": "uint16", "dint": "int32", "long": "int32",
     "udint": "uint32", "dword": "uint32", "ulong": "uint32", "lint": "int64", "ulint": "uint64", "lword": "uint64",
     "byte": "uint8", "char": "uint8", "bcd": "bcd16", "bit": "bool", "boolean": "bool", "coil": "bool",
+    "datetime": "datetime[ymdhms]", "date": "datetime[ymd]", "timestamp": "unix32", "unix": "unix32", "time_t": "unix32",
     "string": "string[16]", "str": "string[16]", "text": "string[16]", "ascii": "string[16]",
 }  # fmt: skip
 _STRUCT: Final = {
@@ -94,10 +102,13 @@ def parse_type(name: str) -> DataType:
         if not 1 <= length <= MAX_TEXT:
             raise ValueError(f"{name}: a text has 1 to {MAX_TEXT} bytes, two to a register")
         return DataType(f"string[{length}]", "text", (length + 1) // 2, length=length)
-    known = ", ".join(TYPES)
-    meant = _ALIASES.get(plain) or next(iter(get_close_matches(plain, [*TYPES, "string[16]"], n=1, cutoff=0.5)), "")
+    if registers := registers_of(plain.replace(" ", "")):
+        return DataType(plain.replace(" ", ""), "moment", registers)
+    known = ", ".join((*TYPES, *UNIX))
+    near = get_close_matches(plain, [*TYPES, *UNIX, "string[16]", "datetime[ymdhms]"], n=1, cutoff=0.5)
+    meant = _ALIASES.get(plain) or next(iter(near), "")
     hint = f"did you mean {meant!r}? " if meant else ""
-    raise ValueError(f"unknown type {name!r}, {hint}Types are {known} and string[n]")
+    raise ValueError(f"unknown type {name!r}, {hint}Types are {known}, ti081, string[n] and datetime[ymdhms]")
 
 
 def swaps_bytes(order: Order) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from schemas import quality as q
 
 from .datatypes import decode_text, swaps_bytes, swaps_words
+from .moments import decode_moment
 from .plan import Block, Point
 
 Places = npt.NDArray[np.intp] | slice
@@ -49,10 +51,12 @@ class _Column:
 class Layout:
     """The compiled decoding of one scan class: `blocks` to read, and `decode()` once each has been stored or failed.
 
-    Positions in `without` are in no block and keep the quality that is given there. One poll at a time.
+    Positions in `without` are in no block and keep the quality that is given there. `zone` is the plant's. One poll at a time.
     """
 
-    def __init__(self, points: Sequence[Point], blocks: Sequence[Block], without: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self, points: Sequence[Point], blocks: Sequence[Block], without: Mapping[int, int] | None = None, *, zone: tzinfo = UTC
+    ) -> None:
         self.blocks = tuple(blocks)
         self._points = points
         self._without = dict(without or {})
@@ -72,7 +76,7 @@ class Layout:
                 skip = points[position].span.start - block.span.start
                 self._offsets[position] = starts[number] + (skip // 8 if block.span.is_bits else skip * 2)
         self._columns = self._compile()
-        self._texts = _Texts(points, self._offsets, self._buffer)
+        self._texts = _Texts(points, self._offsets, self._buffer, zone)
         self._wide = any(point.integer for point in points)
 
     def store(self, block: int, answer: bytes) -> None:
@@ -155,11 +159,11 @@ class Layout:
 
 
 class _Texts:
-    """The strings of a layout. Only those whose bytes have changed since the last poll are decoded."""
+    """The strings and times of a layout. Only those whose bytes have changed since the last poll are decoded."""
 
-    def __init__(self, points: Sequence[Point], offsets: Mapping[int, int], buffer: npt.NDArray[np.uint8]) -> None:
-        self._positions = [position for position in offsets if points[position].kind.kind == "text"]
-        self._points, self._buffer = points, buffer
+    def __init__(self, points: Sequence[Point], offsets: Mapping[int, int], buffer: npt.NDArray[np.uint8], zone: tzinfo) -> None:
+        self._positions = [position for position in offsets if points[position].kind.is_text]
+        self._points, self._buffer, self._zone = points, buffer, zone
         self._slices = [slice(offsets[p], offsets[p] + points[p].span.length * 2) for p in self._positions]
         lengths = [piece.stop - piece.start for piece in self._slices]
         self._starts = np.cumsum([0, *lengths[:-1]], dtype=np.intp)
@@ -188,7 +192,10 @@ class _Texts:
     def _decode(self, position: int, raw: bytes) -> None:
         point = self._points[position]
         try:
-            self._now[position] = decode_text(raw, point.kind, point.order, point.encoding)
+            if point.kind.kind == "moment":
+                self._now[position] = decode_moment(raw, point.kind, point.order, self._zone)
+            else:
+                self._now[position] = decode_text(raw, point.kind, point.order, point.encoding)
             self._broken.discard(position)
         except ValueError:
             self._now.pop(position, None)

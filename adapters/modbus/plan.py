@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 from adapters.base import BoundTag, TagConfig
 from schemas.errors import ConfigError
 
-from .address import TABLES
+from .address import FUNCTIONS, TABLES
 from .config import ModbusConfig, ModbusDevice, ModbusTag
 from .datatypes import DataType, Order
 
@@ -41,6 +41,10 @@ class Span(NamedTuple):
     def answer_bytes(self) -> int:
         """Data bytes that its answer must have."""
         return (self.length + 7) // 8 if self.is_bits else self.length * 2
+
+    def size(self, pdu: bytes) -> int:
+        """How long the answer is that begins like this; 0 while too little of it is there, or when it has not the bytes that it should."""
+        return 2 + pdu[1] if len(pdu) > 1 and pdu[1] == self.answer_bytes else 0
 
     def holds(self, other: Span) -> bool:
         """True when `other` lies within."""
@@ -103,6 +107,10 @@ def points_of(config: ModbusConfig, tags: Sequence[BoundTag[TagConfig]]) -> list
                 f"{bound.tag.path}: {point.kind} has {point.span.length} registers and max_registers is {point.most}",
                 hint="a value is read in one request; take a shorter type or raise max_registers",
             )
+        table = TABLES[point.span.function]
+        for no in device.forbidden:
+            if no.table == table and point.span.start < no.end and no.start < point.span.end:
+                raise ConfigError(f"{bound.tag.path}: {tag.wire_address()} lies in {no}, which `skip` says is never read")
         points.append(point)
     return points
 
@@ -113,6 +121,12 @@ def point_of(tag: ModbusTag, device: ModbusDevice) -> Point:
     span = Span(device.unit_id, at.function, at.offset, 1 if at.is_bit_table else kind.registers)
     most = device.max_bits if at.is_bit_table else device.max_registers
     return Point(span, kind, tag.order or device.order, at.bit, tag.encoding, most, tag.value_type() == "integer")
+
+
+def cuts_of(config: ModbusConfig) -> set[Cut]:
+    """Where `skip` forbids a block to reach across. No tag lies within what is skipped, so its beginning stands for all of it."""
+    devices = [config.options_of(key) for key in config.devices or ("",)]
+    return {Cut(device.unit_id, FUNCTIONS[no.table], no.start) for device in devices for no in device.forbidden}
 
 
 def scan_classes(tags: Sequence[BoundTag[TagConfig]], points: Sequence[Point]) -> list[ScanClass]:

@@ -6,9 +6,9 @@ aside; its neighbours are read without it from then on, until the connection is 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, NamedTuple
+from datetime import UTC, tzinfo
+from typing import Final
 
 import structlog
 
@@ -18,7 +18,7 @@ from schemas import quality as q
 from schemas.errors import NotConnected
 
 from .decode import Layout, Values
-from .exchange import Connection, NoAnswer, Refused, WrongAnswer
+from .exchange import Connection, NoAnswer, Noise, ReadsAhead, Refused, Trouble, WrongAnswer
 from .plan import Block, Cut, ScanClass, Span, blocks_of, halves
 from .window import Window
 
@@ -38,16 +38,6 @@ _SEARCHED: Final = (2, 3)
 _BUSY: Final = 6
 _ROUNDS: Final = 3  # searches within one poll; what is still refused then is searched in the next one
 _SILENT: Final = 3  # requests in a row without an answer from anybody, and the connection is given up
-
-
-class _Ahead(NamedTuple):
-    """What happened to a request that was not alone; `missing` says that no answer came."""
-
-    what: str
-    missing: bool
-
-
-_NO_TROUBLE: Final = _Ahead("", missing=False)
 
 
 class Silence:
@@ -70,6 +60,20 @@ class Silence:
         self._missed[unit] = self._missed.get(unit, 0) + 1
         if self._missed.keys() >= self._units and sum(self._missed.values()) >= _SILENT:
             raise NotConnected(f"{sum(self._missed.values())} requests in a row were not answered", quality=q.BAD_TIMEOUT)
+
+    def noise(self, unit: int) -> None:
+        """Something came that this unit may have sent. Enough for a unit that has been heard, and no sign of one that has not."""
+        if self.heard:
+            self.answered(unit)
+        else:
+            self._missed[unit] = 1
+
+    def anybody(self) -> bool:
+        """Whether anything was answered on this connection. Raises NotConnected when every unit was asked in vain: a serial port
+        and a UDP socket open without a device, and a gateway accepts connections for devices that are off."""
+        if not self.heard and self._missed.keys() >= self._units:
+            raise NotConnected("requests are not answered", quality=q.BAD_TIMEOUT)
+        return self.heard
 
     def is_silent(self, unit: int) -> bool:
         """Asked twice in vain: one request a poll is enough to find out whether it is back."""
@@ -100,9 +104,9 @@ class Scanner:
         """What each tag asks the device for, by position; the same in every process."""
         self.begin(set())
 
-    def begin(self, cuts: set[Cut]) -> None:
-        """Plan anew. `cuts` is shared by the scan classes of one connection and grows by what each of them learns."""
-        self._cuts = cuts
+    def begin(self, cuts: set[Cut], zone: tzinfo = UTC) -> None:
+        """Plan anew. `cuts` is shared by the scan classes of one connection and grows by what each of them learns; `zone` is the plant's."""
+        self._cuts, self._zone = cuts, zone
         self._aside: dict[int, int] = {}
         self.refused: dict[int, int] = {}
         """Exception codes of the tags that are set aside, by position."""
@@ -143,7 +147,7 @@ class Scanner:
 
     def _compile(self) -> None:
         blocks = blocks_of(self._points, without=self._aside, cuts=self._cuts, max_gap=self._max_gap)
-        self._layout = Layout(self._points, blocks, self._aside)
+        self._layout = Layout(self._points, blocks, self._aside, zone=self._zone)
 
     async def _read(self, connection: Connection, silence: Silence) -> list[tuple[Block, int]]:
         """Blocks into the layout; returns those that were refused in a way that a search may explain, with the code."""
@@ -151,8 +155,7 @@ class Scanner:
         refused = []
         given_up: set[int] = set()
         several = self._window.size > 1 and len(layout.blocks) > 1
-        left = await self._read_ahead(connection, silence) if several else dict.fromkeys(range(len(layout.blocks)), _NO_TROUBLE)
-        for number, ahead in sorted(left.items()):
+        for number, ahead in sorted((await self._read_ahead(connection, silence)).items()):
             block = layout.blocks[number]
             span = block.span
             if span.unit in given_up:
@@ -160,10 +163,12 @@ class Scanner:
                 continue
             trouble = ""
             try:
+                if ahead is not None and not several:
+                    raise ahead  # it was alone then, too
                 layout.store(number, await connection.read(span))
                 silence.answered(span.unit)
-                if ahead.what:
-                    self._window.answered_alone(ahead.what, missing=ahead.missing)
+                if ahead is not None and (what := _mixed_up(ahead)):
+                    self._window.answered_alone(what, missing=not isinstance(ahead, WrongAnswer))
             except Refused as error:
                 silence.answered(span.unit)
                 name, quality = EXCEPTIONS.get(error.code, ("unknown exception", q.BAD_DEVICE_FAILURE))
@@ -173,7 +178,10 @@ class Scanner:
                 else:
                     trouble = f"{name} (exception {error.code})"
             except WrongAnswer as error:
-                silence.answered(span.unit)
+                if isinstance(error, Noise):
+                    silence.noise(span.unit)
+                else:
+                    silence.answered(span.unit)
                 layout.fail(number, q.BAD_COMMUNICATION_ERROR)
                 trouble = str(error)
             except NoAnswer as error:
@@ -186,44 +194,36 @@ class Scanner:
                 self._note(span, trouble)
         return refused
 
-    async def _read_ahead(self, connection: Connection, silence: Silence) -> dict[int, _Ahead]:
-        """Several blocks at a time into the layout; returns those that are left to be read alone, and why. Stops at the first trouble."""
+    async def _read_ahead(self, connection: Connection, silence: Silence) -> dict[int, Trouble | None]:
+        """As many blocks as go well, into the layout; returns those that are left, and what was the matter with the ones that were asked for."""
         blocks = self._layout.blocks
-        left: dict[int, _Ahead] = {}
-        lost: list[NotConnected] = []
-        numbers = iter(range(len(blocks)))
-        stopped = False
+        left: dict[int, Trouble | None] = dict.fromkeys(range(len(blocks)))
+        if not isinstance(connection, ReadsAhead):
+            return left
+        numbers = [number for number, block in enumerate(blocks) if not silence.is_silent(block.span.unit)]
+        store = self._layout.store
 
-        async def work() -> None:
-            nonlocal stopped
+        def take(at: int, data: bytes) -> None:
+            number = numbers[at]
+            store(number, data)
+            del left[number]
+
+        window = min(self._window.size, len(blocks))
+        troubles = await connection.read_ahead([blocks[number].span for number in numbers], window, take)
+        for at, trouble in troubles.items():
+            left[numbers[at]] = trouble
+        lost = next((trouble for trouble in troubles.values() if isinstance(trouble, NotConnected)), None)
+        if lost is not None:
+            if window > 1:
+                self._window.lost(str(lost))
+            raise lost
+        for unit in {blocks[number].span.unit for number in numbers if number not in left}:
+            silence.answered(unit)
+        if self._troubled:
             for number in numbers:
-                left[number] = _NO_TROUBLE
-                span = blocks[number].span
-                if stopped or silence.is_silent(span.unit):
-                    continue
-                try:
-                    self._layout.store(number, await connection.read(span))
-                except Refused as error:
-                    if error.code == _BUSY:
-                        left[number], stopped = _Ahead("device busy (exception 6)", missing=True), True
-                except (WrongAnswer, NoAnswer) as error:
-                    left[number], stopped = _Ahead(str(error), missing=isinstance(error, NoAnswer)), True
-                except NotConnected as error:
-                    lost.append(error)
-                    stopped = True
-                else:
-                    del left[number]
-                    silence.answered(span.unit)
-                    if self._troubled:
-                        self._note(span, "")
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._window.size, len(blocks))):
-                group.create_task(work())
-        if lost:
-            self._window.lost(str(lost[0]))
-            raise lost[0]
-        if not left:
+                if number not in left:
+                    self._note(blocks[number].span, "")
+        if not left and window > 1:
             self._window.worked()
         return left
 
@@ -290,3 +290,10 @@ class Scanner:
             if values.quality[member] < q.BAD:
                 self._named.discard(member)
                 self._log.info("the tag can be read again", tag=self._tags[member].tag.path)
+
+
+def _mixed_up(trouble: Trouble) -> str:
+    """What a device that takes one request at a time does to several of them; empty for an honest refusal."""
+    if isinstance(trouble, Refused):
+        return "device busy (exception 6)" if trouble.code == _BUSY else ""
+    return str(trouble)

@@ -26,9 +26,9 @@ class SerialPort:
         self._loop.add_reader(self._fd, self._readable)
 
     @classmethod
-    async def open(cls, path: str, options: SerialConfig, protocol: asyncio.Protocol) -> SerialPort:
-        """Open for this process alone. Raises OSError, NotConnected, or ConfigError for what only a person can change."""
-        opening = asyncio.get_running_loop().run_in_executor(None, _open, path, options)
+    async def open(cls, path: str, options: SerialConfig, protocol: asyncio.Protocol, *, bits: int = 8) -> SerialPort:
+        """Open for this process alone, with so many data bits unless `options` says otherwise. Raises OSError, NotConnected, or ConfigError for what only a person can change."""
+        opening = asyncio.get_running_loop().run_in_executor(None, _open, path, options, bits)
         try:
             return cls(await asyncio.shield(opening), protocol)
         except asyncio.CancelledError:
@@ -72,11 +72,12 @@ class SerialPort:
         self._loop.call_soon(self._protocol.connection_lost, error)
 
 
-def _open(path: str, options: SerialConfig) -> serial.Serial:
+def _open(path: str, options: SerialConfig, bits: int) -> serial.Serial:
     try:
         return serial.Serial(
             path,
             options.baud,
+            options.data_bits or bits,
             parity=_PARITY[options.parity],
             stopbits=options.stop_bits,
             timeout=0,
@@ -94,7 +95,7 @@ def _open(path: str, options: SerialConfig) -> serial.Serial:
                 f"{path}: permission denied", hint="add the user that runs genba to the group of the port, often dialout"
             ) from error
         if error.errno in (errno.EAGAIN, errno.EBUSY) or "exclusively lock" in str(error):
-            raise NotConnected(f"rtu:{path} is in use by another program, or by another entry of this configuration") from error
+            raise NotConnected(f"{path} is in use by another program, or by another entry of this configuration") from error
         raise
 
 

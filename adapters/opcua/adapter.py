@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 import pyarrow as pa
 
 from adapters.base import AdapterContext
+from schemas.certificates import CertificateFact
 from schemas.errors import NotConnected
 
 from .config import OpcuaConfig
 from .connection import Connection, failures, open_connection, quiet_library
 from .cyclic import Reader
+from .items import Remarks
 from .outbox import Outbox
-from .plan import compile_plan
+from .plan import SamplingClass, compile_plan
+from .renewal import Renewal
 from .resolve import ServerFacts, read_facts
 from .rows import Rows
 from .subscriptions import NoSubscriptions, Subscriber
+from .values import Types
 
 _QUIET_S: Final = 1.5
 """Silence after which the server is asked whether it is there. With the default timeout a frozen one is noticed in 3.5 s."""
@@ -29,17 +33,21 @@ class OpcuaAdapter:
 
     def __init__(self, config: OpcuaConfig, context: AdapterContext) -> None:
         self._config, self._context = config, context
-        self._plan = compile_plan(context.tags)
-        self._rows = Rows(context.tags)
+        self._plan = compile_plan(context.tags, config)
+        self._rows = Rows(context.tags, self._plan)
+        self._remarks = Remarks(context.name, context.log)
         self._connection: Connection | None = None
         self._facts = ServerFacts({})
+        self._renewal = Renewal(config, context)
 
     async def connect(self) -> None:
         """Open a new session; a former one is closed first."""
         quiet_library()
         await self._drop()
         context = self._context
+        self._rows.types = Types()  # namespaces may have other numbers in the new session
         self._connection = await open_connection(self._config, context.name, context.directory, context.base)
+        self._renewal.connected(self._connection)
         try:
             async with failures(self._config.endpoint):
                 self._facts = await read_facts(self._connection)
@@ -61,6 +69,10 @@ class OpcuaAdapter:
             await asyncio.wait([session])
             await self._drop()
 
+    def certificates(self) -> Sequence[CertificateFact]:
+        """Ours and the server's, as of the last connection that stood."""
+        return self._renewal.certificates
+
     async def aclose(self) -> None:
         """Close the session."""
         await self._drop()
@@ -76,6 +88,7 @@ class OpcuaAdapter:
                 try:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(connection.keep_alive(_QUIET_S))
+                        group.create_task(self._renewal.watch())
                         group.create_task(self._read(connection, outbox))
                 except BaseExceptionGroup as errors:
                     raise _first(errors) from errors
@@ -83,9 +96,15 @@ class OpcuaAdapter:
             outbox.fail(error)
 
     async def _read(self, connection: Connection, outbox: Outbox) -> None:
+        plan = self._plan
+        async with asyncio.TaskGroup() as group:
+            if plan.classes:
+                group.create_task(self._subscribe(connection, outbox))
+            if plan.polls:
+                group.create_task(self._reader(connection, outbox, plan.polls).run())
+
+    async def _subscribe(self, connection: Connection, outbox: Outbox) -> None:
         context = self._context
-        if not self._plan.classes:
-            return
         subscriber = Subscriber(
             connection,
             self._facts,
@@ -95,24 +114,28 @@ class OpcuaAdapter:
             name=context.name,
             clock=context.clock,
             log=context.log,
-            queue_size=self._config.queue_size,
             timeout_s=self._config.timeout.s,
+            remarks=self._remarks,
         )
         try:
             await subscriber.run()
         except NoSubscriptions:
             context.log.info("the server has no subscriptions: reading cyclically", adapter=context.name)
-            reader = Reader(
-                connection,
-                self._facts,
-                self._plan,
-                self._rows,
-                outbox,
-                name=context.name,
-                clock=context.clock,
-                log=context.log,
-            )
-            await reader.run()
+            await self._reader(connection, outbox, self._plan.classes).run()
+
+    def _reader(self, connection: Connection, outbox: Outbox, classes: Sequence[SamplingClass]) -> Reader:
+        context = self._context
+        return Reader(
+            connection,
+            self._facts,
+            self._plan,
+            classes,
+            self._rows,
+            outbox,
+            name=context.name,
+            clock=context.clock,
+            log=context.log,
+        )
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

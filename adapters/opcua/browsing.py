@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
-from pydantic import Field, PrivateAttr
-
-from schemas.plugin import Place
+from pydantic import Field
 
 from .access import OpcuaAccess
-from .config import OpcuaConfig
 
 OBJECTS: Final = "/Objects"
 Pin = Literal["auto", "node", "path"]
@@ -34,23 +31,6 @@ class BrowseOptions(OpcuaAccess):
     values: bool = Field(False, description="Read each value once and show it")
     max_nodes: int = Field(100_000, ge=1, le=5_000_000, description="Nodes to look at before giving up")
     depth: int = Field(32, ge=1, le=100, description="Levels below the root to go down")
-
-    _entry: tuple[OpcuaConfig, Place] | None = PrivateAttr(None)
-
-    @classmethod
-    def of(cls, config: OpcuaConfig, place: Place) -> Self:
-        """The same for an entry of a file: its own security, user and trust."""
-        made = cls(endpoint=config.endpoint)
-        made._entry = (config, place)
-        return made
-
-    def config(self) -> OpcuaConfig:
-        """The entry's connection, else what the options say. Raises pydantic's ValidationError, and OSError for the password file."""
-        return self._entry[0] if self._entry is not None else super().config()
-
-    def place(self) -> Place:
-        """Where its certificates are: the entry's place, else that of every command."""
-        return self._entry[1] if self._entry is not None else super().place()
 
 
 SCOPE: Final = ("root", "match", "properties", "standard", "max_nodes", "depth")

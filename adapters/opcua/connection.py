@@ -12,22 +12,28 @@ import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from asyncua import Client, ua
 from asyncua.client.ua_client import UaClient, UASocketProtocol, UASocketState
 from asyncua.client.ua_session import UaSession
 from asyncua.common.connection import SecureConnection, TransportLimits
 from asyncua.common.shortcuts import Shortcuts
-from asyncua.crypto import security_policies
+from asyncua.crypto.security_policies import SecurityPolicy
+from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary
 from cryptography.exceptions import InvalidSignature
 
 from schemas import quality as q
+from schemas.certificates import CertificateFact
 from schemas.errors import ConfigError, NotConnected
 
 from .channel import GuardedConnection
 from .config import OpcuaConfig
-from .pki import Identity, Trust
+from .guard import BoundedBuffer, bounded
+from .identity import Identity
+from .prepared import PreparedRead
+from .secure import REFUSES_US, Offer, RefusesOurCertificate, Security, discover
+from .users import activate
 
 MAX_MESSAGE: Final = 16 * 2**20
 """Bytes of one response over all its chunks; more closes the connection."""
@@ -36,16 +42,8 @@ _SESSION_TIMEOUT_MS: Final = 60_000
 _CHANNEL_LIFETIME_MS: Final = 3_600_000
 
 _CREDENTIALS: Final = ("BadUserAccessDenied", "BadIdentityTokenRejected", "BadIdentityTokenInvalid")
-_CERTIFICATES: Final = {
-    "BadCertificateUntrusted": "copy its certificate from rejected/ to trusted/ of the trust directory after comparing the thumbprint",
-    "BadCertificateTimeInvalid": "renew the server's certificate, or set the clock of the gateway",
-    "BadCertificateUriInvalid": "the server's certificate names another application URI than the server; make it a new one",
-    "BadCertificateRevoked": "the certificate is in a revocation list below revoked/ of the trust directory",
-    "BadCertificateInvalid": "the server's certificate lacks extensions that OPC UA asks for",
-    "BadCertificateUseNotAllowed": "the server's certificate is not meant for OPC UA servers",
-    "BadSecurityChecksFailed": "trust the certificate of this gateway in the server (its list of rejected clients shows it)",
-    "BadSecurityPolicyRejected": "choose a policy that the server offers",
-}
+_POLICIES: Final = ("BadSecurityPolicyRejected", "BadSecurityModeRejected", "BadSecurityModeInsufficient")
+_CROWDED: Final = ("BadTooManySessions", "BadMaxConnectionsReached", "BadTcpServerTooBusy")
 
 
 class _Limits(TransportLimits):  # type: ignore[misc]
@@ -62,16 +60,9 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
     receive_buffer: bytes | None
     _connection: SecureConnection
 
-    def __init__(self, timeout: float, security_policy: security_policies.SecurityPolicy, limits: TransportLimits) -> None:
+    def __init__(self, timeout: float, security_policy: SecurityPolicy, limits: TransportLimits) -> None:
         super().__init__(timeout, security_policy=security_policy, limits=limits)
         self._connection = GuardedConnection(security_policy, self._connection._limits)
-
-    async def open_secure_channel(self, params: ua.OpenSecureChannelParameters) -> ua.OpenSecureChannelResult:
-        """As asyncua's, which asserts that the answer could be read."""
-        try:
-            return await super().open_secure_channel(params)
-        except AssertionError as error:
-            raise ConnectionError("the server's answer to OpenSecureChannel cannot be read") from error
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -81,9 +72,46 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
             if self.transport is not None:
                 self.transport.abort()
 
+    def _process_received_message(self, msg: ua.Message | ua.Acknowledge | ua.ErrorMessage | None) -> None:
+        # asyncua resolves the request before it looks at the status: a server that refuses the channel would be an AssertionError.
+        if isinstance(msg, ua.Message) and isinstance(msg.SecurityHeader(), ua.AsymmetricAlgorithmHeader):
+            body = BoundedBuffer(bytes(msg.body()), steps=1000)
+            nodeid_from_binary(body)
+            struct_from_binary(ua.ResponseHeader, body).ServiceResult.check()
+        super()._process_received_message(msg)
+
+    async def open_secure_channel(self, params: ua.OpenSecureChannelParameters) -> ua.OpenSecureChannelResult:
+        try:
+            return await super().open_secure_channel(params)
+        except AssertionError as error:
+            raise ConnectionError("the answer to the secure channel is not one") from error
+
+    def _send_request(
+        self, request: ua.UaBase, timeout: float = 1, message_type: ua.MessageType = ua.MessageType.SecureMessage
+    ) -> asyncio.Future[Any]:
+        """As asyncua's, for a request that brings its encoding along."""
+        if not isinstance(request, PreparedRead):
+            answer: asyncio.Future[Any] = super()._send_request(request, timeout, message_type)
+            return answer
+        if self.transport is None:
+            raise ConnectionError("connection is closed")
+        self._setup_request_header(request.RequestHeader, timeout)
+        self.revolve_security_token()
+        message = self._connection.message_to_binary(
+            request.to_binary(), message_type=message_type, request_id=self._request_id + 1
+        )
+        self._request_id: int = self._request_id + 1
+        answer = asyncio.get_running_loop().create_future()
+        self._callbackmap[self._request_id] = answer
+        self.transport.write(message)
+        return answer
+
 
 class _Transport(UaClient):  # type: ignore[misc]
     protocol: _Protocol | None
+
+    async def _send_request(self, request: ua.UaBase, *how: Any) -> BoundedBuffer:
+        return bounded(await super()._send_request(request, *how))
 
     def _make_protocol(self) -> UASocketProtocol:
         limits = _Limits(_CHUNK, _CHUNK, MAX_MESSAGE // 8192, MAX_MESSAGE)
@@ -108,6 +136,7 @@ class _Client(Client):  # type: ignore[misc]
         self.nodes = Shortcuts(self.uaclient.session)
         self.session_timeout = _SESSION_TIMEOUT_MS
         self.secure_channel_timeout = _CHANNEL_LIFETIME_MS
+        self.max_messagesize, self.max_chunkcount = MAX_MESSAGE, MAX_MESSAGE // 8192
 
 
 class Connection:
@@ -118,13 +147,15 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         self._renew_at = self.heard_at + 0.75 * client.secure_channel_timeout / 1000
+        self.certificates: Sequence[CertificateFact] = ()
+        self.renewal = ""  # why the server was shown our old certificate while a renewed one is there
 
     @property
     def session(self) -> UaSession:
         """The service calls of asyncua."""
         return self._client.uaclient.session
 
-    async def request(self, request: ua.UaBase, *, patient: bool = False) -> bytes:
+    async def request(self, request: ua.UaBase | PreparedRead, *, patient: bool = False) -> bytes:
         """Send a service request, return the encoded response. `patient`: no deadline (publish); the server answers when it likes.
 
         Raises what `failures` translates.
@@ -164,60 +195,104 @@ class Connection:
             async with asyncio.timeout(min(1.0, self._timeout_s / 2)):
                 await self._client.uaclient.close_session(True)
                 await self._client.close_secure_channel()
-        await _hang_up(self._client)
+        await hang_up(self._client)
 
 
 async def open_connection(config: OpcuaConfig, name: str, directory: Path, base: Path) -> Connection:
     """Connect, secure as configured, create and activate a session. Raises NotConnected or ConfigError.
 
-    Certificates are below `directory`/pki, or where `security.trust` says, which is relative to `base`.
+    Certificates are below `directory`/pki, or where `security.trust` says, which is relative to `base`. A renewed certificate of ours
+    is tried first; a server that does not take it yet is shown the old one, and `Connection.renewal` says so.
     """
-    client = _Client(config.endpoint, config.timeout.s)
-    client.application_uri = f"urn:genba:{name}"
-    client.name = client.description = f"genba {name}"
+    security = await asyncio.to_thread(Security.load, config, name, directory, base)
+    *newer, last = security.candidates
+    renewal = ""
+    for identity in newer:
+        try:
+            return await _open(config, name, base, security, identity)
+        except RefusesOurCertificate as error:
+            renewal = str(error)
+    return await _open(config, name, base, security, last, renewal)
+
+
+async def try_successor(config: OpcuaConfig, name: str, directory: Path, base: Path) -> str | None:
+    """Show the server our renewed certificate, in a session beside the one in use that is closed again.
+
+    Returns why it is not taken, empty when it is; None when there is nothing to renew yet. The renewed one is made when it is due.
+    """
+    security = await asyncio.to_thread(Security.load, config, name, directory, base)
+    successor = None if security.identities is None else security.identities.successor
+    if successor is None:
+        return None
+    client = new_client(config, name)
+    try:
+        async with failures(config.endpoint):
+            await _start(client, security, successor)
+            await client.uaclient.close_session(True)
+    except (ConfigError, NotConnected) as error:
+        return str(error)
+    finally:
+        await hang_up(client)
+    return ""
+
+
+async def _open(
+    config: OpcuaConfig, name: str, base: Path, security: Security, identity: Identity | None, renewal: str = ""
+) -> Connection:
+    client = new_client(config, name)
     opened = False
     try:
         async with failures(config.endpoint):
-            if config.security is not None and config.secured:
-                identity = await asyncio.to_thread(Identity.load_or_make, directory / "pki", f"genba {name}")
-                trusted = base / config.security.trust if config.security.trust else directory / "pki"
-                trust = await asyncio.to_thread(Trust.load, trusted)
-                client.application_uri = identity.uri
-                client.certificate_validator = trust.validate
-                await _secure(client, config, identity)
-            await client.connect_socket()
-            await client.send_hello()
-            await client.open_secure_channel()
-            await client.create_session()
-            user, password = (config.auth.username, config.auth.password.get_secret_value()) if config.auth else (None, None)
-            await client.activate_session(username=user, password=password)
+            session = await _start(client, security, identity)
+            await activate(client, session, security, base)
+            settled = await security.settle(identity)
             opened = True
-            return Connection(client, config.timeout.s)
+            connection = Connection(client, config.timeout.s)
+            connection.certificates, connection.renewal = security.facts(settled), renewal
+            return connection
     finally:
         if not opened:
-            await _hang_up(client)
+            await hang_up(client)
 
 
-async def _secure(client: _Client, config: OpcuaConfig, identity: Identity) -> None:
-    assert config.security is not None
-    policy = getattr(security_policies, f"SecurityPolicy{config.security.policy}")
-    mode = ua.MessageSecurityMode.Sign if config.security.mode == "sign" else ua.MessageSecurityMode.SignAndEncrypt
-    offered = await client.connect_and_get_server_endpoints()
-    await _hang_up(client)
-    fitting = [e for e in offered if e.SecurityPolicyUri == policy.URI and e.SecurityMode == mode and e.ServerCertificate]
-    if not fitting:
-        names = sorted({f"{e.SecurityPolicyUri.rpartition('#')[2]}/{e.SecurityMode.name}" for e in offered})
-        raise ConfigError(
-            f"{config.endpoint} has no endpoint with {config.security.policy}, {config.security.mode}",
-            hint=f"it offers {', '.join(names) or 'none'}",
-        )
-    # The first certificate of the chain is the server's own (OPC 10000-6, 6.2.6).
-    chain = fitting[0].ServerCertificate
-    own = chain[: int.from_bytes(chain[2:4], "big") + 4]
-    await client.set_security(policy, str(identity.certificate), str(identity.key), server_certificate=own, mode=mode)
+async def _start(client: _Client, security: Security, identity: Identity | None) -> ua.CreateSessionResult:
+    """Channel and session, not activated yet."""
+    client.certificate_validator = security.validate
+    if identity is not None:
+        offer = await ask_endpoints(client)
+        await security.secure(client, identity, offer)
+    await client.connect_socket()
+    await client.send_hello()
+    async with security.handshake(identity):
+        await client.open_secure_channel()
+        session = await client.create_session()
+    security.verify(session)
+    return session
 
 
-async def _hang_up(client: _Client) -> None:
+async def ask_endpoints(client: _Client) -> Offer:
+    """What the server offers, over a connection of its own and in the clear. `client` can be secured and connected afterwards."""
+    try:
+        await client.connect_socket()
+        await client.send_hello()
+        await client.open_secure_channel()
+        offer = await discover(client)
+        await client.close_secure_channel()
+        return offer
+    finally:
+        await hang_up(client)
+
+
+def new_client(config: OpcuaConfig, name: str) -> _Client:
+    """A client of asyncua on our transport, not connected."""
+    client = _Client(config.endpoint, config.timeout.s)
+    client.application_uri = f"urn:genba:{name}"
+    client.name = client.description = f"genba {name}"
+    return client
+
+
+async def hang_up(client: _Client) -> None:
+    """Close the socket at once. Legal in every state."""
     protocol = client.uaclient.protocol
     client.disconnect_socket()
     if protocol is None:
@@ -238,9 +313,18 @@ async def failures(endpoint: str) -> AsyncIterator[None]:
     except ua.UaStatusCodeError as error:
         status = ua.StatusCode(error.code).name
         if status in _CREDENTIALS:
-            raise ConfigError(f"{endpoint} refuses the user ({status})", hint="check `auth`: user name and password") from error
-        if status in _CERTIFICATES:
-            raise ConfigError(f"{endpoint}: {status}", hint=_CERTIFICATES[status]) from error
+            raise ConfigError(
+                f"{endpoint} refuses the user ({status})",
+                hint="check `auth`: user name and password, or that the server trusts the user's certificate",
+            ) from error
+        if status in _POLICIES:
+            raise ConfigError(f"{endpoint}: {status}", hint="choose a policy and mode that the server offers") from error
+        if status in REFUSES_US:
+            raise ConfigError(
+                f"{endpoint}: {status}", hint="trust the certificate of this gateway in the server (genba trust list shows it)"
+            ) from error
+        if status in _CROWDED:
+            raise NotConnected(f"{endpoint}: {status}: close other clients, or raise the limit in the server") from error
         raise NotConnected(f"{endpoint}: {status}") from error
     except TimeoutError as error:
         raise NotConnected(f"{endpoint} does not answer", quality=q.BAD_TIMEOUT) from error
@@ -248,7 +332,7 @@ async def failures(endpoint: str) -> AsyncIterator[None]:
         if "No matching endpoints" in str(error):
             raise ConfigError(f"{endpoint} has no unsecured endpoint", hint="add `security`") from error
         raise NotConnected(f"{endpoint}: {error}") from error
-    except (OSError, ValueError, LookupError, struct.error, InvalidSignature, RecursionError) as error:  # nested without end
+    except (OSError, ValueError, LookupError, RecursionError, struct.error, InvalidSignature) as error:
         raise NotConnected(f"{endpoint}: {str(error) or type(error).__name__}") from error
 
 

@@ -1,8 +1,9 @@
-"""Cyclic reads, for a server without subscriptions: one prepared request per sampling class, resent on schedule."""
+"""Cyclic reads, by choice or for a server without subscriptions: prepared requests per sampling class, resent on schedule."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -17,10 +18,12 @@ from schemas.errors import NotConnected
 from .connection import Connection
 from .decode import decode_read
 from .outbox import Outbox
-from .plan import Plan, chunks
+from .plan import Plan, SamplingClass, chunks
+from .prepared import PreparedRead
 from .refusals import RETRY_S, Refusals
 from .resolve import ServerFacts, resolve
 from .rows import Rows
+from .structures import load_types
 from .wire import MalformedMessage
 
 _NODE_FAULTS: Final = np.array(
@@ -34,17 +37,18 @@ _NODE_FAULTS: Final = np.array(
     np.uint32,
 )
 """What a read answers for a node that a subscription would have refused; other bad codes are the value's."""
-_Poll = tuple[ua.ReadRequest, npt.NDArray[np.uint32]]  # the request, and the positions that it reads
+_Poll = tuple[PreparedRead, npt.NDArray[np.uint32]]  # the request, and the positions that it reads
 
 
 class Reader:
-    """Reads the nodes of `plan` class by class and puts a batch per request into `outbox`. `run` ends only by raising."""
+    """Reads the nodes of `classes` class by class and puts a batch per request into `outbox`. `run` ends only by raising."""
 
     def __init__(
         self,
         connection: Connection,
         facts: ServerFacts,
         plan: Plan,
+        classes: Sequence[SamplingClass],
         rows: Rows,
         outbox: Outbox,
         *,
@@ -53,7 +57,7 @@ class Reader:
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._connection, self._facts, self._plan, self._rows, self._outbox = connection, facts, plan, rows, outbox
-        self._clock = clock
+        self._classes, self._clock = classes, clock
         self._refusals = Refusals(plan, name, log)
         self._unresolved: dict[int, int] = {}  # addresses that lead to no node
         self._unread: dict[int, int] = {}  # nodes that the server does not read
@@ -62,7 +66,7 @@ class Reader:
         """Raises NotConnected (the server refuses to read) and what `failures` translates."""
         loop = asyncio.get_running_loop()
         polls = await self._prepare()
-        schedule, retry_at = Schedule([sampling.period_us for sampling in self._plan.classes]), loop.time() + RETRY_S
+        schedule, retry_at = Schedule([sampling.period_us for sampling in self._classes]), loop.time() + RETRY_S
         while True:
             number = await schedule.next()
             if self._unresolved and loop.time() >= retry_at:
@@ -82,14 +86,14 @@ class Reader:
         """The requests of each sampling class; a bad row, once, for a tag whose address leads nowhere."""
         polls: list[list[_Poll]] = []
         unresolved: dict[int, int] = {}
-        for sampling in self._plan.classes:
+        for sampling in self._classes:
             found = await resolve(self._connection, self._facts, self._plan.addresses, sampling.positions)
             unresolved |= found.refused
+            await load_types(self._connection, self._plan, found.nodes, self._facts.nodes_per_read, self._rows.types)
             polls.append([])
             for chunk in chunks(list(found.nodes), self._facts.nodes_per_read):
-                nodes = [ua.ReadValueId(NodeId=found.nodes[p], AttributeId=ua.AttributeIds.Value) for p in chunk]
-                asked = ua.ReadParameters(TimestampsToReturn=ua.TimestampsToReturn.Both, NodesToRead=nodes)
-                polls[-1].append((ua.ReadRequest(Parameters=asked), np.array(chunk, np.uint32)))
+                request = PreparedRead([found.nodes[position] for position in chunk])
+                polls[-1].append((request, np.array(chunk, np.uint32)))
         self._unresolved = unresolved
         new = self._refusals.update(self._unresolved | self._unread)
         if new:

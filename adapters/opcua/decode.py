@@ -1,8 +1,8 @@
 """Numpy decoding of publish and read responses (OPC 10000-6, 5.2; OPC 10000-4, 5.14.5 and 5.11.2). Pure: bytes in, arrays out.
 
 Data values of one shape (same optional fields, same built-in scalar type) lie on the wire as a packed array, so each run of
-them is one view with a cached dtype. Text is read one by one. Anything else (arrays, structures) is walked over and marked,
-so that an odd item never takes its neighbours along, whatever their number.
+them is one view with a cached dtype. Text is read one by one. Anything else (arrays, structures) is walked over and kept as
+its bytes for `values.py`, so that an odd item never takes its neighbours along, whatever their number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import wire
-from .wire import MalformedMessage
+from .wire import Budget, MalformedMessage
 
 PUBLISH_RESPONSE: Final = 829
 READ_RESPONSE: Final = 634
@@ -28,11 +28,23 @@ UINT64: Final = 9
 FLOAT: Final = 10
 DATETIME: Final = 13
 NOTHING: Final = 0
+STRUCTURE: Final = 22
+ARRAY: Final = 0x80
+"""`Changes.kind` of an array is that of its elements with this bit."""
+TOO_LARGE: Final = 254
+"""`Changes.kind` of a text or an array above the limits below."""
 UNSUPPORTED: Final = 255
-"""`Changes.kind` of an array, a structure, or any other value that has no place in a reading."""
+"""`Changes.kind` of a value that has no place in a reading (the part of a structure that is not there)."""
 
-TEXT_KINDS: Final = (12, 14, 16, 20, 21)
-"""String, Guid, XmlElement, QualifiedName, LocalizedText."""
+TEXT_KINDS: Final = (12, 14, 15, 16, 17, 18, 19, 20, 21)
+"""String, Guid, ByteString, XmlElement, NodeId, ExpandedNodeId, StatusCode, QualifiedName, LocalizedText."""
+
+MAX_ITEMS: Final = 100_000
+"""Data values of one message; ten times what is asked for."""
+MAX_NUMBERS: Final = 8 * 2**20
+"""Bytes of one array of numbers: a million of 64 bits."""
+MAX_VALUE: Final = 2**20
+"""Bytes of any other value; twice as many characters when they are shown in hexadecimal."""
 
 _SCALARS: Final = {
     1: "u1", 2: "i1", 3: "u1", 4: "<i2", 5: "<u2", 6: "<i4", 7: "<u4", 8: "<i8", 9: "<u8", 10: "<f4", 11: "<f8", 13: "<i8",
@@ -46,8 +58,9 @@ class Changes:
     """Data values of one message, in its order, n items.
 
     handle uint32[n] (client handle; of a read: the position in the request) · kind uint8[n] (built-in type of a scalar;
-    NOTHING, UNSUPPORTED) · value float64[n] (numbers and booleans) · integer int64[n] (integers; a UInt64 wraps; DateTime as
-    100 ns since 1601) · status uint32[n] · source, server int64[n] (100 ns since 1601, 0: not sent) · texts by index.
+    with ARRAY of an array; NOTHING, TOO_LARGE, UNSUPPORTED) · value float64[n] (numbers and booleans) · integer int64[n] (integers; a UInt64 wraps; DateTime as
+    100 ns since 1601) · status uint32[n] · source, server int64[n] (100 ns since 1601, 0: not sent) · texts by index · variants by index: the
+    bytes of a value that is neither number nor text.
     """
 
     handle: npt.NDArray[np.uint32]
@@ -58,9 +71,25 @@ class Changes:
     source: npt.NDArray[np.int64]
     server: npt.NDArray[np.int64]
     texts: dict[int, str] = field(default_factory=dict)
+    variants: dict[int, bytes] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.handle)
+
+    def only(self, kept: npt.NDArray[np.intp]) -> Changes:
+        """The items at these indices, in this order."""
+        to = {old: new for new, old in enumerate(kept.tolist())} if self.texts or self.variants else {}
+        return Changes(
+            handle=self.handle[kept],
+            kind=self.kind[kept],
+            value=self.value[kept],
+            integer=self.integer[kept],
+            status=self.status[kept],
+            source=self.source[kept],
+            server=self.server[kept],
+            texts={to[k]: text for k, text in self.texts.items() if k in to},
+            variants={to[k]: variant for k, variant in self.variants.items() if k in to},
+        )
 
 
 @dataclass(slots=True)
@@ -102,9 +131,10 @@ def decode_publish(data: bytes) -> Publish:
     total = sum(items for _, items, _ in bodies)
     if total:
         found.changes = _allocate(total)
+        budget = Budget()
         k = 0
         for first, items, end in bodies:
-            _items(data, first, end, found.changes, k, items, handles=True)
+            _items(data, first, end, found.changes, k, items, budget, handles=True)
             k += items
     return found
 
@@ -118,11 +148,13 @@ def decode_read(data: bytes) -> tuple[int, Changes]:
     found = _allocate(items)
     found.handle[:] = np.arange(items, dtype=np.uint32)
     if items:
-        _items(data, at + 4, len(data), found, 0, items, handles=False)
+        _items(data, at + 4, len(data), found, 0, items, Budget(), handles=False)
     return result, found
 
 
 def _allocate(n: int) -> Changes:
+    if n > MAX_ITEMS:
+        raise MalformedMessage(f"{n} values in one message")
     return Changes(
         handle=np.zeros(n, np.uint32),
         kind=np.zeros(n, np.uint8),
@@ -145,7 +177,7 @@ def _layout(mask: int, kind: int, handles: bool) -> np.dtype[np.void] | None:
     return np.dtype(fields)
 
 
-def _items(data: bytes, at: int, end: int, out: Changes, k: int, items: int, *, handles: bool) -> int:
+def _items(data: bytes, at: int, end: int, out: Changes, k: int, items: int, budget: Budget, *, handles: bool) -> int:
     """Decode `items` data values from `at` into out[k:]; returns the position behind. Runs are found by doubling windows."""
     skip = 4 if handles else 0
     stop = k + items
@@ -155,7 +187,7 @@ def _items(data: bytes, at: int, end: int, out: Changes, k: int, items: int, *, 
         kind = wire.u8(data, at + skip + 1) if mask & 1 else 0
         layout = _layout(mask, kind, handles)
         if layout is None:
-            at = _odd_item(data, at, out, k, handles=handles)
+            at = _odd_item(data, at, out, k, budget, handles=handles)
             if at > end:
                 raise MalformedMessage("an item runs over the end of its notification")
             k += 1
@@ -199,19 +231,20 @@ def _store(run: npt.NDArray[np.void], mask: int, kind: int, out: Changes, to: sl
         out.server[to] = run["server"]
 
 
-def _odd_item(data: bytes, at: int, out: Changes, k: int, *, handles: bool) -> int:
+def _odd_item(data: bytes, at: int, out: Changes, k: int, budget: Budget, *, handles: bool) -> int:
     """One data value that has no fixed size; returns the position behind it."""
     if handles:
         out.handle[k] = wire.u32(data, at)
         at += 4
     mask = data[at]
     encoding = wire.u8(data, at + 1)
-    end = wire.variant_end(data, at + 1)
-    if encoding in TEXT_KINDS:
-        out.kind[k] = encoding
-        out.texts[k] = wire.scalar_text(data, at + 2, encoding)
-    else:
-        out.kind[k] = NOTHING if encoding == 0 else UNSUPPORTED
+    budget.take(1)
+    start, end = at + 1, wire.variant_end(data, at + 1, budget=budget)
+    out.kind[k] = kind = _kind(encoding, end - start)
+    if kind in TEXT_KINDS:
+        out.texts[k] = wire.scalar_text(data, start + 1, kind)[0]
+    elif kind not in (NOTHING, TOO_LARGE):
+        out.variants[k] = data[start:end]
     at = end
     for bit, name, form in _STAMPS:
         if mask & bit:
@@ -221,3 +254,14 @@ def _odd_item(data: bytes, at: int, out: Changes, k: int, *, handles: bool) -> i
                 getattr(out, name)[k] = int.from_bytes(data[at:end], "little", signed=form == "<i8")
             at = end
     return at
+
+
+def _kind(encoding: int, size: int) -> int:
+    """`Changes.kind` of a Variant with this first byte that takes `size` bytes."""
+    kind = encoding & 0x3F
+    array = bool(encoding & ARRAY)
+    if kind == NOTHING:
+        return NOTHING
+    if size > (MAX_NUMBERS + 64 if array and kind in _SCALARS else MAX_VALUE):
+        return TOO_LARGE
+    return kind | ARRAY if array else kind

@@ -14,7 +14,7 @@ from .services import Batches, NodeKey, Reference, key_of
 
 _TYPES: Final = {
     1: "bool", 2: "int8", 3: "uint8", 4: "int16", 5: "uint16", 6: "int32", 7: "uint32", 8: "int64", 9: "uint64", 10: "float32",
-    11: "float64", 12: "string", 13: "datetime", 14: "string", 15: "bytestring", 16: "string", 19: "uint32", 20: "string", 21: "string",
+    11: "float64", 12: "string", 13: "datetime", 14: "string", 15: "bytestring", 16: "string", 17: "string", 18: "string", 19: "string", 20: "string", 21: "string",
     22: "structure", 24: "auto", 26: "auto", 27: "auto", 28: "auto", 29: "int32",
 }  # fmt: skip
 """Built-in types of OPC 10000-6, 5.1.2 (and the abstract Number, Integer, UInteger and Enumeration) as types of a tag."""

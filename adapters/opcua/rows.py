@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
 import numpy as np
@@ -15,28 +14,38 @@ from adapters.readings import Readings
 from schemas import quality as q
 from schemas.kinds import make_batch, telemetry
 
-from .config import OpcuaTag
-from .decode import BOOLEAN, DATETIME, INT64, NOTHING, TEXT_KINDS, UINT64, Changes
+from .config import LISTS, OpcuaTag
+from .decode import ARRAY, BOOLEAN, DATETIME, INT64, NOTHING, TEXT_KINDS, TOO_LARGE, UINT64, Changes
+from .parts import Parts
+from .plan import Plan, compile_plan
+from .values import LAST_FILETIME, Types, as_json, decode, iso, numbers
+from .wire import MalformedMessage
 
 EPOCH_DIFFERENCE: Final = 116_444_736_000_000_000
 """1601-01-01 to 1970-01-01 in 100 ns."""
-_LAST_FILETIME: Final = 2_650_467_744_000_000_000  # year 10000
 _INT32: Final = np.iinfo(np.int32)
+_VARIANT: Final = 24
 
-_REFUSE, _NUMBER, _INTEGER, _TEXT = range(4)
+_REFUSE, _NUMBER, _INTEGER, _TEXT, _SAMPLES, _LIST = range(6)
+_AUTO, _AUTO_SCALED, _ANY_NUMBER, _BOOLEAN, _ANY_INTEGER, _ANY_TEXT, _WAVEFORM, _ANY_LIST = range(8)
 
 
 def _table() -> npt.NDArray[np.uint8]:
     """[what the tag wants, built-in type that came] -> the column it goes to, or _REFUSE."""
-    wanted = np.zeros((6, 256), np.uint8)
-    auto, auto_scaled, number, boolean, integer, text = wanted
-    for row in (auto, auto_scaled, number):
-        row[1:12] = _NUMBER
-    auto[[INT64, UINT64]] = _INTEGER
-    boolean[BOOLEAN] = _NUMBER
-    integer[2:10] = _INTEGER
-    for row in (auto, auto_scaled, text):
-        row[[*TEXT_KINDS, DATETIME]] = _TEXT
+    wanted = np.zeros((8, 256), np.uint8)
+    short = np.array([*range(1, INT64), 10, 11])  # what a 32-bit float of a waveform can stand for
+    for row in (_AUTO, _AUTO_SCALED, _ANY_NUMBER):
+        wanted[row, 1:12] = _NUMBER
+    wanted[_AUTO, [INT64, UINT64]] = _INTEGER
+    wanted[_BOOLEAN, BOOLEAN] = _NUMBER
+    wanted[_ANY_INTEGER, 2:10] = _INTEGER
+    for row in (_AUTO, _AUTO_SCALED, _ANY_TEXT):
+        wanted[row, [*TEXT_KINDS, DATETIME]] = _TEXT
+    for row in (_AUTO, _AUTO_SCALED):
+        wanted[row, short | ARRAY] = _SAMPLES
+        wanted[row, [kind | ARRAY for kind in (INT64, UINT64, DATETIME, *TEXT_KINDS)]] = _LIST
+    wanted[_WAVEFORM, [*(short | ARRAY), INT64 | ARRAY, UINT64 | ARRAY]] = _SAMPLES
+    wanted[_ANY_LIST, [kind | ARRAY for kind in (*range(1, 22), _VARIANT)]] = _LIST
     return wanted
 
 
@@ -45,17 +54,27 @@ _COLUMN: Final = _table()
 
 def _wants(tag: OpcuaTag) -> int:
     if tag.type == "auto":
-        return 0 if tag.scale == 1 and tag.offset == 0 and not tag.enum else 1
+        return _AUTO if tag.scale == 1 and tag.offset == 0 and not tag.enum else _AUTO_SCALED
     if tag.type == "bool":
-        return 3
-    return {"number": 2, "integer": 4, "text": 5, "samples": 0}[tag.value_type()]
+        return _BOOLEAN
+    if tag.type in LISTS:
+        return _ANY_LIST
+    return {"number": _ANY_NUMBER, "integer": _ANY_INTEGER, "text": _ANY_TEXT, "samples": _WAVEFORM}[tag.value_type()]
 
 
 class Rows:
-    """Makes batches for the tags of one connection; position i (= client handle i) is `tags[i]`."""
+    """Makes batches for the tags of one connection; position i (= client handle i) is `tags[i]`.
 
-    def __init__(self, tags: Sequence[BoundTag[TagConfig]]) -> None:
+    A variable whose parts are tags has the handle of the first of them and becomes a row for each. `types` are the structures of
+    the session, to be set anew for each.
+    """
+
+    def __init__(self, tags: Sequence[BoundTag[TagConfig]], plan: Plan | None = None) -> None:
         self.size = len(tags)
+        self.types = Types()
+        self._plan = plan or compile_plan(tags)
+        self._parts = Parts(self._plan) if self._plan.parts else None
+        self._scale = [(bound.config.scale, bound.config.offset) for bound in tags]
         self._readings = Readings(tags)
         self._ids = self._readings.ids
         self._wants = np.array([_wants(cast(OpcuaTag, bound.config)) for bound in tags], np.intp)
@@ -64,13 +83,17 @@ class Rows:
     def batch(self, changes: Changes, now_us: int) -> pa.RecordBatch | None:
         """READING(n) of `changes`, in their order; None when nothing is left of them. Unknown handles are left out.
 
+        A `text` is also the JSON of a list of texts or 64-bit integers; a matrix is its elements row by row.
         time: source time rounded to µs, else server time, else `now_us`. quality: the status code as it was sent, or
         BadTypeMismatch (another kind of value than configured), BadNoData (good, and no value), BadOutOfRange (a UInt64
-        above the range of the column).
+        above the range of the column), BadEncodingLimitsExceeded (larger than a row may be), or what `Parts` says.
         """
         where = changes.handle.astype(np.intp)
         if (where >= self.size).any():
-            changes, where = _only(changes, where < self.size)
+            changes = changes.only(np.flatnonzero(where < self.size))
+            where = changes.handle.astype(np.intp)
+        if self._parts is not None:
+            changes, where = self._parts.take_apart(changes, where, self.types)
         if not len(changes):
             return None
         column = _COLUMN[self._wants[where], changes.kind]
@@ -78,10 +101,17 @@ class Rows:
         time_us = _time_us(changes, now_us)
         lag_ms = np.clip((now_us - time_us) // 1000, _INT32.min, _INT32.max).astype(np.int32)
         self._last_us[where] = time_us
+        texts: dict[int, str] = {}
+        samples: dict[int, npt.NDArray[np.float32]] = {}
+        if (column > _INTEGER).any():
+            texts = _texts(changes, column)
+            samples = self._samples(changes, column, where)
+            quality = self._lists(changes, column, quality, texts)
         return self._readings.batch(
             values=changes.value,
             integers=changes.integer if (column == _INTEGER).any() else None,
-            texts=_texts(changes, column),
+            texts=texts,
+            samples=samples,
             quality=quality,
             time_us=time_us,
             lag_ms=lag_ms,
@@ -95,16 +125,50 @@ class Rows:
         lost = (changes.status & np.uint32(q.OVERFLOW) == q.OVERFLOW) & (changes.handle < self.size)
         if not lost.any():
             return None
-        end = _time_us(changes, now_us)[lost]
-        where = changes.handle[lost].astype(np.intp)
-        known = self._last_us[where]
-        start = np.where(known > 0, np.minimum(known, end), end)
-        return make_batch("gap", len(end), time=start, end=end, tag=self._ids[where], source=source, cause="overflow")
+        last: dict[int, int] = {}  # time of the value before, by handle, in this message
+        found: list[tuple[int, int, int]] = []
+        stamps = _time_us(changes, now_us).tolist()
+        for handle, stamp, dropped in zip(changes.handle.tolist(), stamps, lost.tolist(), strict=True):
+            if dropped:
+                for _, position in self._plan.tags_of([handle]):
+                    before = last.get(handle) or int(self._last_us[position]) or stamp
+                    found.append((position, min(before, stamp), stamp))
+            last[handle] = stamp
+        where, start, end = (np.array(column, np.int64) for column in zip(*found, strict=True))
+        return make_batch("gap", len(found), time=start, end=end, tag=self._ids[where], source=source, cause="overflow")
 
     def bad(self, positions: Sequence[int], qualities: Sequence[int], now_us: int) -> pa.RecordBatch:
-        """READING(m): one row without a value and with its quality per position, timed `now_us`."""
-        where = np.array(positions, np.intp)
-        return telemetry(time_us=now_us, tag=self._ids[where], quality=np.array(qualities, np.uint32))
+        """READING(m): one row without a value and with its quality per tag of these variables, timed `now_us`."""
+        status = dict(zip(positions, qualities, strict=True))
+        concerned = list(self._plan.tags_of(positions))
+        where = np.array([position for _, position in concerned], np.intp)
+        return telemetry(
+            time_us=now_us, tag=self._ids[where], quality=np.array([status[handle] for handle, _ in concerned], np.uint32)
+        )
+
+    def _samples(
+        self, changes: Changes, column: npt.NDArray[np.uint8], where: npt.NDArray[np.intp]
+    ) -> dict[int, npt.NDArray[np.float32]]:
+        """The waveforms, scaled, by index."""
+        found: dict[int, npt.NDArray[np.float32]] = {}
+        for k in np.flatnonzero(column == _SAMPLES).tolist():
+            scale, offset = self._scale[where[k]]
+            raw = numbers(changes.variants[k])
+            with np.errstate(over="ignore", invalid="ignore"):
+                found[k] = (raw if scale == 1 and offset == 0 else raw * scale + offset).astype(np.float32)
+        return found
+
+    def _lists(
+        self, changes: Changes, column: npt.NDArray[np.uint8], quality: npt.NDArray[np.uint32], texts: dict[int, str]
+    ) -> npt.NDArray[np.uint32]:
+        """Put the lists as JSON into `texts`; returns `quality`, with those that cannot be read as BadDecodingError."""
+        for k in np.flatnonzero(column == _LIST).tolist():
+            try:
+                texts[k] = changes.texts[k] if k in changes.texts else as_json(decode(changes.variants[k], self.types))
+            except MalformedMessage:
+                quality = quality.copy()
+                quality[k] = q.BAD_DECODING_ERROR
+        return quality
 
     @staticmethod
     def _quality(changes: Changes, column: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
@@ -115,6 +179,8 @@ class Rows:
         good = ~q.is_bad(quality)
         refused = (column == _REFUSE) & good
         quality = np.where(refused & (changes.kind == NOTHING), np.uint32(q.BAD_NO_DATA), quality)
+        quality = np.where(refused & (changes.kind == TOO_LARGE), np.uint32(q.BAD_ENCODING_LIMITS_EXCEEDED), quality)
+        refused &= changes.kind != TOO_LARGE
         quality = np.where(refused & (changes.kind != NOTHING), np.uint32(q.BAD_TYPE_MISMATCH), quality)
         above = (changes.kind == UINT64) & (column == _INTEGER) & (changes.integer < 0)
         return np.where(above & good, np.uint32(q.BAD_OUT_OF_RANGE), quality)
@@ -123,37 +189,14 @@ class Rows:
 def _time_us(changes: Changes, now_us: int) -> npt.NDArray[np.int64]:
     source = changes.source
     stamp = source
-    missing = (source <= 0) | (source >= _LAST_FILETIME)
+    missing = (source <= 0) | (source >= LAST_FILETIME)
     if missing.any():
         stamp = np.where(missing, changes.server, source)
-        missing = (stamp <= 0) | (stamp >= _LAST_FILETIME)
+        missing = (stamp <= 0) | (stamp >= LAST_FILETIME)
     time_us: npt.NDArray[np.int64] = (stamp - EPOCH_DIFFERENCE + 5) // 10
     return np.where(missing, np.int64(now_us), time_us) if missing.any() else time_us
 
 
 def _texts(changes: Changes, column: npt.NDArray[np.uint8]) -> dict[int, str]:
     wanted = np.flatnonzero(column == _TEXT).tolist()
-    return {k: changes.texts[k] if k in changes.texts else _iso(int(changes.integer[k])) for k in wanted}
-
-
-def _iso(filetime: int) -> str:
-    """A DateTime as ISO 8601 in UTC with µs; the ends of the range (`never`) as empty text."""
-    if not 0 < filetime < _LAST_FILETIME:
-        return ""
-    return (datetime(1601, 1, 1, tzinfo=UTC) + timedelta(microseconds=filetime // 10)).isoformat().replace("+00:00", "Z")
-
-
-def _only(changes: Changes, keep: npt.NDArray[np.bool_]) -> tuple[Changes, npt.NDArray[np.intp]]:
-    kept = np.flatnonzero(keep)
-    where = {int(old): new for new, old in enumerate(kept)}
-    left = Changes(
-        handle=changes.handle[kept],
-        kind=changes.kind[kept],
-        value=changes.value[kept],
-        integer=changes.integer[kept],
-        status=changes.status[kept],
-        source=changes.source[kept],
-        server=changes.server[kept],
-        texts={where[k]: text for k, text in changes.texts.items() if k in where},
-    )
-    return left, left.handle.astype(np.intp)
+    return {k: changes.texts[k] if k in changes.texts else iso(int(changes.integer[k])) for k in wanted}

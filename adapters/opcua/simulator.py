@@ -3,99 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Final, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 from asyncua import Server, ua
 
-from adapters.base import BoundTag, SimulatorContext, TagConfig
+from adapters.base import SimulatorContext
 from adapters.polling import Schedule
-from adapters.simulation import Signals
 from schemas import quality as q
-from schemas.tags import Tag
 
 from .address import Address, NodeAddress, PathAddress
 from .config import OpcuaConfig, OpcuaTag
 from .connection import quiet_library
-from .plan import compile_plan
+from .plan import Plan, compile_plan
 from .resolve import node_id
-
-_VARIANTS: Final = {
-    "bool": ua.VariantType.Boolean,
-    "int8": ua.VariantType.SByte,
-    "uint8": ua.VariantType.Byte,
-    "int16": ua.VariantType.Int16,
-    "uint16": ua.VariantType.UInt16,
-    "int32": ua.VariantType.Int32,
-    "uint32": ua.VariantType.UInt32,
-    "int64": ua.VariantType.Int64,
-    "uint64": ua.VariantType.UInt64,
-    "float32": ua.VariantType.Float,
-    "float64": ua.VariantType.Double,
-    "string": ua.VariantType.String,
-    "datetime": ua.VariantType.DateTime,
-}
-_RANGES: Final = {
-    f"{sign}int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if not sign else (0, 2**bits - 1)
-    for sign in ("", "u")
-    for bits in (8, 16, 32, 64)
-}
-
-
-_FLOAT_MAX: Final = (2 - 2**-23) * 2.0**127
-_EMPTY: Final = {"bool": False, "string": "", "float32": 0.0, "float64": 0.0, "datetime": datetime(1970, 1, 1, tzinfo=UTC)}
-
-
-@dataclass(frozen=True, slots=True)
-class _Variable:
-    node: ua.NodeId
-    tag: Tag
-    config: OpcuaTag
-    type: str
-
-    @property
-    def empty(self) -> ua.Variant:
-        """A value of its type."""
-        return ua.Variant(_EMPTY.get(self.type, 0), _VARIANTS[self.type])
-
-    def value(self, signals: Signals, *, watched: bool) -> ua.DataValue:
-        """What the variable shows now, raw: scale and offset undone. Bad where its type has no value for that.
-
-        A recording on a 64-bit floating point variable moves on by a row each time somebody is `watched`ing, and waits else.
-        """
-        stepwise = self.type == "float64"
-        waiting = signals.upcoming(self.tag) if stepwise and not watched else None
-        shown = waiting if waiting is not None else signals.value(self.tag, step=stepwise, boolean=self.type == "bool")
-        now = datetime.now(UTC)
-        raw = now if self.type == "datetime" else self._raw(shown)
-        if raw is None:
-            return bad(q.BAD_SENSOR_FAILURE)
-        return ua.DataValue(ua.Variant(raw, _VARIANTS[self.type]), SourceTimestamp=now, ServerTimestamp=now)
-
-    def _raw(self, shown: float | str) -> float | str | None:
-        if self.type == "string":
-            return str(shown)
-        if self.type == "bool":
-            return bool(shown)
-        number = 0.0 if isinstance(shown, str) else shown
-        if self.config.scale != 1 or self.config.offset != 0:
-            number = (number - self.config.offset) / self.config.scale
-        if self.type not in _RANGES:
-            beyond = self.type == "float32" and math.isfinite(number)
-            return min(max(float(number), -_FLOAT_MAX), _FLOAT_MAX) if beyond else float(number)
-        low, high = _RANGES[self.type]
-        return min(max(round(number), low), high) if math.isfinite(number) else None
-
-
-def bad(status: int) -> ua.DataValue:
-    """A data value without a value."""
-    now = datetime.now(UTC)
-    return ua.DataValue(ua.Variant(), ua.StatusCode(status), now, now)
+from .simulated import Layout, Scalar, Variable, Whole, bad, type_of
 
 
 class OpcuaSimulator:
@@ -111,7 +35,7 @@ class OpcuaSimulator:
         self._plan = compile_plan(context.tags)
         self._server: Server | None = None
         self._writers: list[asyncio.Task[None]] = []
-        self._variables: dict[int, _Variable] = {}
+        self._variables: dict[int, Variable] = {}
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen and return `opc.tcp://host:port/path`. Raises OSError when the port is taken."""
@@ -131,7 +55,7 @@ class OpcuaSimulator:
             asyncio.create_task(
                 self._write(server, sampling.period_us, sampling.positions), name=f"simulated {sampling.period_us}"
             )
-            for sampling in self._plan.classes
+            for sampling in (*self._plan.classes, *self._plan.polls)
         ]
         assert server.bserver is not None
         return f"opc.tcp://{host}:{server.bserver.port}{self._path}"
@@ -153,8 +77,9 @@ class OpcuaSimulator:
     async def _populate(self, server: Server) -> None:
         spaces = await _register_namespaces(server, self._plan.addresses)
         folders: dict[tuple[tuple[int, str], ...], ua.NodeId] = {((0, "Objects"),): ua.NodeId(ua.ObjectIds.ObjectsFolder)}
-        for position, (bound, address) in enumerate(zip(self._context.tags, self._plan.addresses, strict=True)):
-            variable = await _add(server, bound, address, spaces, folders, self._context.signals)
+        every = (p for sampling in (*self._plan.classes, *self._plan.polls) for p in sampling.positions)
+        for position in sorted(every):
+            variable = await _add(server, self._context, self._plan, position, spaces, folders)
             if variable is not None:
                 self._variables[position] = variable
 
@@ -203,15 +128,14 @@ async def _register_namespaces(server: Server, addresses: Sequence[Address]) -> 
 
 async def _add(
     server: Server,
-    bound: BoundTag[TagConfig],
-    address: Address,
+    context: SimulatorContext,
+    plan: Plan,
+    position: int,
     spaces: Mapping[str, int],
     folders: dict[tuple[tuple[int, str], ...], ua.NodeId],
-    signals: Signals,
-) -> _Variable | None:
-    """Add the variable of one tag; None for a node that the server has anyway (two tags on one node, the standard's nodes)."""
-    config = cast(OpcuaTag, bound.config)
-    kind = _type(bound.tag, config)
+) -> Variable | None:
+    """Add one variable; None for a node that the server has anyway (two tags on one node, the standard's nodes)."""
+    address = plan.addresses[position]
     if isinstance(address, PathAddress):
         steps = address.indexed(spaces)
         assert steps is not None, "every namespace was registered"
@@ -222,12 +146,46 @@ async def _add(
         parent = ua.NodeId(ua.ObjectIds.ObjectsFolder)
         index = spaces[address.uri] if address.uri is not None else address.index
         name, node = str(address.identifier), node_id(address, index)
-    variable = _Variable(node, bound.tag, config, kind)
     if node in server.iserver.aspace:
         return None
-    await server.get_node(parent).add_variable(node, ua.QualifiedName(name, index), variable.empty, _VARIANTS[kind])
-    await server.write_attribute_value(node, variable.value(signals, watched=False))
+    variable = await _variable(server, context, plan, position, node)
+    data_type = variable.layout.structures[-1].type_id if isinstance(variable, Whole) and variable.layout.structures else None
+    await server.get_node(parent).add_variable(
+        node, ua.QualifiedName(name, index), variable.empty, variable.empty.VariantType, data_type
+    )
+    await server.write_attribute_value(node, variable.value(context.signals, watched=False))
     return variable
+
+
+async def _variable(server: Server, context: SimulatorContext, plan: Plan, position: int, node: ua.NodeId) -> Variable:
+    """One tag, or the whole that several tags are parts of, its structures described."""
+
+    def scalar(at: int) -> Scalar:
+        bound = context.tags[at]
+        config = cast(OpcuaTag, bound.config)
+        return Scalar(node, bound.tag, config, type_of(bound.tag, config))
+
+    if position not in plan.parts:
+        return scalar(position)
+    layout = Layout()
+    leaves = {plan.selections[part]: scalar(part) for part in plan.parts[position]}
+    for way, leaf in leaves.items():
+        layout.put(way, leaf)
+    for number, structure in enumerate(layout.structures):
+        name = f"Simulated{position}_{number}"
+        structure.type_id = ua.NodeId(name, 1)
+        structure.encoding_id = ua.NodeId(f"{name}.Binary", 1)
+        made = await server.get_node(ua.NodeId(ua.ObjectIds.Structure)).add_data_type(
+            structure.type_id, ua.QualifiedName(name, 1)
+        )
+        definition = ua.StructureDefinition(
+            DefaultEncodingId=structure.encoding_id,
+            BaseDataType=ua.NodeId(ua.ObjectIds.Structure),
+            StructureType=ua.StructureType.Structure,
+            Fields=[one.definition(field) for field, one in structure.fields.items()],
+        )
+        await made.write_data_type_definition(definition)
+    return Whole(node, layout, leaves)
 
 
 async def _folder(
@@ -242,11 +200,3 @@ async def _folder(
         await server.get_node(parent).add_folder(node, ua.QualifiedName(name, index))
         folders[steps] = node
     return folders[steps]
-
-
-def _type(tag: Tag, config: OpcuaTag) -> str:
-    if config.type != "auto":
-        return config.type
-    if tag.enum:
-        return "int32"
-    return "string" if tag.value_type == "text" else "float64"

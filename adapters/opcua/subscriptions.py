@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,12 +15,13 @@ from schemas.kinds import make_batch
 
 from .connection import Connection
 from .decode import Publish, decode_publish
+from .items import Items, Remarks
 from .outbox import Outbox
-from .plan import MAX_NOTIFICATIONS_PER_PUBLISH, Plan, SamplingClass, chunks
+from .plan import MAX_NOTIFICATIONS_PER_PUBLISH, Plan, SamplingClass
 from .refusals import RETRY_S, Refusals
 from .resolve import Resolved, ServerFacts, resolve
 from .rows import Rows
-from .wire import MalformedMessage
+from .structures import load_types
 
 _UNSUPPORTED: Final = ("BadServiceUnsupported", "BadNotImplemented", "BadNotSupported")
 _MAX_PUBLISHES: Final = 4
@@ -55,15 +55,16 @@ class Subscriber:
         name: str,
         clock: Clock,
         log: structlog.stdlib.BoundLogger,
-        queue_size: int,
         timeout_s: float,
+        remarks: Remarks | None = None,
     ) -> None:
         self._connection, self._facts, self._plan, self._rows, self._outbox = connection, facts, plan, rows, outbox
-        self._name, self._clock, self._log, self._queue_size, self._timeout_s = name, clock, log, queue_size, timeout_s
+        self._name, self._clock, self._log, self._timeout_s = name, clock, log, timeout_s
         self._loop = asyncio.get_running_loop()
         self._subscriptions: dict[int, _Subscription] = {}
         self._acks: list[ua.SubscriptionAcknowledgement] = []
         self._refusals = Refusals(plan, name, log)
+        self._items = Items(connection, plan, facts.items_per_call, remarks or Remarks(name, log))
         self._publishes = 0
 
     async def run(self) -> None:
@@ -165,36 +166,14 @@ class Subscriber:
 
     async def _add(self, found: Resolved) -> None:
         refused = dict(found.refused)
+        await load_types(self._connection, self._plan, found.nodes, self._facts.nodes_per_read, self._rows.types)
         for subscription in self._subscriptions.values():
             wanted = [position for position in subscription.sampling.positions if position in found.nodes]
-            for chunk in chunks(wanted, self._facts.items_per_call):
-                results = await self._connection.session.create_monitored_items(self._items(subscription, chunk, found))
-                if len(results) != len(chunk):
-                    raise MalformedMessage(f"{len(results)} answers to {len(chunk)} monitored items")
-                for position, result in zip(chunk, results, strict=True):
-                    if not result.StatusCode.is_good():
-                        refused[position] = int(result.StatusCode.value)
+            refused |= await self._items.add(subscription.id, subscription.sampling, wanted, found.nodes)
+        self._items.tell()
         new = self._refusals.update(refused)
         if new:
             self._outbox.put(self._rows.bad(list(new), list(new.values()), self._clock.now_us()))
-
-    def _items(self, subscription: _Subscription, chunk: Sequence[int], found: Resolved) -> ua.CreateMonitoredItemsParameters:
-        items = [
-            ua.MonitoredItemCreateRequest(
-                ItemToMonitor=ua.ReadValueId(NodeId=found.nodes[position], AttributeId=ua.AttributeIds.Value),
-                MonitoringMode=ua.MonitoringMode.Reporting,
-                RequestedParameters=ua.MonitoringParameters(
-                    ClientHandle=position,
-                    SamplingInterval=subscription.sampling.sampling_ms,
-                    QueueSize=self._queue_size,
-                    DiscardOldest=True,
-                ),
-            )
-            for position in chunk
-        ]
-        return ua.CreateMonitoredItemsParameters(
-            SubscriptionId=subscription.id, TimestampsToReturn=ua.TimestampsToReturn.Both, ItemsToCreate=items
-        )
 
 
 def _unused(_: ua.PublishResult) -> None:

@@ -6,12 +6,17 @@ a comparison, not memory. Raises MalformedMessage for anything that does not fit
 
 from __future__ import annotations
 
+import base64
 import uuid
 from struct import Struct
 from typing import Final
 
+from schemas import quality
+
 MAX_DEPTH: Final = 16
 """Variants, data values and diagnostics nest; deeper than this is an attack, not a measurement."""
+MAX_STEPS: Final = 250_000
+"""Texts, structures and their like in one message, elements of arrays counted; numbers are not, which come as packed arrays."""
 
 _U16: Final = Struct("<H")
 _U32: Final = Struct("<I")
@@ -23,6 +28,21 @@ _BYTES: Final = frozenset({12, 15, 16, 26, 27, 28, 29, 30, 31})  # String, ByteS
 
 class MalformedMessage(ValueError):
     """A message that does not follow the encoding: truncated, or a length that cannot be."""
+
+
+class Budget:
+    """How many values without a fixed size one message may still hold; each costs a step of Python, so that they are bounded."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, steps: int = MAX_STEPS) -> None:
+        self.left = steps
+
+    def take(self, steps: int) -> None:
+        """Raises MalformedMessage when the message holds more than that."""
+        self.left -= steps
+        if self.left < 0:
+            raise MalformedMessage(f"more than {MAX_STEPS} texts, structures or lists in one message")
 
 
 def u8(data: bytes, at: int) -> int:
@@ -91,6 +111,41 @@ def node_id_end(data: bytes, at: int) -> int:
     return need(data, end, 4) if flags & 0x40 else end
 
 
+NodeKey = tuple[int, int | str | bytes | uuid.UUID]
+"""A NodeId of one session: namespace index and identifier."""
+
+
+def node_key(data: bytes, at: int) -> tuple[NodeKey, int]:
+    """A NodeId (of an ExpandedNodeId: without its namespace URI and server) and the position behind it."""
+    end = node_id_end(data, at)
+    form = data[at] & 0x3F
+    if form == 0:
+        return (0, data[at + 1]), end
+    if form == 1:
+        return (data[at + 1], u16(data, at + 2)), end
+    space = u16(data, at + 1)
+    if form == 2:
+        return (space, u32(data, at + 3)), end
+    if form == 4:
+        return (space, uuid.UUID(bytes_le=data[at + 3 : at + 19])), end
+    body = data[at + 7 : bytes_end(data, at + 3)]
+    return (space, body.decode("utf-8", errors="replace") if form == 3 else body), end
+
+
+def node_text(key: NodeKey) -> str:
+    """A NodeId as people write it: `ns=2;s=Line.Temp`."""
+    space = f"ns={key[0]};" if key[0] else ""
+    match key[1]:
+        case int():
+            return f"{space}i={key[1]}"
+        case str():
+            return f"{space}s={key[1]}"
+        case bytes():
+            return f"{space}b={base64.b64encode(key[1]).decode()}"
+        case _:
+            return f"{space}g={key[1]}"
+
+
 def encoding_id(data: bytes, at: int) -> tuple[int, int]:
     """The numeric id of a type in namespace 0 (-1 for any other NodeId) and the position behind it."""
     end = node_id_end(data, at)
@@ -130,50 +185,65 @@ def diagnostics_end(data: bytes, at: int, depth: int = 0) -> int:
     return diagnostics_end(data, at, depth + 1) if mask & 0x40 else at
 
 
-def variant_end(data: bytes, at: int, depth: int = 0) -> int:
-    """Behind a Variant, scalar or array."""
+def variant_end(data: bytes, at: int, depth: int = 0, budget: Budget | None = None) -> int:
+    """Behind a Variant, scalar or array. What it holds is taken from `budget`."""
     _check(depth)
+    budget = budget or Budget()
     encoding = u8(data, at)
     kind = encoding & 0x3F
     at += 1
     if not encoding & 0x80:
-        at = _value_end(data, at, kind, depth)
+        at = _value_end(data, at, kind, depth, budget)
     elif kind == 0 and count(data, at, 0):
         raise MalformedMessage("an array of nothing")
     elif kind in _FIXED:
         at = need(data, at + 4, count(data, at, _FIXED[kind]) * _FIXED[kind])
     else:
         n = count(data, at, 1)
+        budget.take(n)
         at += 4
         for _ in range(n):
-            at = _value_end(data, at, kind, depth)
+            at = _value_end(data, at, kind, depth, budget)
     return need(data, at + 4, count(data, at, 4) * 4) if encoding & 0x40 else at
 
 
-def data_value_end(data: bytes, at: int, depth: int = 0) -> int:
+def data_value_end(data: bytes, at: int, depth: int = 0, budget: Budget | None = None) -> int:
     """Behind a DataValue."""
     _check(depth)
     mask = u8(data, at)
     at += 1
     if mask & 1:
-        at = variant_end(data, at, depth + 1)
+        at = variant_end(data, at, depth + 1, budget)
     for bit, size in ((2, 4), (4, 8), (16, 2), (8, 8), (32, 2)):
         if mask & bit:
             at = need(data, at, size)
     return at
 
 
-def scalar_text(data: bytes, at: int, kind: int) -> str:
-    """The text of a scalar value of built-in type `kind` at `at`: String, XmlElement, Guid, QualifiedName or LocalizedText."""
+def scalar_text(data: bytes, at: int, kind: int) -> tuple[str, int]:
+    """The text of a scalar value of built-in type `kind` at `at`, and the position behind it.
+
+    String, XmlElement, QualifiedName and LocalizedText as their text; Guid, NodeId and StatusCode as people write them; a ByteString in
+    hexadecimal, as RFID readers and serial numbers are compared.
+    """
     if kind in (12, 16):
-        return text(data, at)[0]
+        return text(data, at)
     if kind == 14:
-        return str(uuid.UUID(bytes_le=data[at : need(data, at, 16)]))
+        end = need(data, at, 16)
+        return str(uuid.UUID(bytes_le=data[at:end])), end
+    if kind == 15:
+        end = bytes_end(data, at)
+        return data[at + 4 : end].hex(), end
+    if kind in (17, 18):
+        key, end = node_key(data, at)
+        return node_text(key), end
+    if kind == 19:
+        return quality.name(u32(data, at)), at + 4
     if kind == 20:
-        return text(data, at + 2)[0]
+        return text(data, at + 2)
     mask = u8(data, at)
     at = bytes_end(data, at + 1) if mask & 1 else at + 1
-    return text(data, at)[0] if mask & 2 else ""
+    return text(data, at) if mask & 2 else ("", at)
 
 
 def response_body(data: bytes) -> tuple[int, int, int]:
@@ -188,7 +258,7 @@ def response_body(data: bytes) -> tuple[int, int, int]:
     return kind, result, extension_object(data, at)[2]
 
 
-def _value_end(data: bytes, at: int, kind: int, depth: int) -> int:
+def _value_end(data: bytes, at: int, kind: int, depth: int, budget: Budget) -> int:
     if kind in _FIXED:
         return need(data, at, _FIXED[kind])
     if kind in _BYTES:
@@ -206,9 +276,9 @@ def _value_end(data: bytes, at: int, kind: int, depth: int) -> int:
     if kind == 22:
         return extension_object(data, at)[2]
     if kind == 23:
-        return data_value_end(data, at, depth + 1)
+        return data_value_end(data, at, depth + 1, budget)
     if kind == 24:
-        return variant_end(data, at, depth + 1)
+        return variant_end(data, at, depth + 1, budget)
     if kind == 25:
         return diagnostics_end(data, at, depth + 1)
     raise MalformedMessage(f"unknown built-in type {kind}")

@@ -54,7 +54,7 @@ def of_kind(verb: Verb, kind: str) -> click.Command:
         output = Output.taken(given)
         options = _fields.read(hook.options, given, argument="endpoint")
         command = _spelled(["genba", verb, kind, given["endpoint"]], parameters, given)
-        finish(hook, options, kind, command, output, endpoint=str(given["endpoint"]))
+        finish(hook, options, kind, command, output, endpoint=options.endpoint)
 
     text = {
         "browse": f"Walk the {kind} server at ENDPOINT and list what it has as tags.",

@@ -110,7 +110,10 @@ def _command(name: str, options: list[click.Parameter], run: Callable[..., None]
 def print_line(check: Check, width: int, *, err: bool = False) -> None:
     """One check for people, on stdout or stderr."""
     mark, colour = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "failure": ("FAIL", "red")}[check.result]
-    click.echo(f"{click.style(mark, fg=colour)} {check.name:<{width}}  {printable(check.found)}", err=err)
+    first, *more = check.found.splitlines() or [""]
+    click.echo(f"{click.style(mark, fg=colour)} {check.name:<{width}}  {printable(first)}", err=err)
+    for line in more:
+        click.echo(f"     {'':<{width}}  {printable(line)}", err=err)
     for number, line in enumerate(check.way_out.splitlines()):
         click.echo(f"     {'':<{width}}  {'   ' if number else '-> '}{printable(line)}", err=err)
 

@@ -42,6 +42,7 @@ def command(file: Path, endpoints: Path | None, duration: float, fail_on: str | 
         stop = asyncio.Event()
         service.stop_on_signals(stop)
         with tempfile.TemporaryDirectory(prefix="genba-test-") as scratch:
+            await asyncio.to_thread(reading.share_certificates, configuration, Path(scratch))
             test = reading.Reading(
                 configuration,
                 endpoints=read_endpoints(endpoints) if endpoints else {},

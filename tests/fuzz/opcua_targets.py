@@ -19,6 +19,7 @@ from adapters.opcua.address import parse
 from adapters.opcua.channel import GuardedBuffer
 from adapters.opcua.connection import failures, open_connection, quiet_library
 from adapters.opcua.decode import Changes, decode_publish, decode_read
+from adapters.opcua.guard import bounded
 from adapters.opcua.resolve import read_facts, resolve
 from adapters.opcua.rows import Rows
 from adapters.opcua.wire import MalformedMessage
@@ -86,7 +87,7 @@ SERVICES = (
 
 async def _translated(data: bytes) -> None:
     async with failures("opc.tcp://fuzz"):
-        struct_from_binary(SERVICES[(data[0] if data else 0) % len(SERVICES)], GuardedBuffer(data[1:]))
+        struct_from_binary(SERVICES[(data[0] if data else 0) % len(SERVICES)], bounded(GuardedBuffer(data[1:])))
 
 
 def services(data: bytes) -> None:

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from gateway import config, service
 from gateway.pipeline import Crashes
+from schemas.certificates import CertificateFact
 from tests.e2e import plant
 from tests.gateway.samples import until
 
@@ -54,6 +55,8 @@ async def scraped(gateway):
     configuration, endpoints = await gateway(port)
     async with service.running(configuration, log=structlog.get_logger(), endpoints=endpoints) as (pipeline, _):
         await until(lambda: pipeline.spool.account("telemetry", "lake").delivered > 10, 10)
+        fact = CertificateFact("own", "CN=genba press", "ab" * 32, 1_900_000_000_000_000, "")
+        pipeline.collectors[0]._adapter.certificates = lambda: [fact]
         pipeline.crashes["models"] = Crashes(2, 0.0, "ZeroDivisionError()")
         return await asyncio.to_thread(fetch, port)
 
@@ -66,6 +69,7 @@ async def test_the_metrics_parse_and_the_rows_add_up(gateway):
         for sample in family.samples
     }
     assert samples["genba_adapter_up", ("adapter", "press")] == 1
+    assert samples["genba_certificate_expiry_timestamp_seconds", ("adapter", "press"), ("owner", "own")] == 1_900_000_000
     assert samples["genba_sink_up", ("sink", "lake")] == 1
     assert samples["genba_read_rows_total", ("adapter", "press")] > 10
     assert samples["genba_task_crashes_total", ("task", "models")] == 2

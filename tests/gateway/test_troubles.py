@@ -14,6 +14,7 @@ from gateway import troubles
 from gateway.pipeline import Crashes
 from gateway.spool import Loss
 from gateway.troubles import Troubles
+from schemas.certificates import CertificateFact
 
 
 class Pipeline:
@@ -36,7 +37,9 @@ class Pipeline:
 
     @staticmethod
     def room(name, clock):
-        return SimpleNamespace(name=name, state="starting", since_us=clock.now_us(), error="", overdue_s=lambda: 0.0)
+        return SimpleNamespace(
+            name=name, state="starting", since_us=clock.now_us(), error="", overdue_s=lambda: 0.0, certificates=()
+        )
 
     def take(self):
         taken, self.losses = self.losses, []
@@ -109,6 +112,48 @@ async def test_what_is_away_is_told_once_after_the_patience_and_cleared_once(
         await watch.look()
     assert pipeline.told(alarm) == ["raised", "cleared"]
     assert len({row["id"] for row in pipeline.alerts()}) == 1
+
+
+@pytest.mark.parametrize("owner", ["own", "server"])
+async def test_a_certificate_is_told_30_days_before_its_end_and_again_7_days_before(pipeline, watch, manual_clock, owner):
+    alarm, day = f"certificate_expiring.press.{owner}", 86_400_000_000
+    press = pipeline.collectors[0]
+    press.state = "up"
+
+    async def ends_in(days):
+        expires = manual_clock.now_us() + round(days * day)
+        press.certificates = [CertificateFact(owner, "CN=press 7", "c0ffee" * 10 + "abcd", expires, "Renew it")]
+        await watch.look()
+        await watch.look()
+
+    await ends_in(30.1)
+    assert pipeline.alerts() == []
+    await ends_in(29.9)
+    await ends_in(7.1)
+    assert pipeline.told(alarm) == ["raised"]
+    (row,) = pipeline.alerts()
+    assert (row["severity"], row["action"]) == ("warning", "Renew it")
+    assert "expires in 29 days (CN=press 7, c0ffeec0ffee)" in row["problem"]
+    await ends_in(6.9)
+    await ends_in(-1)
+    assert pipeline.told(alarm) == ["raised", "changed"]
+    assert pipeline.alerts()[-1]["severity"] == "critical"
+    press.state, press.certificates = "down", []  # as after a restart, before the device is reached
+    await watch.look()
+    assert pipeline.told(alarm) == ["raised", "changed"]
+    press.state = "up"
+    await ends_in(1800)
+    assert pipeline.told(alarm) == ["raised", "changed", "cleared"]
+
+
+async def test_a_certificate_that_is_not_used_any_more_is_no_trouble(pipeline, watch, manual_clock):
+    press = pipeline.collectors[0]
+    press.state = "up"
+    press.certificates = [CertificateFact("own", "CN=gw", "ab" * 32, manual_clock.now_us(), "")]
+    await watch.look()
+    press.certificates = []  # its security was taken out of the file
+    await watch.look()
+    assert pipeline.told("certificate_expiring.press.own") == ["raised", "cleared"]
 
 
 @pytest.mark.parametrize("rooms", ["collectors", "deliveries"])

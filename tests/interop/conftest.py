@@ -1,4 +1,4 @@
-"""Servers that nobody here wrote: libmodbus, node-opcua, node-snap7 and mosquitto, on loopback, ended by pid.
+"""Servers that nobody here wrote: libmodbus, modbus-serial, node-opcua, node-snap7 and mosquitto, on loopback, ended by pid.
 
 Each fixture is a function that starts one server: `server = libmodbus_server()`. In an async test where other tasks must go on
 meanwhile, call it (and `restart`) through `asyncio.to_thread`. What is not installed skips the test, or fails it when CI=true.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import json
 import os
 import shutil
 import socket
@@ -209,13 +210,20 @@ def _node(script: str, package: str) -> Callable[[int], list[str | Path]]:
 
 
 @pytest.fixture
-def opcua_node_server(started: Started) -> Callable[[], Server]:
-    """Starts OPC UA servers (about 2 s); the address space is at the top of servers/opcua_server.js."""
+def modbus_serial_server(started: Started) -> Callable[[], Server]:
+    """Starts Modbus TCP servers made of modbus-serial; the register map is at the top of servers/modbus_server.js."""
+    command = _node("modbus_server.js", "modbus-serial")
+    return lambda: started.start(Server(command, started.new_folder()))
+
+
+@pytest.fixture
+def opcua_node_server(started: Started) -> Callable[..., Server]:
+    """Starts OPC UA servers (about 2 s); address space and settings are at the top of servers/opcua_server.js."""
     command = _node("opcua_server.js", "node-opcua-server")
 
-    def start() -> Server:
+    def start(**settings: object) -> Server:
         folder = started.new_folder()
-        return started.start(Server(lambda port: [*command(port), folder], folder))
+        return started.start(Server(lambda port: [*command(port), folder, json.dumps(settings)], folder))
 
     return start
 

@@ -48,6 +48,21 @@ def test_libmodbus_serves_its_map_and_survives_a_kill(libmodbus_server: Callable
     assert struct.unpack(">f", _ask_modbus(port, 3, 0, 2)) == (21.5,)
 
 
+def test_modbus_serial_serves_its_map_and_survives_a_kill(modbus_serial_server: Callable[[], Started]) -> None:
+    server = modbus_serial_server()
+    assert struct.unpack(">f", _ask_modbus(server.port, 3, 0, 2)) == (21.5,)
+    assert struct.unpack(">dQ8s", _ask_modbus(server.port, 3, 10, 12)) == (3.141592653589793, 9007199254740993, b"GENBA-01")
+    assert _ask_modbus(server.port, 1, 0, 10) == bytes([0b01001001, 0b10])
+    assert _ask_modbus(server.port, 2, 0, 10) == bytes([0b00010001, 0b01])
+    pid, port = server.pid, server.port
+    server.kill()
+    with pytest.raises(ConnectionRefusedError):
+        _ask_modbus(port, 3, 0, 2)
+    server.restart()
+    assert (server.port, server.pid != pid) == (port, True)
+    assert struct.unpack(">f", _ask_modbus(port, 3, 0, 2)) == (21.5,)
+
+
 async def test_node_opcua_serves_types_states_and_changes(opcua_node_server: Callable[[], Started]) -> None:
     server = await asyncio.to_thread(opcua_node_server)
     async with Client(f"opc.tcp://127.0.0.1:{server.port}") as client:

@@ -180,6 +180,19 @@ async def test_a_block_that_is_not_answered_costs_its_own_tags(tmp_path: Path) -
     assert events(rig) == [("warning", "a block cannot be read")]
 
 
+async def test_a_device_that_takes_connections_and_answers_nothing_gives_no_rows(tmp_path: Path) -> None:
+    async with running(Device(lambda _: None)) as device:
+        rig = rig_of(device, words(0, 500), tmp_path, timeout="50ms")
+        for _ in range(3):
+            await rig.adapter.connect()
+            seen = rig.seen()
+            async with aclosing(rig.stream()) as stream:
+                with pytest.raises(NotConnected, match="not answered"):
+                    await seen.drain(stream, within_s=5)
+            assert seen.batches == [], "otherwise each attempt would look like a device that came back"
+        await rig.adapter.aclose()
+
+
 async def test_a_silent_unit_costs_one_deadline_a_poll_and_the_others_nothing(tmp_path: Path) -> None:
     device = Device(lambda request: None if request.unit == 2 else frame(request, pdu(request)))
     devices = {"one": {"unit_id": 1, "tags": words(0)}, "two": {"unit_id": 2, "tags": words(0, 200, 400, 600)}}

@@ -40,3 +40,26 @@ class TestModbusByAnotherMap(TestModbus):
     }
     missing: ClassVar = {"address": "di:40000", "type": "bool"}
     options: ClassVar = {"unit_id": 17, "order": "CDAB"}
+
+
+class TestModbusRtuOverTcp(TestModbus):
+    """RTU frames; the simulator of a serial line is reached through TCP."""
+
+    options: ClassVar = {"serial": {"baud": 115_200, "turnaround": "1ms"}}
+
+    def endpoint(self, port: int) -> str:
+        return f"rtu+tcp://127.0.0.1:{port}"
+
+
+class TestModbusAsciiOverTcp(TestModbusRtuOverTcp):
+    """ASCII frames."""
+
+    def endpoint(self, port: int) -> str:
+        return f"ascii+tcp://127.0.0.1:{port}"
+
+
+class TestModbusUdp(TestModbus):
+    """Datagrams."""
+
+    def endpoint(self, port: int) -> str:
+        return f"udp://127.0.0.1:{port}"

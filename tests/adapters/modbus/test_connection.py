@@ -30,7 +30,7 @@ def configure(endpoint: str, timeout_s: float = TIMEOUT_S) -> ModbusConfig:
 async def connected(device: Device, timeout_s: float = TIMEOUT_S) -> AsyncIterator[Connection]:
     async with running(device):
         connection = await open_connection(configure(device.endpoint, 5))
-        connection._transactions.comm_params.timeout_connect = timeout_s  # of requests; a busy machine may connect slowly
+        connection.timeout_s = timeout_s  # type: ignore[attr-defined]  # of requests; a busy machine may connect slowly
         try:
             yield connection
         finally:

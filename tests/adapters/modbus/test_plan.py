@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from adapters.modbus.config import ModbusConfig
-from adapters.modbus.plan import Cut, Point, Span, blocks_of, halves, points_of, scan_classes
+from adapters.modbus.budget import requests_of
+from adapters.modbus.config import ModbusConfig, check
+from adapters.modbus.plan import Cut, Point, Span, blocks_of, cuts_of, halves, points_of, scan_classes
 from schemas.errors import ConfigError
 from tests.adapters.modbus.points import one_block, point
 from tests.conformance.adapter import bind
@@ -134,3 +136,49 @@ def test_limits_and_units_are_those_of_the_device() -> None:
     config = configure(devices={"x": {"max_registers": 9, "tags": {"t": wide}}})
     with pytest.raises(ConfigError, match="max_registers is 9"):
         points_of(config, bind("bus", config))
+
+
+TAGS = {f"w{n}": {"address": f"hr:{n}", "type": "uint16"} for n in (90, 99, 121, 130)}
+
+
+def skipping(tags: dict[str, Any] = TAGS, **more: Any) -> ModbusConfig:
+    return ModbusConfig.model_validate({"kind": "modbus", "endpoint": "tcp://h", "tags": tags, "skip": ["hr:100-120"]} | more)
+
+
+def test_what_is_skipped_lies_in_no_request_and_the_explanation_says_so() -> None:
+    config = skipping()
+    planned = [(request.fields["start"], request.fields["count"]) for request in requests_of(config, bind("x", config))]
+    assert planned == [(90, 10), (121, 10)]
+    assert len(requests_of(skipping(skip=[]), bind("x", config))) == 1, "without it one request reads all"
+
+
+def test_a_tag_in_what_is_skipped_is_an_error_of_check_and_of_the_plan() -> None:
+    for address, kind in (("hr:100", "uint16"), ("hr:99", "float32"), ("40121.3", "bool")):
+        config = skipping({"t": {"address": address, "type": kind}})
+        (finding,) = check(config)
+        assert (finding.level, finding.loc) == ("error", ("tags", "t", "address"))
+        with pytest.raises(ConfigError, match="never read"):
+            points_of(config, bind("x", config))
+    assert (
+        list(check(skipping({"t": {"address": "hr:121", "type": "uint16"}, "i": {"address": "ir:105", "type": "uint16"}}))) == []
+    )
+
+
+def test_what_a_device_skips_is_its_own_or_the_connection_s() -> None:
+    devices = {"a": {"unit_id": 1, "tags": TAGS}, "b": {"unit_id": 2, "tags": TAGS, "skip": ["hr:125", "di:0x10-0x20"]}}
+    config = skipping({}, devices=devices)
+    assert cuts_of(config) == {Cut(1, 3, 100), Cut(2, 3, 125), Cut(2, 2, 16)}
+
+
+@pytest.mark.parametrize("wrong", ["hr", "hr:5-1", "xx:1-2", "hr:1-70000", "100-120"])
+def test_what_cannot_be_skipped_is_told(wrong: str) -> None:
+    with pytest.raises(ValidationError, match=r"write it like hr:100-120|lower one first|unknown table"):
+        skipping(skip=[wrong])
+
+
+@given(points, st.lists(st.tuples(st.integers(0, 600), st.integers(1, 60)), max_size=4))
+def test_no_request_touches_what_is_skipped(points: list[Point], skips: list[tuple[int, int]]) -> None:
+    free = [p for p in points if not any(p.span.start < start + n and start < p.span.end for start, n in skips)]
+    cuts = [Cut(unit, function, start) for start, _ in skips for unit in (1, 2) for function in (1, 2, 3, 4)]
+    for block in blocks_of(free, cuts=cuts):
+        assert not any(block.span.start < start + n and start < block.span.end for start, n in skips)

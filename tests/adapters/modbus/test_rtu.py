@@ -19,8 +19,8 @@ from adapters.modbus import PLUGIN
 from adapters.modbus.config import ModbusConfig
 from adapters.modbus.connection import open_connection
 from adapters.modbus.exchange import Connection, NoAnswer, Refused, WrongAnswer
+from adapters.modbus.line import LineConnection
 from adapters.modbus.plan import Span
-from adapters.modbus.rtu import RtuConnection
 from adapters.modbus.timing import timing_of
 from schemas import quality as q
 from schemas.errors import ConfigError, NotConnected
@@ -81,10 +81,10 @@ async def test_a_late_answer_is_never_the_answer_to_the_next_request(place: Plac
 
 
 async def test_the_control_without_a_quiet_line_reads_wrong_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(_self: RtuConnection) -> None:
+    async def at_once(_self: LineConnection) -> None:
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(RtuConnection, "_clean", at_once)
+    monkeypatch.setattr(LineConnection, "_clean", at_once)
     line = Line(delay_s=lambda request: TIMEOUT_S * 1.4 if request.start % 2 else TIMEOUT_S * 0.8)
     async with connected(line) as connection:
         with pytest.raises(NoAnswer):
@@ -193,7 +193,7 @@ def test_no_bytes_make_anything_but_an_error_of_ours(pieces: list[bytes]) -> Non
 async def test_a_line_that_babbles_is_no_answer_and_bounded() -> None:
     line = Line(lambda _: None)
     async with connected(line, timeout_s=0.05) as connection:
-        assert isinstance(connection, RtuConnection)
+        assert isinstance(connection, LineConnection)
         with pytest.raises(NoAnswer):
             await connection.read(registers(0))
         babble = asyncio.create_task(_every_10_ms(lambda: connection.data_received(b"\x55" * 100)))
@@ -271,7 +271,7 @@ async def test_a_port_in_use_is_not_connected() -> None:
 
 
 def _path(connection: Connection) -> str:
-    assert isinstance(connection, RtuConnection)
+    assert isinstance(connection, LineConnection)
     return f"rtu:{connection._wire._port.name}"  # type: ignore[union-attr]
 
 

@@ -59,7 +59,7 @@ def right(seen: Seen) -> bool:
 
 
 async def test_as_many_as_the_window_are_in_flight_and_answers_find_their_request_in_any_order(tmp_path: Path) -> None:
-    async with running(Parallel(delay_s=0.01)) as device:
+    async with running(Parallel(delay_s=0.03)) as device:
         began = time.monotonic()
         rig, seen = await read(device, MANY, tmp_path, polls=3, window=8, timeout="2s")
         took_s = time.monotonic() - began

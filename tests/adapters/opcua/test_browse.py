@@ -54,8 +54,9 @@ async def test_types_units_states_and_texts_and_what_cannot_be_read_is_named(pla
     points, checks, _ = await walked(plant, values=True, match=["Robot 3/**"])
     assert set(points) == {
         "robot-3/mode", "robot-3/door", "robot-3/program", "robot-3/cycles",
-        "robot-3/axis1/motor_temp", "robot-3/axis1/torque", "robot-3/axis1/odd",
+        "robot-3/axis1/motor_temp", "robot-3/axis1/torque", "robot-3/axis1/odd", "robot-3/profile",
     }  # fmt: skip
+    assert points["robot-3/profile"].options["type"] == "array of float64"
     temp = points["robot-3/axis1/motor_temp"]
     assert temp.options == {
         "address": f"nsu={SPACE};s=Robot 3.MotorTemp",
@@ -74,7 +75,7 @@ async def test_types_units_states_and_texts_and_what_cannot_be_read_is_named(pla
     }  # fmt: skip
     # A numeric id may be handed out anew at a restart of the server: the path is pinned, with the URI of each step.
     assert points["robot-3/cycles"].options["address"] == f"/Objects/nsu={SPACE};Robot 3/nsu={OTHER};Cycles"
-    for left_out in ("arrays: Robot 3/Profile", "(structure): Robot 3/Limits", "(access level): Robot 3/Closed"):
+    for left_out in ("(structure): Robot 3/Limits", "(access level): Robot 3/Closed"):
         assert left_out in said(checks)
     assert "failure" not in said(checks)
 
@@ -97,7 +98,7 @@ async def test_a_renumbered_namespace_gives_the_same_addresses_and_they_are_read
 @pytest.mark.parametrize(("pin", "begins"), [("node", "nsu="), ("path", "/Objects/nsu=")])
 async def test_every_address_is_pinned_as_asked(plant: str, pin: str, begins: str) -> None:
     points, _, _ = await walked(plant, pin=pin)
-    assert len(points) == 57
+    assert len(points) == 58
     assert all(point.options["address"].startswith(begins) for point in points.values())
 
 
@@ -164,7 +165,7 @@ async def test_requests_follow_the_limits_of_the_server(monkeypatch: pytest.Monk
         monkeypatch.setattr(services.Batches, "_browse", counted)
         monkeypatch.setattr(services.Batches, "_in_parts", parts)
         points, _, _ = await walked(endpoint)
-    assert len(points) == 107
+    assert len(points) == 108
     assert largest == {"browse": 7, "read": 11}
 
 

@@ -109,6 +109,6 @@ def test_a_channel_whose_opening_cannot_be_read_is_not_connected() -> None:
     at = opened.index(struct.pack("<ii", 1, 3) + b"one")  # the string table of its header
     broken = opened[:at] + struct.pack("<i", 2**31 - 1) + opened[at + 4 :]
     loop = WireLoop()
-    with pytest.raises(NotConnected, match="OpenSecureChannel"):
+    with pytest.raises(NotConnected):
         loop.run(replying([[acknowledge], [broken]]), open_connection(CONFIG, "fuzz", Path(), Path()))
     loop.close()

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.opcua import wire
-from adapters.opcua.decode import NOTHING, UNSUPPORTED, Changes, decode_publish, decode_read
+from adapters.opcua.decode import ARRAY, NOTHING, TOO_LARGE, Changes, decode_publish, decode_read
 from adapters.opcua.rows import EPOCH_DIFFERENCE
 from adapters.opcua.wire import MalformedMessage
 
@@ -37,17 +37,22 @@ INTEGERS = {
 }
 TEXTS = {V.String: "Grüße 現場", V.LocalizedText: ua.LocalizedText("läuft", "de"), V.QualifiedName: ua.QualifiedName("Temp", 2)}
 TEXTS |= {V.Guid: uuid.UUID(int=0x0123456789ABCDEF0123456789ABCDEF), V.XmlElement: ua.XmlElement("<a/>")}
+TEXTS |= {V.ByteString: b"\x00\xff", V.NodeId: ua.NodeId("Line.Temp", 2), V.StatusCode: ua.StatusCode(0x80340000)}
+SHOWN = {
+    V.String: "Grüße 現場",
+    V.LocalizedText: "läuft",
+    V.QualifiedName: "Temp",
+    V.Guid: "01234567-89ab-cdef-0123-456789abcdef",
+    V.XmlElement: "<a/>",
+    V.ByteString: "00ff",
+    V.NodeId: "ns=2;s=Line.Temp",
+    V.StatusCode: "BadNodeIdUnknown",
+}
 STRANGE: list[ua.Variant] = [
     ua.Variant([1.0, 2.0, 3.0], V.Double),
     ua.Variant([], V.Double),
     ua.Variant(["a", None, "c"], V.String),
     ua.Variant([[1, 2], [3, 4]], V.Int32),
-    ua.Variant(b"\x00\xff", V.ByteString),
-    ua.Variant(ua.NodeId("Line.Temp", 2), V.NodeId),
-    ua.Variant(ua.NodeId(uuid.UUID(int=7), 300), V.NodeId),
-    ua.Variant(ua.NodeId(b"abc", 3), V.NodeId),
-    ua.Variant(ua.ExpandedNodeId(7, NamespaceUri="http://acme.example", ServerIndex=3), V.ExpandedNodeId),
-    ua.Variant(ua.StatusCode(0x80340000), V.StatusCode),
     ua.Variant(ua.Range(0.0, 100.0), V.ExtensionObject),
     ua.Variant([ua.Range(0.0, 1.0), ua.Range(2.0, 3.0)], V.ExtensionObject),
     ua.Variant(ua.DataValue(ua.Variant(1.5, V.Double), SourceTimestamp=WHEN), V.DataValue),
@@ -130,10 +135,10 @@ def check(found: Changes, k: int, given_item: tuple[Any, ...]) -> None:
         assert kind == NOTHING
     elif value.VariantType in TEXTS and not value.is_array:
         assert kind == value.VariantType.value
-        plain = getattr(value.Value, "Text", None) or getattr(value.Value, "Name", None) or getattr(value.Value, "Value", None)
-        assert found.texts[k] == str(plain or value.Value)
-    elif value.is_array or value.VariantType.value > 13 or value.VariantType in TEXTS:
-        assert kind == UNSUPPORTED
+        assert found.texts[k] == SHOWN[value.VariantType]
+    elif value.is_array or value.VariantType.value > 13:
+        assert kind == value.VariantType.value | (ARRAY if value.is_array else 0)
+        assert found.variants[k] == variant_to_binary(value)
     else:
         assert kind == value.VariantType.value
         if value.VariantType is V.DateTime:
@@ -295,6 +300,47 @@ def test_a_lying_count_allocates_nothing(n: int) -> None:
 def test_an_array_of_nothing_is_not_counted_through() -> None:
     with pytest.raises(MalformedMessage):
         decode_publish(publish(items(b"\x01\x80" + struct.pack("<i", 2**31 - 1))))
+
+
+@pytest.mark.parametrize(
+    ("node", "shown"),
+    [
+        (ua.NodeId(7), "i=7"),
+        (ua.NodeId(70_000, 3), "ns=3;i=70000"),
+        (ua.NodeId(uuid.UUID(int=7), 300), "ns=300;g=00000000-0000-0000-0000-000000000007"),
+        (ua.NodeId(b"abc", 3), "ns=3;b=YWJj"),
+        (ua.ExpandedNodeId(7, 0, NamespaceUri="http://acme.example", ServerIndex=3), "i=7"),
+    ],
+)
+def test_node_ids_are_shown_as_people_write_them(node: ua.NodeId, shown: str) -> None:
+    kind = V.ExpandedNodeId if isinstance(node, ua.ExpandedNodeId) else V.NodeId
+    assert changes_of(encode_item(ua.Variant(node, kind))).texts == {0: shown}
+
+
+def test_large_values_are_marked_and_take_no_other_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.opcua.decode.MAX_NUMBERS", 800)
+    monkeypatch.setattr("adapters.opcua.decode.MAX_VALUE", 100)
+    large = [
+        ua.Variant("x" * 200, V.String),
+        ua.Variant(b"x" * 200, V.ByteString),
+        ua.Variant(["x"] * 30, V.String),
+        ua.Variant([1.0] * 200, V.Double),
+    ]
+    found = changes_of(*(encode_item(value) for value in (*large, ua.Variant(4.0, V.Double), ua.Variant([1.0] * 100, V.Double))))
+    assert found.kind.tolist() == [TOO_LARGE] * 4 + [V.Double.value, V.Double.value | ARRAY]
+    assert (found.texts, list(found.variants), found.value[4]) == ({}, [5], 4.0)
+
+
+def test_what_a_message_may_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text costs a step of Python: a message of 16 MiB could hold millions of them."""
+    nothings = ua.Variant([ua.Variant()] * 1000, V.Variant)
+    data = publish(items(*[encode_item(nothings)] * 300))
+    with pytest.raises(MalformedMessage, match="in one message"):
+        decode_publish(data)
+    assert decode_publish(publish(items(*[encode_item(nothings)] * 200))).changes is not None
+    monkeypatch.setattr("adapters.opcua.decode.MAX_ITEMS", 10)
+    with pytest.raises(MalformedMessage, match="11 values"):
+        decode_publish(publish(items(*[encode_item(ua.Variant(1.0))] * 11)))
 
 
 def test_nesting_is_bounded() -> None:

@@ -1,148 +1,144 @@
+"""Trust: who is trusted and why not, authorities and their chains, revocation, and what is kept of the refused."""
+
 from __future__ import annotations
 
-import asyncio
-import datetime
 from pathlib import Path
 
 import pytest
-from asyncua import ua
-from asyncua.common.utils import ServiceError
-from asyncua.crypto.cert_gen import generate_private_key, generate_self_signed_app_certificate
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from adapters.opcua.pki import Identity, Trust
+from adapters.opcua.certificates import Expected
+from adapters.opcua.pki import Trust, read_reason
+from adapters.opcua.policies import POLICIES
 from schemas.errors import ConfigError
+from tests.adapters.opcua.certs import NOW, URI, Pair, authority, der, key, make, revoking
 
-URI = "urn:acme:server"
-SERVER = ua.ApplicationDescription(ApplicationUri=URI)
-NOW = datetime.datetime.now(datetime.UTC)
-
-
-@pytest.fixture(scope="module")
-def key() -> rsa.RSAPrivateKey:
-    return generate_private_key()
+EXPECTED = Expected(URI, "plc-7", POLICIES["Basic256Sha256"])
 
 
-def self_signed(key: rsa.RSAPrivateKey, days: int = 10) -> x509.Certificate:
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(URI)]
-    return generate_self_signed_app_certificate(key, "server", {}, names, [ExtendedKeyUsageOID.SERVER_AUTH], days=days)
-
-
-def issued(key: rsa.RSAPrivateKey, issuer: x509.Certificate, signer: rsa.RSAPrivateKey) -> x509.Certificate:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issued")]))
-        .issuer_name(issuer.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - datetime.timedelta(days=1))
-        .not_valid_after(NOW + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(URI)]), critical=False)
-        .sign(signer, hashes.SHA256())
-    )
-
-
-def trust_with(directory: Path, *trusted: x509.Certificate) -> Trust:
-    (directory / "trusted").mkdir(parents=True)
-    for number, certificate in enumerate(trusted):
+def trust_with(directory: Path, *trusted: Pair, issuers: tuple[Pair, ...] = (), revoked: tuple[bytes, ...] = ()) -> Trust:
+    Trust.load(directory)
+    for number, pair in enumerate(trusted):
         form, suffix = (Encoding.PEM, "pem") if number % 2 else (Encoding.DER, "der")
-        (directory / "trusted" / f"{number}.{suffix}").write_bytes(certificate.public_bytes(form))
+        (directory / "trusted" / f"{number}.{suffix}").write_bytes(pair.certificate.public_bytes(form))
+    for number, pair in enumerate(issuers):
+        (directory / "issuers" / f"{number}.der").write_bytes(der(pair.certificate))
+    for number, content in enumerate(revoked):
+        (directory / "revoked" / f"{number}.pem").write_bytes(content)
     return Trust.load(directory)
 
 
-async def refusal(trust: Trust, certificate: x509.Certificate, server: ua.ApplicationDescription = SERVER) -> str:
-    with pytest.raises(ServiceError) as error:
-        await trust.validate(certificate, server)
-    return str(ua.StatusCode(error.value.code).name)
+def fatal(trust: Trust, *sent: Pair) -> list[str]:
+    return [one.status for one in trust.examine([pair.certificate for pair in sent], EXPECTED, NOW) if one.fatal]
 
 
-def test_the_own_certificate_is_made_once_and_private(tmp_path: Path) -> None:
-    made = Identity.load_or_make(tmp_path, "genba kepserver")
-    content = made.certificate.read_bytes()
-    assert Identity.load_or_make(tmp_path, "genba kepserver") == made
-    assert made.certificate.read_bytes() == content
-    assert made.uri.endswith(":genba:kepserver")
-    assert made.key.stat().st_mode & 0o777 == 0o600
-    certificate = x509.load_der_x509_certificate(content)
-    assert certificate.not_valid_after_utc - NOW > datetime.timedelta(days=1000)
+def told(trust: Trust, *sent: Pair) -> list[str]:
+    return [one.status for one in trust.examine([pair.certificate for pair in sent], EXPECTED, NOW) if not one.fatal]
 
 
-def test_an_expired_own_certificate_is_replaced(tmp_path: Path, key: rsa.RSAPrivateKey) -> None:
-    made = Identity.load_or_make(tmp_path, "genba x")
-    made.certificate.write_bytes(_expired(key))
-    again = Identity.load_or_make(tmp_path, "genba x")
-    assert x509.load_der_x509_certificate(again.certificate.read_bytes()).not_valid_after_utc > NOW
+def test_nobody_is_trusted_at_first(tmp_path: Path) -> None:
+    trust = Trust.load(tmp_path / "pki")
+    server = make()
+    assert fatal(trust, server) == ["BadCertificateUntrusted"]
+    assert fatal(trust_with(tmp_path / "other", server), server) == []
+    assert {folder.name for folder in (tmp_path / "pki").iterdir()} == {"trusted", "issuers", "revoked", "rejected"}
 
 
-def _expired(key: rsa.RSAPrivateKey) -> bytes:
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(NOW - datetime.timedelta(days=9))
-        .not_valid_after(NOW - datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(URI)]), critical=False)
-    )
-    return made.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+def test_all_that_is_wrong_is_told_at_once_trust_first(tmp_path: Path) -> None:
+    trust = Trust.load(tmp_path)
+    wrong = make(days=(-9, -1), uri="urn:other")
+    assert fatal(trust, wrong) == ["BadCertificateUntrusted", "BadCertificateTimeInvalid", "BadCertificateUriInvalid"]
 
 
-async def test_nobody_is_trusted_at_first_and_the_refused_is_kept_for_a_person(tmp_path: Path, key: rsa.RSAPrivateKey) -> None:
-    trust = await asyncio.to_thread(Trust.load, tmp_path / "pki")
-    certificate = self_signed(key)
-    assert await refusal(trust, certificate) == "BadCertificateUntrusted"
-    (kept,) = (tmp_path / "pki" / "rejected").iterdir()
-    assert x509.load_der_x509_certificate(kept.read_bytes()) == certificate
-    kept.rename(tmp_path / "pki" / "trusted" / kept.name)
-    await (await asyncio.to_thread(Trust.load, tmp_path / "pki")).validate(certificate, SERVER)
+def test_what_an_authority_signed_is_trusted(tmp_path: Path) -> None:
+    plant = authority()
+    trust = trust_with(tmp_path, plant)
+    assert fatal(trust, make(signer=plant)) == []
+    assert told(trust, make(signer=plant)) == ["BadCertificateRevocationUnknown"]
+    forged = make(signer=Pair(plant.certificate, key(2)))
+    assert fatal(trust, forged) == ["BadCertificateChainIncomplete"]
+    assert fatal(trust, make(signer=plant, hosts=("plc-8",))) == ["BadCertificateHostNameInvalid"]
 
 
-async def test_rejected_certificates_do_not_fill_the_disk(tmp_path: Path, key: rsa.RSAPrivateKey) -> None:
-    trust = await asyncio.to_thread(Trust.load, tmp_path)
-    for _ in range(25):
-        assert await refusal(trust, self_signed(key)) == "BadCertificateUntrusted"
-    assert len(list((tmp_path / "rejected").iterdir())) == 20
+def test_a_chain_is_completed_from_the_issuers_and_from_what_the_server_sends(tmp_path: Path) -> None:
+    root = authority(1, "Root")
+    middle = make(key(2), name="Middle", uri="", hosts=(), signer=root, authority=True)
+    leaf = make(key(3), signer=middle)
+    assert fatal(trust_with(tmp_path / "a", root), leaf) == ["BadCertificateChainIncomplete"]
+    assert fatal(trust_with(tmp_path / "b", root, issuers=(middle,)), leaf) == []
+    assert fatal(trust_with(tmp_path / "c", root), leaf, middle) == []
+    assert fatal(trust_with(tmp_path / "d", middle), leaf) == []
+    # An issuer alone trusts nobody.
+    assert fatal(trust_with(tmp_path / "e", issuers=(root, middle)), leaf) == ["BadCertificateUntrusted"]
 
 
-async def test_what_an_authority_signed_is_trusted_and_can_be_revoked(tmp_path: Path, key: rsa.RSAPrivateKey) -> None:
-    authority = self_signed(key)
-    leaf = issued(generate_private_key(), authority, key)
-    trust = await asyncio.to_thread(trust_with, tmp_path, authority)
-    await trust.validate(leaf, SERVER)
-    forged = issued(key, authority, generate_private_key())
-    assert await refusal(trust, forged) == "BadCertificateUntrusted"
-    crl = (
-        x509.CertificateRevocationListBuilder(authority.subject, NOW, NOW + datetime.timedelta(days=1))
-        .add_revoked_certificate(x509.RevokedCertificateBuilder(leaf.serial_number, NOW).build())
-        .sign(key, hashes.SHA256())
-    )
-    (tmp_path / "revoked" / "list.pem").write_bytes(crl.public_bytes(Encoding.PEM))
-    assert await refusal((await asyncio.to_thread(Trust.load, tmp_path)), leaf) == "BadCertificateRevoked"
+def test_a_trusted_leaf_signs_for_nobody(tmp_path: Path) -> None:
+    plant = authority()
+    leaf = make(key(2), signer=plant)
+    trust = trust_with(tmp_path, leaf)
+    assert fatal(trust, leaf) == []
+    assert fatal(trust, make(key(3), signer=leaf)) == ["BadCertificateChainIncomplete"]
 
 
-async def test_a_trusted_leaf_signs_for_nobody(tmp_path: Path, key: rsa.RSAPrivateKey) -> None:
-    authority = self_signed(key)
-    leaf_key = generate_private_key()
-    leaf = issued(leaf_key, authority, key)
-    assert (
-        await refusal((await asyncio.to_thread(trust_with, tmp_path, leaf)), issued(key, leaf, leaf_key))
-        == "BadCertificateUntrusted"
-    )
+def test_the_revoked_is_named_and_a_list_of_somebody_else_revokes_nobody(tmp_path: Path) -> None:
+    plant = authority()
+    leaf = make(key(2), signer=plant)
+    assert fatal(trust_with(tmp_path / "a", plant, revoked=(revoking(plant, leaf),)), leaf) == ["BadCertificateRevoked"]
+    assert fatal(trust_with(tmp_path / "b", plant, leaf, revoked=(revoking(plant, leaf),)), leaf) == ["BadCertificateRevoked"]
+    other = trust_with(tmp_path / "c", plant, revoked=(revoking(plant),))
+    assert (fatal(other, leaf), told(other, leaf)) == ([], [])
+    forged = revoking(Pair(plant.certificate, key(3)), leaf)
+    assert fatal(trust_with(tmp_path / "d", plant, revoked=(forged,)), leaf) == []
 
 
-async def test_a_trusted_certificate_of_another_server_or_out_of_date_is_refused(tmp_path: Path, key: rsa.RSAPrivateKey) -> None:
-    certificate, old = self_signed(key), x509.load_der_x509_certificate(_expired(key))
-    trust = await asyncio.to_thread(trust_with, tmp_path, certificate, old)
-    await trust.validate(certificate, SERVER)
-    other = ua.ApplicationDescription(ApplicationUri="urn:acme:other")
-    assert await refusal(trust, certificate, other) == "BadCertificateUriInvalid"
-    assert await refusal(trust, old) == "BadCertificateTimeInvalid"
+def test_a_revoked_or_expired_authority_is_named(tmp_path: Path) -> None:
+    root = authority(1, "Root")
+    middle = make(key(2), name="Middle", uri="", hosts=(), signer=root, authority=True)
+    leaf = make(key(3), signer=middle)
+    trust = trust_with(tmp_path / "a", root, issuers=(middle,), revoked=(revoking(root, middle),))
+    assert fatal(trust, leaf) == ["BadCertificateIssuerRevoked"]
+    old = authority(1, "Old", days=(-100, -1))
+    assert fatal(trust_with(tmp_path / "b", old), make(signer=old)) == ["BadCertificateIssuerTimeInvalid"]
 
 
-def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
-    (tmp_path / "trusted").mkdir()
-    (tmp_path / "trusted" / "notes.txt").write_text("hello")
+def test_an_old_revocation_list_is_told(tmp_path: Path) -> None:
+    plant = authority()
+    trust = trust_with(tmp_path, plant, revoked=(revoking(plant, days=(-9, -2)),))
+    problems = trust.examine([make(signer=plant).certificate], EXPECTED, NOW)
+    assert [(one.status, one.fatal) for one in problems] == [("BadCertificateRevocationUnknown", False)]
+    assert "out of date" in problems[0].found
+
+
+def test_the_refused_is_kept_with_the_reason_and_the_newest_stay(tmp_path: Path) -> None:
+    trust = Trust.load(tmp_path)
+    servers = [make(name=f"server {n}") for n in range(25)]
+    for server in servers:
+        trust.reject(server.certificate, "BadCertificateUntrusted: not trusted", "opc.tcp://plc-7:4840")
+    kept = sorted((tmp_path / "rejected").glob("*.der"), key=lambda file: file.stat().st_mtime_ns)
+    assert [file.read_bytes() for file in kept] == [der(server.certificate) for server in servers[5:]]
+    assert len(list((tmp_path / "rejected").iterdir())) == 40
+    assert read_reason(kept[-1]) == "BadCertificateUntrusted: not trusted"
+
+
+def test_the_same_reason_is_written_once(tmp_path: Path) -> None:
+    trust, server = Trust.load(tmp_path), make().certificate
+    trust.reject(server, "expired", "opc.tcp://plc-7:4840")
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "rejected").iterdir()}
+    trust.reject(server, "expired", "opc.tcp://plc-7:4840")
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "rejected").iterdir()} == before
+    trust.reject(server, "revoked", "opc.tcp://plc-7:4840")
+    assert read_reason(next((tmp_path / "rejected").glob("*.der"))) == "revoked"
+
+
+def test_a_hidden_file_is_no_certificate(tmp_path: Path) -> None:
+    trust_with(tmp_path, make())
+    (tmp_path / "trusted" / ".gitkeep").write_text("")
+    assert len(Trust.load(tmp_path).certificates) == 1
+
+
+@pytest.mark.parametrize("folder", ["trusted", "issuers", "revoked"])
+def test_a_file_that_is_no_certificate_is_named(tmp_path: Path, folder: str) -> None:
+    Trust.load(tmp_path)
+    (tmp_path / folder / "notes.txt").write_text("hello")
     with pytest.raises(ConfigError, match=r"notes\.txt"):
         Trust.load(tmp_path)

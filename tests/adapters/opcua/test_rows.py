@@ -100,7 +100,11 @@ def test_which_column(tag: dict[str, Any], item: dict[str, Any], wanted: dict[st
         ({"type": "string"}, {"kind": DOUBLE, "value": 1.0}, q.BAD_TYPE_MISMATCH),
         ({"type": "bool"}, {"kind": BYTE, "value": 1.0}, q.BAD_TYPE_MISMATCH),
         ({"type": "int64"}, {"kind": DOUBLE, "value": 1.0}, q.BAD_TYPE_MISMATCH),
-        ({}, {"kind": BYTES}, q.BAD_TYPE_MISMATCH),
+        ({"type": "float64"}, {"kind": BYTES, "text": "00ff"}, q.BAD_TYPE_MISMATCH),
+        ({}, {"kind": 22}, q.BAD_TYPE_MISMATCH),
+        ({}, {"kind": 254}, q.BAD_ENCODING_LIMITS_EXCEEDED),
+        ({"type": "array of float32"}, {"kind": DOUBLE, "value": 1.0}, q.BAD_TYPE_MISMATCH),
+        ({"type": "array of string"}, {"kind": STRING, "text": "x"}, q.BAD_TYPE_MISMATCH),
         ({}, {"kind": ODD}, q.BAD_TYPE_MISMATCH),
         ({}, {"kind": 0}, q.BAD_NO_DATA),
         ({}, {"kind": 0, "status": q.BAD_NOT_CONNECTED}, q.BAD_NOT_CONNECTED),
@@ -158,6 +162,18 @@ def test_an_overflow_is_a_gap_since_the_value_before() -> None:
     (row,) = gap.to_pylist()
     assert (row["tag"], row["cause"], row["source"]) == (101, "overflow", "robot")
     assert (row["end"] - row["time"]).total_seconds() == 9
+
+
+def test_a_queue_that_dropped_its_newest_values_has_its_gap_before_the_last_one() -> None:
+    rows = Rows(bind(configure({"a": "i=1"})))
+    times = (NOW, NOW + 1_000_000, NOW + 9_000_000)
+    lossy = changes(
+        *({"handle": 0, "kind": DOUBLE, "source": filetime(t), "status": q.OVERFLOW * (t == times[2])} for t in times)
+    )
+    gap = rows.overflows(lossy, NOW, "robot")
+    assert gap is not None
+    (row,) = gap.to_pylist()
+    assert (row["end"] - row["time"]).total_seconds() == 8
 
 
 def test_bad_rows_for_refused_nodes() -> None:

@@ -17,8 +17,9 @@ from adapters.base import SimulatorContext
 from adapters.opcua.simulator import OpcuaSimulator
 from adapters.simulation import Replay, Scenario, SignalConfig, Signals
 from schemas import quality as q
+from schemas.errors import ConfigError
 from schemas.tags import Tag
-from tests.adapters.opcua.rig import bind, configure, make_simulator
+from tests.adapters.opcua.rig import bind, configure, make_simulator, read_some
 
 TAGS = {
     "number": {"address": "ns=3;s=N", "scan": "20ms"},
@@ -233,3 +234,54 @@ async def test_a_taken_port_is_an_os_error() -> None:
     await simulator.aclose()
     taken.close()
     await taken.wait_closed()
+
+
+async def test_parts_of_one_variable_are_served_as_array_and_structure_and_read_again(tmp_path: Path) -> None:
+    tags: dict[str, dict[str, Any]] = {
+        "temps": {"address": "ns=2;s=Temps", "elements": "1..3", "type": "int16", "scale": 0.5},
+        "wave": {"address": "ns=2;s=Wave", "type": "array of float32"},
+        "names": {"address": "ns=2;s=Names", "type": "array of string"},
+        "speed": {"address": "/Objects/2:Axis", "field": "speed", "type": "float64"},
+        "load": {"address": "/Objects/2:Axis", "field": "motor.load", "type": "uint64"},
+        "state": {"address": "/Objects/2:Axis", "field": "motor.state", "enum": {0: "off", 3: "on"}},
+        "low": {"address": "/Objects/2:Axis", "field": "limits[0]", "type": "float32"},
+        "high": {"address": "/Objects/2:Axis", "field": "limits[2]", "type": "float32"},
+        "first": {"address": "ns=2;s=Many", "index": 0, "field": "name", "type": "string"},
+        "third": {"address": "ns=2;s=Many", "index": 2, "field": "name", "type": "string"},
+    }
+    constants: dict[str, Any] = {
+        "temps_1": 1,
+        "temps_2": 2.5,
+        "temps_3": -3,
+        "wave": 4,
+        "names": "n",
+        "speed": 5.25,
+        "load": 2**62,
+    }
+    constants |= {"state": 3, "low": -1, "high": 1, "first": "a", "third": "c"}
+    simulator = make_simulator(configure(tags), {f"**/{name}": SignalConfig(constant=value) for name, value in constants.items()})
+    try:
+        endpoint = await simulator.start()
+        seen = await read_some(configure(tags, endpoint), tmp_path)
+        polled = await read_some(configure(tags, endpoint, read="poll"), tmp_path)
+    finally:
+        await simulator.aclose()
+    for found in (seen, polled):
+        first = {name: rows[0] for name, rows in found.rows.items()}
+        assert {row["quality"] for row in first.values()} == {q.GOOD}
+        numbers = {name: row["value"] for name, row in first.items() if row["value"] is not None}
+        assert numbers == {
+            "temps_1": 1.0, "temps_2": 2.5, "temps_3": -3.0, "speed": 5.25, "state": 3.0, "low": -1.0, "high": 1.0,
+        }  # fmt: skip
+        assert first["load"]["value_int"] == 2**62
+        assert first["wave"]["samples"] == [4.0] * 16
+        texts = {name: row["text"] for name, row in first.items() if row["text"] is not None}
+        assert texts == {"names": "[" + ",".join(['"n"'] * 16) + "]", "state": "on", "first": "a", "third": "c"}
+
+
+async def test_an_array_here_and_a_structure_there_is_for_a_person() -> None:
+    tags = {"a": {"address": "ns=2;s=X", "index": 0}, "b": {"address": "ns=2;s=X", "field": "a"}}
+    simulator = make_simulator(configure(tags))
+    with pytest.raises(ConfigError, match="ns=2;s=X"):
+        await simulator.start()
+    await simulator.aclose()

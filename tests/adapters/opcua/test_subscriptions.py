@@ -71,19 +71,19 @@ def answer(sequence: int, value: float | None = None, subscription: int = 1) -> 
 
 
 def make(script: Script, tags: dict[str, Any] | None = None, timeout_s: float = 2.0) -> tuple[Subscriber, Outbox]:
-    bound = bind(configure(tags or {"t": "ns=2;s=T"}))
+    config = configure(tags or {"t": "ns=2;s=T"}, queue_size=7)
+    bound = bind(config)
     log = structlog.get_logger()
     outbox = Outbox("robot", SystemClock(), log)
     subscriber = Subscriber(
         cast(Connection, script),
         ServerFacts({}, items_per_call=2),
-        compile_plan(bound),
+        compile_plan(bound, config),
         Rows(bound),
         outbox,
         name="robot",
         clock=SystemClock(),
         log=log,
-        queue_size=7,
         timeout_s=timeout_s,
     )
     return subscriber, outbox

@@ -29,6 +29,8 @@ async def examine(options: Options) -> AsyncGenerator[Check, None]:
     yield Check("options", "ok", options.model_dump_json())
     if options.unit == 2:
         yield Check("unit", "warning", "slow", "one line")
+    if options.unit == 4:
+        yield Check("unit", "ok", "first\nsecond")
     if options.unit == 3:
         yield Check("unit", "failure", "not there", "first line\nsecond line")
 
@@ -56,6 +58,13 @@ def test_a_failure_ends_with_3_and_shows_every_line_of_the_way_out(genba: Genba)
         "                         second line",
     ]
     assert genba("doctor", "fieldbus", "10.0.0.1", "--unit", 2).status == 0
+
+
+def test_what_was_found_may_take_several_lines(genba: Genba) -> None:
+    assert genba("doctor", "fieldbus", "10.0.0.1", "--unit", 4).out.splitlines()[1:] == [
+        "ok   unit             first",
+        "                      second",
+    ]
 
 
 @pytest.mark.parametrize("arguments", [("--json", "fieldbus", "plc"), ("fieldbus", "plc", "--json")])

@@ -1,6 +1,6 @@
-"""Modbus RTU on a serial line, or over TCP to a converter: one request at a time, checked by CRC, and a line that is left clean.
+"""Modbus on a serial line, or over TCP to a converter: one request at a time, checked, and a line that is left clean.
 
-An RTU answer has no number that says which request it belongs to. So a request is never followed by another one while its answer may
+An answer on a line (RTU or ASCII) has no number that says which request it belongs to. So a request is never followed by another one while its answer may
 still come: where one has been given up (no answer in time, or the reader was cancelled), the line must first be quiet for as long as
 a device is given to answer, or the late answer must have come and been thrown away.
 """
@@ -8,24 +8,20 @@ a device is given to answer, or the late answer must have come and been thrown a
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from pymodbus.framer.rtu import FramerRTU
-
 from schemas.errors import NotConnected
 
-from .config import ModbusConfig, SerialConfig
-from .exchange import NoAnswer, Refused, WrongAnswer
+from .config import ModbusConfig
+from .exchange import Ask, Identification, NoAnswer, Noise, Refused
+from .framing import Framing, framing_of
 from .plan import Span
+from .requests import encoded
 from .serial_port import SerialPort
 from .timing import Timing, timing_of
 
-_LONGEST: Final = 256  # bytes of a frame (MODBUS over Serial Line V1.02, 2.5.1.1)
-_KEPT: Final = 2 * _LONGEST  # of a line that babbles
-_JUDGED_S: Final = 0.05  # a frame that has not gone on for so long is over, also behind a USB adapter or a converter
-_EXCEPTION_BYTES: Final = 5
+_SETTLED_S: Final = 0.05  # quiet after an answer that was none
 _NEVER_QUIET: Final = 4  # deadlines
 
 
@@ -36,17 +32,18 @@ class _Wire(Protocol):
     def close(self) -> None: ...
 
 
-class RtuConnection(asyncio.Protocol):
+class LineConnection(asyncio.Protocol):
     """An open line; see `exchange.Connection`. Several devices on it are asked one after the other."""
 
-    def __init__(self, timeout_s: float, timing: Timing) -> None:
+    def __init__(self, timeout_s: float, timing: Timing, framing: Framing) -> None:
         """`timeout_s` is what a device is given to begin its answer; the time of the frames on the line comes on top."""
-        self._timeout_s, self._timing = timeout_s, timing
+        self._timeout_s, self._timing, self._framing = timeout_s, timing, framing
+        self._kept = 2 * framing.longest  # of a line that babbles
         self._loop = asyncio.get_running_loop()
         self._wire: _Wire | None = None
         self._received = b""
         self._heard = float("-inf")  # when the last byte came
-        self._asked: Span | None = None  # the span whose answer may still come
+        self._asked: Ask | None = None  # the request whose answer may still come
         self._answer: asyncio.Future[bytes] | None = None
         self._request = b""
         self._stray = ""  # what came instead of the answer
@@ -58,14 +55,20 @@ class RtuConnection(asyncio.Protocol):
 
     async def read(self, span: Span) -> bytes:
         """Wait for a clean line, ask, check the answer."""
+        return (await self._exchange(span))[2:]
+
+    async def identify(self, ask: Identification) -> bytes:
+        """Wait for a clean line, ask, check the answer."""
+        return await self._exchange(ask)
+
+    async def _exchange(self, ask: Ask) -> bytes:
         await self._clean()
-        self._received, self._asked = b"", span
-        body = struct.pack(">BBHH", span.unit, span.function, span.start, span.length)
-        self._request = body + _crc(body)
+        self._received, self._asked = b"", ask
+        self._request = self._framing.frame(ask.unit, encoded(ask))
         self._stray = ""
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._answer = answer
-        deadline = self._loop.call_later(self._timeout_s + self._timing.answer_s(span), self._expire)
+        deadline = self._loop.call_later(self._timeout_s + self._timing.longest_s(ask), self._expire)
         self._quiet_s = self._timeout_s  # unless all goes well
         try:
             assert self._wire is not None
@@ -115,46 +118,44 @@ class RtuConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Look for the answer in what came, which may begin with noise, an echo of the request or an answer nobody waits for."""
         self._heard = self._loop.time()
-        self._received = (self._received + data)[-_KEPT:]
+        self._received = (self._received + data)[-self._kept :]
         self._changed.set()
-        span = self._asked
-        if span is None:
+        ask = self._asked
+        if ask is None:
             return
-        if span.answer_bytes != 3 and self._received.startswith(self._request):  # an adapter that hears itself
+        if not _looks_alike(ask) and self._received.startswith(self._request):  # an adapter that hears itself
             self._received = self._received[len(self._request) :]
-        frame = _find(self._received, span)
-        if frame:
+        pdu = self._framing.answer(self._received, ask)
+        if pdu:
             self._asked, self._quiet_s = None, self._timing.silence_s
-            if frame[1] & 0x80:
-                self._finish(Refused(frame[2]))
+            if pdu[0] & 0x80:
+                self._finish(Refused(pdu[1]))
             elif self._answer is not None and not self._answer.done():
-                self._answer.set_result(frame[3:-2])
+                self._answer.set_result(pdu)
         elif self._answer is not None and len(self._received) >= 2:
             self._stop_judging()
-            self._judge = self._loop.call_later(_JUDGED_S + self._timing.silence_s, self._judged)
+            pause_s = self._framing.pause_s(self._received) + self._timing.silence_s
+            self._judge = self._loop.call_later(pause_s, self._judged)
 
     def _judged(self) -> None:
         """The answer began and did not go on: mangled, or of another length."""
         self._judge = None
-        span, received = self._asked, self._received
-        if span is None or received[0] != span.unit or received[1] & 0x7F != span.function:
+        ask, received = self._asked, self._received
+        if ask is None or not self._framing.begins(received, ask):
             return  # not the beginning of the answer, which may still come
-        size = _EXCEPTION_BYTES if received[1] & 0x80 else _EXCEPTION_BYTES + received[2] if len(received) > 2 else 0
-        if size and len(received) >= size and _checks(received[:size]):
+        size, data = self._framing.whole(received)
+        if size and isinstance(ask, Span):
             # Sound, and not to this request: an answer that came very late. The right one may follow.
-            self._received, self._stray = (
-                received[size:],
-                f"{span.answer_bytes} bytes were asked and {size - _EXCEPTION_BYTES} answered",
-            )
+            self._received, self._stray = received[size:], f"{ask.answer_bytes} bytes were asked and {data} answered"
             return
-        self._asked, self._quiet_s = None, _JUDGED_S
-        self._finish(WrongAnswer(f"mangled on the line, or of another length: {received.hex(' ')[:60]}"))
+        self._asked, self._quiet_s = None, _SETTLED_S
+        self._finish(Noise(f"mangled on the line, or of another length: {received.hex(' ')[:60]}"))
 
     def _expire(self) -> None:
         self._heard = self._loop.time()
         if self._received and not self._stray:
             self._stray = f"not the answer to what was asked: {self._received.hex(' ')[:60]}"
-        self._finish(WrongAnswer(self._stray) if self._stray else NoAnswer("no answer in time"))
+        self._finish(Noise(self._stray) if self._stray else NoAnswer("no answer in time"))
 
     def _finish(self, error: Exception) -> None:
         if self._answer is not None and not self._answer.done():
@@ -163,7 +164,7 @@ class RtuConnection(asyncio.Protocol):
     async def _clean(self) -> None:
         """Return when nothing of an earlier exchange can come any more. Raises NotConnected, and NoAnswer when that never is."""
         began = self._loop.time()
-        patience_s = _NEVER_QUIET * (self._timeout_s + _LONGEST * self._timing.character_s)
+        patience_s = _NEVER_QUIET * (self._timeout_s + self._framing.longest * self._timing.character_s)
         while True:
             if self._loss or self._wire is None:
                 raise NotConnected(self._loss or "the connection is closed")
@@ -192,43 +193,26 @@ class RtuConnection(asyncio.Protocol):
             wire.close()
 
 
-async def open_rtu_tcp(config: ModbusConfig) -> RtuConnection:
-    """RTU frames through a TCP socket. Raises OSError or TimeoutError."""
-    timing = timing_of(config.serial or SerialConfig())
+async def open_line_tcp(config: ModbusConfig) -> LineConnection:
+    """The frames of a serial line through a TCP socket. Raises OSError or TimeoutError."""
     async with asyncio.timeout(config.timeout.s):
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: RtuConnection(config.timeout.s, timing), config.host, config.port
-        )
+        _, connection = await asyncio.get_running_loop().create_connection(lambda: _line(config), config.host, config.port)
     return connection
 
 
-async def open_rtu_serial(config: ModbusConfig) -> RtuConnection:
+async def open_line(config: ModbusConfig) -> LineConnection:
     """A serial line of this machine. Raises OSError, TimeoutError, or ConfigError for settings that the port does not have."""
-    serial = config.serial or SerialConfig()
-    connection = RtuConnection(config.timeout.s, timing_of(serial))
+    connection = _line(config)
     async with asyncio.timeout(config.timeout.s):
-        port = await SerialPort.open(config.host, serial, connection)
+        port = await SerialPort.open(config.host, config.line, connection, bits=7 if config.is_ascii else 8)
     connection.opened(port)
     return connection
 
 
-def _crc(body: bytes) -> bytes:
-    checksum: int = FramerRTU.compute_CRC(body)  # with its bytes swapped, as they follow on the line
-    return checksum.to_bytes(2, "big")
+def _line(config: ModbusConfig) -> LineConnection:
+    return LineConnection(config.timeout.s, timing_of(config.line, ascii_=config.is_ascii), framing_of(config.is_ascii))
 
 
-def _checks(frame: bytes) -> bool:
-    return _crc(frame[:-2]) == frame[-2:]
-
-
-def _find(received: bytes, span: Span) -> bytes:
-    """The frame in `received` that answers `span`, with data or with an exception; empty when there is none (yet)."""
-    data = bytes((span.unit, span.function, span.answer_bytes))
-    refusal = bytes((span.unit, span.function | 0x80))
-    for head, size in ((data, _EXCEPTION_BYTES + span.answer_bytes), (refusal, _EXCEPTION_BYTES)):
-        at = received.find(head)
-        while 0 <= at <= len(received) - size:
-            if _checks(received[at : at + size]):
-                return received[at : at + size]
-            at = received.find(head, at + 1)
-    return b""
+def _looks_alike(ask: Ask) -> bool:
+    """The answer may be as long as the request, so that the one must not be thrown away for the echo of the other."""
+    return isinstance(ask, Span) and ask.answer_bytes == 3
