@@ -1,6 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both build their own environment in .venv first.
 PYTHON   ?= python3
 DURATION ?=
+SECONDS  ?= 20
 FULL     ?=
 VENV     := .venv
 BIN      := $(VENV)/bin
@@ -9,7 +10,7 @@ PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet
 BENCHES   = $(shell grep -l "^from report import" benchmarks/*.py)
 LOCK      = uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --custom-compile-command "make lock"
 
-.PHONY: help setup demo test style docs bench bundle lock clean
+.PHONY: help setup demo test fuzz style docs bench bundle lock clean
 .DELETE_ON_ERROR:
 
 help:  ## what can be made
@@ -31,6 +32,13 @@ demo: $(STAMP)  ## simulated plant, broker and gateway on the terminal; DURATION
 
 test: $(STAMP) style  ## everything that CI checks; the last line is pytest's
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: $(STAMP)  ## every decoder for SECONDS=20, coverage-guided where atheris has a wheel; then a week of dead devices in virtual time
+	@mkdir -p build
+	@if $(BIN)/python -c "import atheris" 2>/dev/null; then $(BIN)/python -m tests.fuzz.coverage --seconds $(SECONDS) 2>build/fuzz.log; \
+		else echo "atheris has no wheel for this machine: hypothesis alone"; $(BIN)/python -m pytest -q tests/fuzz; fi
+	@GENBA_DAY_S=86400 $(BIN)/python -m pytest -q --timeout 3600 -k closed tests/simulation
+	@GENBA_DAY_S=3600 $(BIN)/python -m pytest -q --timeout 3600 -k "not closed" tests/simulation
 
 style: $(STAMP)
 	@$(BIN)/ruff check --quiet .

@@ -53,6 +53,8 @@ def _parse(text: object, units: dict[str, int], what: str, example: str) -> int:
     value = Decimal(number) * units[unit]  # exact, where a float would lose digits
     if value and value < 1:
         raise PydanticCustomError(f"genba_{what}", f"a {what} this small is not kept; the smallest is 1{next(iter(units))}")
+    if value >= 2**63:
+        raise PydanticCustomError(f"genba_{what}", f"a {what} this large is not kept")
     return round(value)
 
 

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from asyncua import Client, ua
 from asyncua.client.ua_client import UaClient, UASocketProtocol, UASocketState
 from asyncua.client.ua_session import UaSession
-from asyncua.common.connection import TransportLimits
+from asyncua.common.connection import SecureConnection, TransportLimits
 from asyncua.common.shortcuts import Shortcuts
+from asyncua.crypto.security_policies import SecurityPolicy
 from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary
 from cryptography.exceptions import InvalidSignature
 
@@ -30,6 +31,7 @@ from schemas import quality as q
 from schemas.certificates import CertificateFact
 from schemas.errors import ConfigError, NotConnected
 
+from .channel import GuardedConnection
 from .config import OpcuaConfig
 from .guard import BoundedBuffer, bounded
 from .identity import Identity
@@ -58,9 +60,14 @@ class _Limits(TransportLimits):  # type: ignore[misc]
 
 
 class _Protocol(UASocketProtocol):  # type: ignore[misc]
-    """Closes the connection when a peer announces a chunk that it may not send, instead of buffering it."""
+    """Closes the connection when a peer announces a chunk that it may not send, instead of buffering it; hands out guarded messages."""
 
     receive_buffer: bytes | None
+    _connection: SecureConnection
+
+    def __init__(self, timeout: float, security_policy: SecurityPolicy, limits: TransportLimits) -> None:
+        super().__init__(timeout, security_policy=security_policy, limits=limits)
+        self._connection = GuardedConnection(security_policy, self._connection._limits)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -131,8 +131,8 @@ def parse_setup(pdu: bytes) -> tuple[int, int]:
 def parse_read(pdu: bytes, sizes: Sequence[int]) -> list[Answer]:
     """The items of an answer to a read of items of these `sizes` in bytes. Raises Malformed unless it is exactly that."""
     error, parameters, data = _split(pdu)
-    if error:
-        return [Answer(error, b"")] * len(sizes)
+    if error:  # one of a single byte must not be taken for the return code of an item: FF there is OK
+        return [Answer(error if error > 0xFF else 0x1_0000 | error, b"")] * len(sizes)
     if len(parameters) != 2 or parameters[0] != _READ or parameters[1] != len(sizes):
         raise Malformed("the answer does not belong to the request")
     answers, at = [], 0

@@ -28,6 +28,14 @@ def test_size_text_and_back(count: int) -> None:
     assert SIZE.validate_python(str(Size(count))) == count
 
 
+@pytest.mark.parametrize("kind", [DURATION, SIZE])
+def test_what_no_row_can_hold_is_refused(kind: TypeAdapter[Any]) -> None:
+    """Found by fuzzing: an operator's "shelve for 99999999999999999999d" made a time that no snapshot could store."""
+    unit = "d" if kind is DURATION else "TB"
+    with pytest.raises(ValidationError, match="this large is not kept"):
+        kind.validate_python(f"{'9' * 20}{unit}")
+
+
 @given(st.one_of(st.floats(0, 1e9), st.integers(0, 10**9).map(float)))
 def test_rate_text_and_back(per_day: float) -> None:
     assert Rate(str(Rate(per_day))) == per_day

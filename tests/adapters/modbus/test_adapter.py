@@ -331,3 +331,16 @@ def test_a_configuration_of_ten_thousand_tags_is_read_and_checked_in_a_second() 
     assert PLUGIN.check is not None
     assert list(PLUGIN.check(config)) == []
     assert time.process_time() - began < 1.5
+
+
+async def test_an_open_port_alone_is_no_device(tmp_path: Path) -> None:
+    """Its bad rows made the gateway say "connected" and "not connected" in turn, with a gap for each tag, for as long as it lasted."""
+    async with running(Device(answer=lambda _: None)) as device:
+        rig = rig_of(device, words(0, 1), tmp_path, timeout="50ms")
+        await rig.adapter.connect()
+        seen = rig.seen()
+        async with aclosing(rig.stream()) as stream:
+            with pytest.raises(NotConnected) as raised:
+                await seen.drain(stream, within_s=5)
+    assert not seen.batches
+    assert raised.value.quality == q.BAD_TIMEOUT

@@ -49,6 +49,16 @@ def test_an_error_word_is_about_all_items() -> None:
     assert not refusal(0x77).lasting
 
 
+def test_an_error_word_that_looks_like_the_code_of_a_good_item_is_an_error() -> None:
+    """Found by fuzzing: error word 00FF was taken for FF, "OK" of an item, and the values of the poll before were passed on as good."""
+    for error in (0x00FF, 0x000A):
+        for found in parse_read(answer(b"", b"", error), [4, 2]):
+            assert found.code > 0xFF
+            assert found.data == b""
+            assert refusal(found.code).quality == q.BAD_COMMUNICATION_ERROR
+            assert not refusal(found.code).lasting
+
+
 @pytest.mark.parametrize(
     "pdu",
     [
