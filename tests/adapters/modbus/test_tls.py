@@ -192,7 +192,7 @@ def test_files_are_read_again_when_they_have_changed_and_not_at_each_attempt(aut
     assert renewed.get_ca_certs(binary_form=True) != before.get_ca_certs(binary_form=True)
     (authority.folder / "plant-ca.pem").unlink()
     for _ in range(2):
-        with pytest.raises(ConfigError, match="plant-ca.pem cannot be used"):
+        with pytest.raises(ConfigError, match=r"plant-ca\.pem cannot be used"):
             a_context(authority.folder, ca="plant-ca.pem")
 
 
