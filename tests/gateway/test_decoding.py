@@ -310,6 +310,12 @@ async def test_the_command_prints_and_writes(tmp_path):
     await asyncio.to_thread(run, file, "--golden", str(tmp_path / "golden"))
     expected = json.loads((tmp_path / "golden" / "expected.json").read_text())
     assert expected["readings"] == rows
+    (tmp_path / "a file").touch()
+    for option, place in (("--out", "nowhere/rows.csv"), ("--out", "nowhere/rows.parquet"), ("--golden", "a file/golden")):
+        refused = await asyncio.to_thread(run, file, option, str(tmp_path / place), status=1)
+        assert isinstance(refused.exception, ConfigError)
+        assert f"{place}: cannot be written: " in str(refused.exception)
+        assert "\n" not in str(refused.exception)
 
 
 async def test_a_capture_of_a_kind_that_is_not_installed_is_a_clear_error(tmp_path):
