@@ -126,7 +126,11 @@ async def test_the_doctor_shows_the_certificate_the_variables_and_which_names_ca
 
 
 async def test_what_hangs_up_is_told_in_words_that_are_not_the_library_s() -> None:
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     async with server:
         found = await examined(f"s7://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     assert (found["session"].result, found["session"].found) == ("failure", "the other side closed the connection")
