@@ -12,6 +12,8 @@ the reader, all before it stands. `playback` reads it.
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import json
 import os
 import struct
@@ -151,19 +153,35 @@ class Recorder:
         error = None if done.cancelled() else done.exception()
         if error is not None:
             self._waiting = []
-            self._end("the capture has ended: it cannot be written", error=str(error))
+            why = error.strerror if isinstance(error, OSError) and error.filename is None else None
+            self._end("the capture has ended: it cannot be written", error=why or str(error))
         elif self._waiting:
             self._write_next()
 
     def _write(self, data: bytes) -> None:
         if self._descriptor < 0:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            if self._file.exists():
-                self._file.replace(self._file.with_name(self._file.name + ".1"))
+            self._set_aside()
             self._descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            _lock(self._descriptor)  # which `_set_aside` of another process sees
         view = memoryview(data)
         while view:
             view = view[os.write(self._descriptor, view) :]
+
+    def _set_aside(self) -> None:
+        """Keep the former capture. Raises OSError where the file is something else, or another process still writes it."""
+        try:
+            former = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            if os.read(former, len(MAGIC)) not in (MAGIC, b""):
+                raise OSError(errno.EEXIST, "what stands there is no capture, and is not touched")
+            if not _lock(former):
+                raise OSError(errno.EBUSY, "another genba writes it (a running gateway, or genba test)")
+            self._file.replace(self._file.with_name(self._file.name + ".1"))
+        finally:
+            os.close(former)
 
     def _end(self, event: str, **fields: object) -> None:
         if not self._over:
@@ -187,6 +205,17 @@ class RecordedSchedule(Schedule):
         number = await super().next()
         self._recorder.poll(number)
         return number
+
+
+def _lock(descriptor: int) -> bool:
+    """Until it is closed; False where another process has it. A file system that knows no locks gives them to everybody."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _text_of(file: Path) -> str | None:

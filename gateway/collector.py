@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 MISCONFIGURED_S: Final = 30.0
 """Until the next attempt where a person must act. It is theirs to be noticed soon, and no reason to fill the device's log."""
 
+_UNHEARD: Final = np.array([q.BAD_TIMEOUT, q.BAD_NO_COMMUNICATION, q.BAD_NOT_CONNECTED], dtype=np.uint32)
+"""Qualities of readings for which nobody answered."""
+
 State = Literal["starting", "up", "down", "misconfigured", "finished"]
 Put = Callable[[Kind, pa.RecordBatch], Awaitable[int]]
 """Hands a batch to the spool; waits when the spool is full. Returns the first row number."""
@@ -119,8 +122,9 @@ class Collector:
                 if kind == "telemetry" and batch.num_rows:
                     if self.state != "up":
                         await self._came_up(batch)
+                    if _heard(batch):
+                        self._last_batch_us = self._clock.now_us()
                     batch = self._normaliser.apply(batch)
-                    self._last_batch_us = self._clock.now_us()
                 await self._put(kind, batch)
                 self.rows += batch.num_rows
 
@@ -175,6 +179,12 @@ class Collector:
                 message=error or f"{self.name} is {state}",
             ),
         )
+
+
+def _heard(batch: pa.RecordBatch) -> bool:
+    """Whether somebody has answered. Where a request that ran out of time held up the others, what they missed is part of the gap."""
+    quality = batch.column("quality").to_numpy()
+    return bool((quality < q.BAD).any()) or not bool(np.isin(quality, _UNHEARD).all())
 
 
 def _seen_us(batch: pa.RecordBatch) -> int:

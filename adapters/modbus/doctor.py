@@ -130,6 +130,11 @@ async def _why_silent(options: ModbusExamination, said: str) -> Check:
                 f"no answer to {_spoken(config.transport)}; the device speaks {_spoken(transport)}",
                 f"write `endpoint: {other}`",
             )
+    if config.transport == "udp" and "refused" in said.lower():
+        return Check(
+            "network", "failure", f"{config.host} is there and refuses UDP port {config.port}",
+            "check the port, and that Modbus over UDP is switched on in the device",
+        )  # fmt: skip
     if _FOREIGN in said:
         return Check(
             "Modbus", "failure", f"{said}, and no serial Modbus through the port either",

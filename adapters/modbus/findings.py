@@ -95,7 +95,8 @@ def points_of(surveys: Mapping[Table, Survey], order: Order) -> Iterator[Point]:
     for table, values in _values(surveys, order):
         for value in values:
             options = {"address": f"{table}:{value.address}", "type": value.type}
-            yield Point(f"{table}_{value.address}", options, value=value.text, note=value.note)
+            note = f"was {value.text}" + (f", {value.note}" if value.note else "")
+            yield Point(f"{table}_{value.address}", options, value=value.text, note=note)
     for table in BITS:
         for address, bit in sorted(surveys[table].values.items()) if table in surveys else ():
             if bit:

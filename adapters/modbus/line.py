@@ -23,6 +23,7 @@ from .timing import Timing, timing_of
 
 _SETTLED_S: Final = 0.05  # quiet after an answer that was none
 _NEVER_QUIET: Final = 4  # deadlines
+_OPENING_S: Final = 2.0  # a USB adapter takes its time to open, whatever its devices need for an answer
 
 
 class _Wire(Protocol):
@@ -201,10 +202,14 @@ async def open_line_tcp(config: ModbusConfig) -> LineConnection:
 
 
 async def open_line(config: ModbusConfig) -> LineConnection:
-    """A serial line of this machine. Raises OSError, TimeoutError, or ConfigError for settings that the port does not have."""
+    """A serial line of this machine. Raises OSError, NotConnected, or ConfigError for settings that the port does not have."""
     connection = _line(config)
-    async with asyncio.timeout(config.timeout.s):
-        port = await SerialPort.open(config.host, config.line, connection, bits=7 if config.is_ascii else 8)
+    limit_s = max(config.timeout.s, _OPENING_S)
+    try:
+        async with asyncio.timeout(limit_s):
+            port = await SerialPort.open(config.host, config.line, connection, bits=7 if config.is_ascii else 8)
+    except TimeoutError as error:
+        raise NotConnected(f"the port does not open within {limit_s:g} s") from error
     connection.opened(port)
     return connection
 

@@ -93,4 +93,7 @@ def _pairs(parts: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _told(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    try:
+        return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    except OverflowError as error:  # the last hours of the year 9999, west of Greenwich
+        raise ValueError(f"{moment} is outside of the calendar in UTC") from error

@@ -8,13 +8,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from adapters.capture import Recorder
 from adapters.playback import Exchange, Player
 from schemas.errors import NotConnected
 
-from .exchange import Connection, NoAnswer, Noise, Refused, WrongAnswer
+from .exchange import Connection, Identification, NoAnswer, Noise, ReadsAhead, Refused, Trouble, WrongAnswer
 from .plan import Span
 
 AHEAD: Final = 1
@@ -32,8 +32,14 @@ async def connection_of(
     connection = await open_connection()
     if tape is None:
         return connection
-    await tape.opened(directory)
-    return (RecordedAhead if hasattr(connection, "read_ahead") else RecordedConnection)(connection, tape)
+    try:
+        await tape.opened(directory)
+    except BaseException:  # cancelled: nobody else knows of the connection yet
+        await connection.aclose()
+        raise
+    if isinstance(connection, ReadsAhead):
+        return RecordedAhead(connection, tape)
+    return RecordedConnection(connection, tape)
 
 
 class RecordedConnection:
@@ -54,10 +60,9 @@ class RecordedConnection:
         self._recorder.answer(number, _answer(span, data))
         return data
 
-    async def identify(self, ask: Any) -> bytes:
+    async def identify(self, ask: Identification) -> bytes:
         """As the connection's own; not on tape."""
-        answer: bytes = await cast(Any, self._connection).identify(ask)
-        return answer
+        return await self._connection.identify(ask)
 
     @property
     def loss(self) -> str:
@@ -85,7 +90,7 @@ class RecordedConnection:
 class RecordedAhead(RecordedConnection):
     """A connection that reads several spans at a time. On tape a request so stands where its answer came."""
 
-    async def read_ahead(self, spans: Sequence[Span], window: int, take: Callable[[int, bytes], None]) -> Mapping[int, Any]:
+    async def read_ahead(self, spans: Sequence[Span], window: int, take: Callable[[int, bytes], None]) -> Mapping[int, Trouble]:
         """As the connection's own."""
 
         def taken(at: int, data: bytes) -> None:
@@ -93,7 +98,7 @@ class RecordedAhead(RecordedConnection):
             self._recorder.answer(number, _answer(spans[at], data))
             take(at, data)
 
-        troubles: Mapping[int, Exception] = await cast(Any, self._connection).read_ahead(spans, window, taken)
+        troubles = await cast(ReadsAhead, self._connection).read_ahead(spans, window, taken)
         for at, error in troubles.items():
             self._failed(self._recorder.request(_request(spans[at]), mark=AHEAD), spans[at], error)
         return troubles
@@ -110,9 +115,9 @@ class PlayedConnection:
         """What was answered to this request. Raises as the device's connection did."""
         return self._data(span, self._player.ask(_request(span)))
 
-    async def read_ahead(self, spans: Sequence[Span], window: int, take: Callable[[int, bytes], None]) -> Mapping[int, Any]:
+    async def read_ahead(self, spans: Sequence[Span], window: int, take: Callable[[int, bytes], None]) -> Mapping[int, Trouble]:
         """What was answered to those of these requests that were made ahead."""
-        troubles: dict[int, Exception] = {}
+        troubles: dict[int, Trouble] = {}
         for at, span in enumerate(spans):
             if self._player.has(_request(span), mark=AHEAD):
                 try:
@@ -123,7 +128,7 @@ class PlayedConnection:
                     take(at, data)
         return troubles
 
-    async def identify(self, ask: Any) -> bytes:
+    async def identify(self, ask: Identification) -> bytes:
         """Never on tape."""
         raise NoAnswer("not in the capture")
 

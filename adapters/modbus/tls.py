@@ -5,7 +5,9 @@ The device proves who it is (MODBUS/TCP Security Protocol Specification V21, 8);
 
 from __future__ import annotations
 
+import os
 import ssl
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -29,25 +31,46 @@ _OUR_CERTIFICATE: Final = (
 
 
 def tls_context(config: ModbusConfig, base: Path) -> ssl.SSLContext:
-    """Verifying unless `insecure`, TLS 1.2 at least. Blocking: reads the files. Raises ConfigError that names the option."""
-    made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    option = "ca"
+    """Verifying unless `insecure`, TLS 1.2 at least; made anew only when a file has changed. Blocking: looks at the files.
+
+    Raises ConfigError that names the option.
+    """
+    system = ssl.get_default_verify_paths()
+    paths = [base / path if path else None for path in (config.ca, config.certificate, config.key)]
+    seen = tuple(_version(path) for path in (*paths, system.cafile, system.capath))
+    return _made(config.ca, config.certificate, config.key, config.insecure, base, seen)
+
+
+@lru_cache(
+    maxsize=32
+)  # a device that is away is tried every few seconds, and the system's authorities take longer to load than that
+def _made(
+    ca: str | None, certificate: str | None, key: str | None, insecure: bool, base: Path, _seen: tuple[object, ...]
+) -> ssl.SSLContext:
+    option, file = "ca", ca
     try:
-        if config.ca is not None:
-            made.load_verify_locations(base / config.ca)
-        option = "certificate"
-        if config.certificate is not None:
-            key = None if config.key is None else base / config.key
-            made.load_cert_chain(base / config.certificate, key, password=lambda: "")
+        made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=None if ca is None else base / ca)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        option, file = "certificate", certificate
+        if certificate is not None:
+            made.load_cert_chain(base / certificate, None if key is None else base / key, password=lambda: "")
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"{option} {getattr(config, option)} cannot be used: {error}", hint="a PEM file is wanted, without a password"
-        ) from error
-    if config.insecure:
+        raise ConfigError(f"{option} {file} cannot be used: {error}", hint="a PEM file is wanted, without a password") from error
+    if insecure:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
     return made
+
+
+def _version(path: Path | str | None) -> tuple[int, ...] | None:
+    """Tells one state of a file from another."""
+    if path is None:
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def failure_of(config: ModbusConfig, error: ssl.SSLError) -> GenbaError:

@@ -98,5 +98,9 @@ async def connection_of(
         return await open_connection(Connection)
     connection = await open_connection(lambda peer: RecordedConnection(peer, tape))
     assert isinstance(connection, RecordedConnection)
-    await connection.begin(directory)
+    try:
+        await connection.begin(directory)
+    except BaseException:  # cancelled: nobody else knows of the connection yet
+        await connection.aclose()
+        raise
     return connection

@@ -140,6 +140,9 @@ class Session:
             raise ConfigError(f"{self.peer}: {error}", hint="check `password`") from error
         except (TimeoutError, asyncio.CancelledError):
             raise
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            why = "the other side closed the connection" if isinstance(error, asyncio.IncompleteReadError) else error.strerror
+            raise NotConnected(f"{self.peer}: {why or error}") from error
         except Exception as error:  # the library raises whatever bytes that make no sense lead it to
             raise NotConnected(f"{self.peer}: {error or type(error).__name__}") from error
 

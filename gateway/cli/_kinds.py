@@ -47,7 +47,14 @@ class KindOrFile(click.Command):
             rest = [*args[:file], *args[file + 2 :]]
             made = self._of_entry(Path(args[file]), args[file + 1])
             return made.make_context(f"{info_name} {args[file]} {args[file + 1]}", rest, parent, **extra)
-        return super().make_context(info_name, args, parent, **extra)
+        first = next((argument for argument in args if not argument.startswith("-")), None)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            if kind is None and file is None and first is not None and "unexpected extra argument" in error.message:
+                text = f"{first!r} is neither a kind of adapter (kinds: {', '.join(kinds)}) nor a configuration file (.yaml)"
+                raise click.UsageError(text, error.ctx) from None
+            raise
 
 
 def _is_file(argument: str) -> bool:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.decoding import Decoded
@@ -37,11 +42,13 @@ def command(file: Path, as_json: bool, as_csv: bool, out: Path | None, last: int
     capture = read_capture(file)
     decoded = decode(capture)
     if out is not None:
-        write_table(decoded.table(), out)
+        with _written(out):
+            write_table(decoded.table(), out)
     if golden is not None:
         from gateway.golden import write_golden
 
-        write_golden(golden, file, decoded)
+        with _written(golden):
+            write_golden(golden, file, decoded)
         click.echo(f"{golden}: {len(decoded.rows())} readings; look at expected.json before it becomes a test", err=True)
     rows = _last(decoded.rows(), last) if last else decoded.rows()
     if as_json:
@@ -57,6 +64,16 @@ def command(file: Path, as_json: bool, as_csv: bool, out: Path | None, last: int
             click.echo(f"{trouble['time']}  cannot be decoded: {trouble['why']}  {trouble['request']}".rstrip(), err=True)
     if decoded.troubles:
         raise SystemExit(1)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Raises ConfigError where a person named a place that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)  # Arrow's own text is a paragraph
+        raise ConfigError(f"{path}: cannot be written: {why}") from error
 
 
 def _last(rows: list[dict[str, object]], count: int) -> list[dict[str, object]]:

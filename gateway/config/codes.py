@@ -150,6 +150,13 @@ _ALL: Final = (
         "Remove the limits, or change the type of the tag. For a state, give it an `enum`.",
     ),
     Code(
+        "E035",
+        "two adapters write one capture",
+        "Each adapter writes a file of its own, and at each start keeps the former one as FILE.1. Two that share one would move it away "
+        "from under each other. A `capture` in a template is that of every device that takes it over.",
+        "Give each adapter a file named after it.",
+    ),
+    Code(
         "E040",
         "a route names an unknown sink",
         "`to:` holds names of entries below `sinks:`.",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from adapters.base import AdapterConfig
 from edge_models.base import ModelConfig
 from gateway.destinations import DEFAULTS, destinations
 from gateway.suggest import did_you_mean, listed, nearest
@@ -73,6 +76,22 @@ def _ends(rules: Sequence[RouteRule], sinks: Mapping[str, str], tags: Sequence[T
 
 def _default(sink: str) -> bool:
     return any(sink in kinds for kinds in DEFAULTS.values())
+
+
+def check_captures(adapters: Mapping[str, AdapterConfig], directory: Path, root: Section, report: Report) -> None:
+    """Files that two adapters would write. `directory` is what paths are relative to."""
+    taken: dict[str, str] = {}
+    for name, config in adapters.items():
+        if config.capture is None:
+            continue
+        file = os.path.realpath(directory / config.capture.file)
+        other = next((taken[path] for path in (file, f"{file}.1") if path in taken), None)
+        if other is not None:
+            message = f"{config.capture.file} is written by {other!r} too"
+            hint = f"give each its own: captures/{other}.capture, captures/{name}.capture"
+            report.at("E035", root, ("adapters", name, "capture"), message, hint=hint)
+        taken.setdefault(file, name)
+        taken.setdefault(f"{file}.1", name)
 
 
 def check_model(name: str, config: ModelConfig, tags: Sequence[Tag], root: Section, report: Report) -> None:

@@ -146,6 +146,7 @@ class _Examination:
         named = plant is not None or all(isinstance(whole.get(key), str) for key in ("enterprise", "site"))
         bound = {name: resolver.adapter(name, config) for name, config in found["adapters"].configs.items()} if named else {}
         self._cross(whole, found, plant, resolver.tags)
+        cross.check_captures(found["adapters"].configs, directory, whole, report)
         cross.check_templates(merger.used, whole, report)
         if plant is None or report.failed or not self._complete:
             return None

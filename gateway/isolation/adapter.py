@@ -117,6 +117,7 @@ class IsolatedAdapter:
 
     async def _start(self) -> ChildProcess:
         config, context = self._config, self._context
+        self._inbox.clear()  # how former attempts ended, which nobody reads who was never connected
         entry = Entry(
             context.name, config, context.tags, context.time_zone, context.base, context.directory, context.last_seen_us
         )
@@ -139,9 +140,9 @@ class IsolatedAdapter:
 
     def _take(self, frame: Frame) -> None:
         match frame.say:
+            case Say.BATCH | Say.ENDED if len(self._inbox) > AHEAD:
+                raise Garbled("more batches than it was asked for")
             case Say.BATCH:
-                if len(self._inbox) > AHEAD:
-                    raise Garbled("more batches than it was asked for")
                 self._put(unpack(frame))
             case Say.ENDED:
                 self._put(errors.from_json(frame.payload) or _NoMore())

@@ -13,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.capture import HEADER, VERSION, Record, What, encode
+from adapters.modbus import taped as modbus_taped
 from adapters.modbus.exchange import NoAnswer, Refused, WrongAnswer
 from adapters.modbus.plan import Span
 from adapters.modbus.taped import AHEAD, PlayedConnection, RecordedAhead
 from adapters.playback import PlayedSchedule, Player, read_capture
+from adapters.s7 import taped as s7_taped
 from schemas.errors import ConfigError, EndOfStream, NotConnected
 
 HEAD = Record(What.HEAD, 0, VERSION, 1_000, b'{"entry": {}}')
@@ -157,3 +159,35 @@ async def test_each_way_to_fail_is_played(tmp_path):
     with pytest.raises(NoAnswer, match="no such request"):
         await connection.read(Span(1, 3, 0, 1))
     assert len(player.troubles) == 6, "a refusal is an answer"
+
+
+class Hanging:
+    """A recorder whose disk does not answer."""
+
+    async def opened(self, directory: Path, **facts: object) -> None:
+        await asyncio.sleep(3600)
+
+
+@pytest.mark.parametrize("protocol", [modbus_taped, s7_taped])
+async def test_a_connection_that_is_given_up_while_its_record_begins_is_closed(tmp_path, monkeypatch, protocol):
+    closed = []
+
+    async def aclose(self):
+        closed.append(self)
+
+    if protocol is s7_taped:
+        monkeypatch.setattr(s7_taped.RecordedConnection, "aclose", aclose)
+
+        async def make(cls):
+            return cls("s7://h:102")
+    else:
+
+        async def make():
+            return type("Line", (), {"aclose": aclose})()
+
+    opening = asyncio.create_task(protocol.connection_of(Hanging(), tmp_path, make))
+    await asyncio.sleep(0.01)
+    opening.cancel()
+    await asyncio.wait([opening])
+    assert opening.cancelled()
+    assert len(closed) == 1

@@ -1,4 +1,4 @@
-"""The Modbus decoders as targets: the TCP stream, RTU frames, and the values of a scan class."""
+"""The Modbus decoders as targets: the TCP stream, datagrams, RTU and ASCII frames, identification, and the values of a scan class."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import Sequence
 from functools import cache
+from zoneinfo import ZoneInfo
 
 from adapters.modbus import ModbusConfig
 from adapters.modbus.address import parse
@@ -13,6 +14,7 @@ from adapters.modbus.connection import open_connection
 from adapters.modbus.datatypes import parse_type
 from adapters.modbus.decode import Layout
 from adapters.modbus.exchange import NoAnswer, Refused, WrongAnswer
+from adapters.modbus.identify import read_objects
 from adapters.modbus.plan import Span, blocks_of
 from schemas import quality as q
 from schemas.errors import NotConnected
@@ -71,11 +73,31 @@ def tcp_stream(data: bytes) -> None:
         _check(_loop().run(replying([answer] * 3, hang_up=together), _over_tcp(together)))
 
 
-async def _over_rtu() -> list[bytes | Exception]:
-    connection = await open_connection(_config("rtu+tcp"))
+async def _over_udp() -> list[bytes | Exception]:
+    try:
+        connection = await open_connection(_config("udp"))
+    except NotConnected:  # the greeting was not answered
+        return []
+    try:
+        return [await _read(connection, span) for span in SPANS]
+    finally:
+        await connection.aclose()
+
+
+def datagrams(data: bytes) -> None:
+    """A greeting and three reads, each answered by datagrams as `data` is cut."""
+    payload, sizes = pieces(data)
+    greeting = Request(1, 1, 3, 0, 1)
+    answer = list(chunks(payload, sizes))
+    _check(_loop().run(replying([[frame(greeting, pdu(greeting))], answer, answer, answer]), _over_udp()))
+    _check(_loop().run(replying([answer] * 4), _over_udp()))
+
+
+async def _over_line(scheme: str, most: int) -> list[bytes | Exception]:
+    connection = await open_connection(_config(scheme))
     try:
         found = [await _read(connection, span) for span in SPANS[:2]]
-        _bounded(connection, 512)
+        _bounded(connection, most)
         return found
     finally:
         await connection.aclose()
@@ -85,7 +107,35 @@ def rtu_frames(data: bytes) -> None:
     """Two reads, each answered by `data`."""
     payload, sizes = pieces(data)
     answer = list(chunks(payload, sizes))
-    _check(_loop().run(replying([answer, answer]), _over_rtu()))
+    _check(_loop().run(replying([answer, answer]), _over_line("rtu+tcp", 512)))
+
+
+def ascii_frames(data: bytes) -> None:
+    """Two reads, each answered by `data`."""
+    payload, sizes = pieces(data)
+    answer = list(chunks(payload, sizes))
+    _check(_loop().run(replying([answer, answer]), _over_line("ascii+tcp", 1026)))
+
+
+async def _identified(scheme: str) -> None:
+    connection = await open_connection(_config(scheme))
+    try:
+        objects = await read_objects(connection, 1, 2)
+        if len(objects) > 256 or any(not letter.isprintable() for text in objects.values() for letter in text):
+            raise Violation(f"{objects}")
+    finally:
+        await connection.aclose()
+
+
+def identification(data: bytes) -> None:
+    """Function code 43 over TCP (its PDU is framed here) or RTU, every request answered by `data`."""
+    body = b"\x2b\x0e\x02\x01" + data[1:] if data[:1] < b"\x80" else data[1:]
+    body = body[:253]
+    if data[:1] < b"\x40":
+        answers = [[struct.pack(">HHHB", number, 0, len(body) + 1, 1) + body] for number in range(1, 20)]
+        _loop().run(replying(answers), _identified("tcp"))
+    else:
+        _loop().run(replying([[rtu(Request(0, 1, 43, 0, 0), body)]] * 20), _identified("rtu+tcp"))
 
 
 def _check(found: Sequence[bytes | Exception]) -> None:
@@ -102,18 +152,33 @@ POINTS = [
         for order in ("ABCD", "CDAB", "BADC", "DCBA")
     )),
     *(point(300 + number * 8, "string[13]", encoding=encoding, order="BADC") for number, encoding in enumerate(("latin-1", "cp932", "utf-8", "utf-16-be"))),
+    *(point(400 + number * 8, kind, order=("ABCD", "CDAB", "BADC", "DCBA")[number % 4]) for number, kind in enumerate(
+        (
+            "datetime[ymdhms]", "datetime[smhdmy]", "datetime[ymd]", "datetime[ymd-hm]", "datetime_bcd[dmyhms]", "datetime8[ymdhms]",
+            "datetime8_bcd[ymdhms]", "ti081", "unix32", "unix64", "unix64_ms",
+        )
+        * 4
+    )),
     point(3, "bool", function=1), point(9, "bool", function=2), point(40, "bool", bit=11),
 ]  # fmt: skip
 
 
 @cache
-def _layout() -> Layout:
-    return Layout(POINTS, blocks_of(POINTS), {0: q.BAD_NODE_ID_UNKNOWN})
+def _layouts() -> Sequence[Layout]:
+    """Zones on both sides of UTC, so that a date at either end of the calendar runs over it."""
+    return [
+        Layout(POINTS, blocks_of(POINTS), {0: q.BAD_NODE_ID_UNKNOWN}, zone=ZoneInfo(name))
+        for name in ("Asia/Tokyo", "America/Los_Angeles")
+    ]
 
 
 def values(data: bytes) -> None:
     """Every type in every byte order, from `data` repeated over all blocks."""
-    layout = _layout()
+    for layout in _layouts():
+        _values(layout, data)
+
+
+def _values(layout: Layout, data: bytes) -> None:
     source = (data or b"\0") * (4096 // max(1, len(data)) + 2)
     at = 0
     for number, block in enumerate(layout.blocks):
@@ -127,7 +192,7 @@ def values(data: bytes) -> None:
         raise Violation("a tag that was set aside has a value")
     for position, text in found.texts.items():
         text.encode()  # what cannot be encoded cannot be stored
-        if POINTS[position].kind.kind != "text":
+        if not POINTS[position].kind.is_text:
             raise Violation("a number has a text")
 
 
@@ -177,8 +242,64 @@ def _frame_seeds() -> list[bytes]:
     ]
 
 
+def _datagram_seeds() -> list[bytes]:
+    requests = [Request(number + 2, *span) for number, span in enumerate(SPANS)]
+    good = [frame(request, pdu(request)) for request in requests]
+    sizes = bytes(map(len, good))
+    late = frame(Request(1, *SPANS[0]), pdu(Request(1, *SPANS[0])))
+    return [
+        b"\3" + sizes + b"".join(good),
+        whole(good[0]),
+        bytes((2, len(late), len(good[0]))) + late + good[0],
+        whole(frame(requests[0], bytes((0x83, 2)))),
+        whole(b"".join(good)),
+        whole(b"\0\2\0\0"),
+    ]
+
+
+def _ascii_frame(unit: int, answer: bytes) -> bytes:
+    body = bytes((unit,)) + answer
+    return b":" + (body + bytes((-sum(body) & 0xFF,))).hex().upper().encode() + b"\r\n"
+
+
+def _ascii_seeds() -> list[bytes]:
+    good = _ascii_frame(1, pdu(Request(0, *SPANS[0])))
+    return [
+        whole(good),
+        dripping(good),
+        whole(_ascii_frame(1, bytes((0x83, 2)))),
+        whole(b":01\r\n" + good),
+        whole(b"\xff:0" + good),
+        whole(good[:-4]),
+        whole(good + good),
+        whole(b":\r\n:" + good.lower()),
+        whole(_ascii_frame(1, b"")),
+    ]
+
+
+def _identification_seeds() -> list[bytes]:
+    named = b"\x01\0\0\x02\0\x04Acme\x01\x03X-1"
+    endless = b"\x01\xff\x01\x01\0\x04Acme"
+    return [b"\0" + named, b"\x40" + named, b"\0" + endless, b"\x40" + endless, b"\x80\xab\1", b"\xc0\x2b\x0e", b"\0\x01\0\0\xff"]
+
+
 def _value_seeds() -> list[bytes]:
-    return [bytes(range(256)), bytes(16), b"\xff" * 64, "現場".encode("cp932") * 8, b"\x12\x34" * 20, b"\xfe" + bytes(99)]
+    ends = struct.pack(">6H", 9999, 12, 31, 23, 59, 59), struct.pack(">6H", 1, 1, 1, 0, 0, 0)
+    packed = (
+        b"\x26\x11\x27\x12\x35\x09",
+        struct.pack(">4H", 26, 11 << 8 | 27, 12 << 8 | 35, 9000),
+        struct.pack(">q", 1_795_782_909),
+    )
+    return [
+        *ends,
+        *packed,
+        bytes(range(256)),
+        bytes(16),
+        b"\xff" * 64,
+        "現場".encode("cp932") * 8,
+        b"\x12\x34" * 20,
+        b"\xfe" + bytes(99),
+    ]
 
 
 def _address_seeds() -> list[bytes]:
@@ -194,6 +315,9 @@ def _address_seeds() -> list[bytes]:
         "tfloat32",
         "tstring[16]",
         "tbcd32",
+        "tdatetime[ymd-hms]",
+        "tdatetime8_bcd[smhdmy]",
+        "tti081",
         "%mw7",
     ]
     return [text.encode() for text in texts]
@@ -202,6 +326,9 @@ def _address_seeds() -> list[bytes]:
 TARGETS = [
     Target("modbus-tcp", tcp_stream, _stream_seeds, fixed_bytes=1 << 20),
     Target("modbus-rtu", rtu_frames, _frame_seeds, errors=()),
+    Target("modbus-udp", datagrams, _datagram_seeds),
+    Target("modbus-ascii", ascii_frames, _ascii_seeds),
+    Target("modbus-identification", identification, _identification_seeds, errors=ERRORS, longest=300),
     Target("modbus-values", values, _value_seeds),
     Target("modbus-addresses", addresses, _address_seeds, errors=(ValueError,), longest=200),
 ]

@@ -76,7 +76,9 @@ def answers(data: bytes) -> None:
 NAMES = (
     "bool", "byte", "word", "dword", "lword", "sint", "usint", "int", "uint", "dint", "udint", "lint", "ulint", "real", "lreal", "time", "tod",
     "ltime", "ltod", "s5time", "timer", "counter", "date", "dt", "dtl", "ldt", "char", "wchar", "string[9]", "string", "wstring[7]",
-    "array[5] of real", "array[3] of int",
+    "array[5] of real", "array[3] of int", "array[3] of s5time", "array[11] of bool", "array[7] of char", "array[4] of wchar",
+    "array[2] of string[5]", "array[2] of wstring[3]", "array[3] of date", "array[2] of dt", "array[2] of dtl", "array[2] of ldt",
+    "array[2] of lint", "array[2] of ulint", "array[2] of ltod",
 )  # fmt: skip
 ENCODINGS = ("latin-1", "cp932", "utf-8")
 

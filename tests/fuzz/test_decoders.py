@@ -18,11 +18,15 @@ from tests.fuzz.wires import WireLoop, replying
 
 SLOW = {
     "modbus-tcp": 100,
+    "modbus-udp": 100,
+    "modbus-ascii": 150,
+    "modbus-identification": 150,
     "modbus-rtu": 150,
     "modbus-values": 200,
     "opcua-session": 80,
     "s7-stream": 200,
     "s7-values": 150,
+    "s7plus-values": 100,
     "configuration": 25,
     "tag-lists": 60,
 }

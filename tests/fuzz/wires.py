@@ -52,6 +52,17 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
+class Datagrams(Wire):
+    """The same for datagrams."""
+
+    def sendto(self, data: bytes, addr: object = None) -> None:
+        self.write(data)
+
+    def _deliver(self, data: bytes) -> None:
+        if not self._closing:
+            self._protocol.datagram_received(data, ("127.0.0.1", 502))  # type: ignore[attr-defined]
+
+
 class WireLoop(VirtualLoop):
     """A loop in virtual time on which every connection is a `Wire` to `peer`; what its callbacks raise is a Violation."""
 
@@ -65,6 +76,13 @@ class WireLoop(VirtualLoop):
         """Succeeds."""
         protocol = protocol_factory()
         wire = Wire(self, protocol, self.peer)
+        protocol.connection_made(wire)
+        return wire, protocol
+
+    async def create_datagram_endpoint(self, protocol_factory: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        """Succeeds; each chunk that the peer delivers is a datagram."""
+        protocol = protocol_factory()
+        wire = Datagrams(self, protocol, self.peer)
         protocol.connection_made(wire)
         return wire, protocol
 

@@ -7,13 +7,15 @@ import contextlib
 import random
 from collections import deque
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import structlog
 
 from gateway.collector import Collector
 from schemas.errors import ConfigError, EndOfStream, NotConnected
-from schemas.quality import BAD_NO_COMMUNICATION, BAD_TIMEOUT
+from schemas.kinds import telemetry
+from schemas.quality import BAD_NO_COMMUNICATION, BAD_NODE_ID_UNKNOWN, BAD_TIMEOUT
 from tests.gateway.samples import make_tag, rows
 
 
@@ -93,6 +95,18 @@ async def test_a_device_that_dies_and_returns_leaves_bad_rows_and_a_gap_per_tag(
     assert gap.column("tag").to_pylist() == [0, 1]
     assert set(gap.column("cause").to_pylist()) == {"not_connected"}
     assert collector.rows == 6
+
+
+async def test_a_gap_begins_when_the_device_was_last_heard_not_at_the_last_poll_that_waited_in_vain(play, manual_clock):
+    silent = telemetry(time_us=1_767_225_701_000_000, tag=np.array([0], dtype=np.int32), quality=BAD_TIMEOUT)
+    refused = telemetry(time_us=1_767_225_701_000_000, tag=np.array([0], dtype=np.int32), quality=BAD_NODE_ID_UNKNOWN)
+    starts = []
+    for between in ([], [silent], [silent, silent], [refused]):
+        began_us = manual_clock.now_us()
+        put, _, _ = await play([(None, [GOOD, *between, NotConnected("silent")]), (None, [GOOD, EndOfStream()])])
+        (gap,) = of(put, "gap")
+        starts.append(gap.column("time").cast(pa.int64())[0].as_py() - began_us)
+    assert starts[0] == starts[1] == starts[2] < starts[3]
 
 
 async def test_the_time_since_the_previous_run_is_a_gap_named_for_its_cause(play):

@@ -234,14 +234,38 @@ async def test_full_it_ends_and_says_so_once_and_reading_goes_on(tmp_path):
     assert decoded.troubles == []
 
 
-async def test_a_file_that_cannot_be_written_costs_the_capture_only(tmp_path):
-    (tmp_path / "it.capture").mkdir()
-    (tmp_path / "it.capture.1").mkdir()
-    (tmp_path / "it.capture.1" / "x").touch()
+@pytest.mark.parametrize("there", ["a directory", "a configuration", "a capture in the way"])
+async def test_a_file_that_cannot_be_written_costs_the_capture_only(tmp_path, there):
+    file = tmp_path / "it.capture"
+    match there:
+        case "a directory":
+            file.mkdir()
+        case "a configuration":
+            file.write_text("enterprise: acme\n")
+        case _:
+            file.touch()
+            (tmp_path / "it.capture.1").mkdir()
+            (tmp_path / "it.capture.1" / "x").touch()
     async with device(MODBUS) as endpoint:
         adapter, bound, log = adapter_of(MODBUS, endpoint, tmp_path)
         assert len(await collected(adapter, bound, 40)) >= 40
     assert [one["event"] for one in log if "capture" in one["event"]] == ["the capture has ended: it cannot be written"]
+    assert file.is_dir() == (there == "a directory"), "what is no capture of ours stays where it is"
+    assert there != "a configuration" or file.read_text() == "enterprise: acme\n"
+
+
+async def test_a_second_process_does_not_take_the_capture_of_a_running_gateway_away(tmp_path):
+    async with device(MODBUS) as endpoint:
+        running, bound, first = adapter_of(MODBUS, endpoint, tmp_path)
+        live = await collected(running, bound, 40)
+        other, also, second = adapter_of(MODBUS, endpoint, tmp_path)  # `genba test` while the gateway runs
+        assert len(await collected(other, also, 40)) >= 40
+    assert [one for one in first if "capture" in one["event"]] == []
+    (said,) = [one for one in second if "capture" in one["event"]]
+    assert "another genba writes it" in said["error"]
+    decoded = await decoded_of(tmp_path / "it.capture")
+    assert bare(decoded.rows())[: len(live)] == live
+    assert not (tmp_path / "it.capture.1").exists()
 
 
 async def test_the_former_capture_is_kept(tmp_path):
@@ -310,6 +334,12 @@ async def test_the_command_prints_and_writes(tmp_path):
     await asyncio.to_thread(run, file, "--golden", str(tmp_path / "golden"))
     expected = json.loads((tmp_path / "golden" / "expected.json").read_text())
     assert expected["readings"] == rows
+    (tmp_path / "a file").touch()
+    for option, place in (("--out", "nowhere/rows.csv"), ("--out", "nowhere/rows.parquet"), ("--golden", "a file/golden")):
+        refused = await asyncio.to_thread(run, file, option, str(tmp_path / place), status=1)
+        assert isinstance(refused.exception, ConfigError)
+        assert f"{place}: cannot be written: " in str(refused.exception)
+        assert "\n" not in str(refused.exception)
 
 
 async def test_a_capture_of_a_kind_that_is_not_installed_is_a_clear_error(tmp_path):

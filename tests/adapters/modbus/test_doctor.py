@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import struct
 import termios
 import tty
@@ -63,6 +64,15 @@ async def test_a_closed_port_is_the_network() -> None:
     checks = await examine(device.endpoint)
     assert failures(checks) == ["network"]
     assert "refuses port" in checks["network"].found
+
+
+async def test_a_closed_udp_port_is_the_network_and_no_question_of_units() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    checks = await examine(f"udp://127.0.0.1:{port}")
+    assert failures(checks) == ["network"]
+    assert f"refuses UDP port {port}" in checks["network"].found
 
 
 @pytest.mark.parametrize("order", ["CDAB", "BADC", "DCBA"])

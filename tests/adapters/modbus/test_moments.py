@@ -150,3 +150,14 @@ async def test_the_simulator_s_time_comes_out_in_utc(tmp_path: Path) -> None:
     await simulator.aclose()
     assert {name: rows[-1]["text"] for name, rows in seen.rows.items()} == dict.fromkeys(tags, "2026-11-27T12:35:09Z")
     assert timedelta(hours=9) == datetime.fromisoformat(moment).replace(tzinfo=TOKYO).utcoffset()
+
+
+@pytest.mark.parametrize("name", ["datetime[ymdhms]", "datetime_bcd[ymdhms]"])
+def test_a_date_beyond_the_calendar_in_utc_is_bad_and_costs_only_itself(name: str) -> None:
+    raw = words(9999, 12, 31, 23, 0, 0) if name == "datetime[ymdhms]" else words(0x9999, 0x12, 0x31, 0x23, 0, 0)
+    points = [point(0, name), point(6, "uint16")]
+    layout = Layout(points, [one_block(points)], zone=ZoneInfo("America/Los_Angeles"))
+    layout.store(0, raw + words(7))
+    values = layout.decode()
+    assert values.quality.tolist() == [q.BAD_DECODING_ERROR, q.GOOD]
+    assert values.numbers[1] == 7

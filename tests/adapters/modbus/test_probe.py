@@ -121,6 +121,7 @@ async def test_the_order_is_guessed_from_plausible_numbers(order: str) -> None:
     assert found.settings.get("order", "ABCD") == order
     assert found.checks["order"].result == "ok"
     assert found.points["hr_6"].value == "1450.6"
+    assert found.points["hr_6"].note.startswith("was 1450.6"), "behind the tag in the file, to be compared with a display"
 
 
 async def test_round_numbers_leave_a_doubt_that_is_told() -> None:

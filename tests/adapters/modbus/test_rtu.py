@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import termios
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.modbus import PLUGIN
+from adapters.modbus import PLUGIN, serial_port
+from adapters.modbus import line as modbus_line
 from adapters.modbus.config import ModbusConfig
 from adapters.modbus.connection import open_connection
 from adapters.modbus.exchange import Connection, NoAnswer, Refused, WrongAnswer
@@ -260,6 +263,29 @@ async def test_a_lost_line_is_noticed_at_once(place: Place) -> None:
 async def test_a_port_that_is_not_there_is_not_connected() -> None:
     with pytest.raises(NotConnected, match="No such file"):
         await open_connection(configure("rtu:/dev/no-such-port", 1))
+
+
+async def test_a_port_that_opens_slowly_is_not_given_up_after_the_deadline_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*given: Any) -> Any:
+        time.sleep(0.15)
+        return at_once(*given)
+
+    at_once = serial_port._open
+    monkeypatch.setattr(serial_port, "_open", slow)
+    async with connected(Line(), timeout_s=0.05) as connection:
+        assert connection.loss == ""
+
+
+async def test_a_port_that_never_opens_is_not_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(serial_port, "_open", lambda *_: over.wait(5))
+    monkeypatch.setattr(modbus_line, "_OPENING_S", 0.1)
+    try:
+        with pytest.raises(NotConnected, match=r"rtu:/dev/x: the port does not open within 0\.1 s"):
+            await open_connection(configure("rtu:/dev/x"))
+    finally:
+        monkeypatch.setattr(serial_port, "_close_if_open", lambda _: None)
+        over.set()
 
 
 async def test_a_port_in_use_is_not_connected() -> None:

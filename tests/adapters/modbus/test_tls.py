@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 from adapters.modbus.config import ModbusConfig
 from adapters.modbus.connection import open_connection
 from adapters.modbus.plan import Span
+from adapters.modbus.tls import tls_context
 from schemas.errors import ConfigError, NotConnected
 from tests.adapters.modbus.devices import Device, running
 
@@ -176,3 +177,31 @@ async def test_a_device_without_tls_says_so() -> None:
         config = ModbusConfig.model_validate({"kind": "modbus", "endpoint": f"tls://127.0.0.1:{device.port}", "timeout": "1s"})
         with pytest.raises(NotConnected, match=r"does not speak TLS|does not answer"):
             await open_connection(config)
+
+
+def a_context(folder: Path, **options: object) -> ssl.SSLContext:
+    return tls_context(ModbusConfig.model_validate({"kind": "modbus", "endpoint": "tls://h", **options}), folder)
+
+
+def test_files_are_read_again_when_they_have_changed_and_not_at_each_attempt(authority: Authority) -> None:
+    before = a_context(authority.folder, ca="plant-ca.pem")
+    assert a_context(authority.folder, ca="plant-ca.pem") is before
+    assert a_context(authority.folder, ca="plant-ca.pem", insecure=True) is not before
+    Authority(authority.folder, "plant-ca")  # the authority was renewed under the same name
+    renewed = a_context(authority.folder, ca="plant-ca.pem")
+    assert renewed.get_ca_certs(binary_form=True) != before.get_ca_certs(binary_form=True)
+    (authority.folder / "plant-ca.pem").unlink()
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"plant-ca\.pem cannot be used"):
+            a_context(authority.folder, ca="plant-ca.pem")
+
+
+def test_an_authority_that_is_named_is_believed_instead_of_the_systems(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Authority(authority.folder, "system-ca")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.folder / "system-ca.pem"))
+    assert len(a_context(authority.folder).get_ca_certs()) == 1
+    assert [dict(*one["subject"])["commonName"] for one in a_context(authority.folder, ca="plant-ca.pem").get_ca_certs()] == [
+        "plant-ca"
+    ]

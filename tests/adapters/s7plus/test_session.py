@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -122,6 +123,17 @@ async def test_the_doctor_shows_the_certificate_the_variables_and_which_names_ca
         assert (wrong["session"].result, "certificate" in wrong["session"].found) == ("failure", True)
         clear = await examined(endpoint.replace("tls://", "s7://"))
         assert (clear["session"].result, "V4.3" in clear["session"].way_out) == ("failure", True)
+
+
+async def test_what_hangs_up_is_told_in_words_that_are_not_the_library_s() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        found = await examined(f"s7://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert (found["session"].result, found["session"].found) == ("failure", "the other side closed the connection")
 
 
 def test_a_password_file_that_is_not_there_is_what_a_person_must_edit(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_checks_as_json(genba: Genba, arguments: tuple[str, ...]) -> None:
         (("fieldbus", "plc", "--db", "1"), "No such option"),
         (("mute", "plc"), "'mute' has no doctor"),
         (("plant.yaml", "--unit", "1"), "No such option"),
+        (("profinet", "plc"), "'profinet' is neither a kind of adapter (kinds: "),
     ],
 )
 def test_a_wrong_call_ends_with_2(genba: Genba, arguments: tuple[str, ...], says: str) -> None:

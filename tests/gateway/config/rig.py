@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, SecretStr, SerializeAsAny, field_validator
 
@@ -36,6 +36,7 @@ class PlcDevice(DeviceConfig[PlcTag]):
 
 
 class PlcConfig(PlcDevice, AdapterConfig):
+    records: ClassVar[bool] = True
     kind: Literal["plc"]
     login: Login | None = None
     pin: SecretStr | None = None

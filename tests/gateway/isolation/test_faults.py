@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from adapters.base import Certified
-from gateway.isolation import process
+from gateway.isolation import errors, process
 from gateway.isolation.adapter import AHEAD
 from gateway.isolation.errors import AdapterCrashed
+from gateway.isolation.frames import Frame, Garbled, Say
 from schemas.errors import ConfigError, EndOfStream, NotConnected
 from tests.gateway.samples import until
 
@@ -79,6 +80,17 @@ async def test_a_process_that_dies_at_every_attempt_is_named_once_and_counted(od
                 await it.adapter.connect()
         assert it.adapter.ends == {"exited": 3}
         assert len(it.ends()) == 1
+        assert len(it.adapter._inbox) <= 1, "nothing is kept of a former attempt"
+
+
+async def test_more_than_was_asked_for_is_nonsense_and_not_kept(odd):
+    async with odd("steady") as it:
+        ended = Frame(Say.ENDED, errors.to_json(None))
+        for _ in range(AHEAD + 1):
+            it.adapter._take(ended)
+        with pytest.raises(Garbled):
+            it.adapter._take(ended)
+        assert len(it.adapter._inbox) == AHEAD + 1
 
 
 @pytest.mark.parametrize("does", ["hog", "hog at once"])
