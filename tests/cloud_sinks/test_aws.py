@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from cloud_sinks.aws import Account, AwsConfig, RoleAlias, fetch_role_alias
 from schemas.errors import ConfigError, NotConnected
-from tests.adapters.modbus.test_tls import Authority
+from tests.authority import Authority
 from tests.cloud_sinks.aws_rig import Proxy, moto
 
 PATH = "/role-aliases/genba-lake/credentials"

@@ -22,7 +22,7 @@ from cloud_sinks.iot_core.handshake import context_of, examine
 from cloud_sinks.iot_core.pacing import Pace
 from cloud_sinks.topics import Topics
 from schemas.errors import ConfigError, NotConnected
-from tests.adapters.modbus.test_tls import Authority
+from tests.authority import Authority
 from tests.conformance.sink import context_of as context_of_plant
 from tests.conftest import ManualClock
 

@@ -22,7 +22,7 @@ from cloud_sinks.iot_core import PLUGIN
 from cloud_sinks.iot_core.config import IotCoreConfig
 from schemas.errors import ConfigError, NotConnected, Rejected
 from schemas.kinds import Kind, telemetry, with_seq
-from tests.adapters.modbus.test_tls import Authority
+from tests.authority import Authority
 from tests.conformance.sink import T0, SinkConformance, Tags, batch_of, context_of, span_of
 from tests.conftest import ManualClock
 

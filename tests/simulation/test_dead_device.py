@@ -20,7 +20,8 @@ from asyncua.ua.ua_binary import uatcp_to_binary
 
 from adapters.base import Adapter, SimulatorContext
 from adapters.simulation import Scenario, Signals
-from tests.adapters.modbus.test_tls import Authority, server
+from tests.adapters.modbus.test_tls import server
+from tests.authority import Authority
 from tests.conformance.adapter import bind
 from tests.fuzz import opcua_targets, s7_targets
 from tests.simulation.loop import closed_port, in_virtual_time

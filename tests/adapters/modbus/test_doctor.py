@@ -20,7 +20,8 @@ from adapters.modbus import PLUGIN, ModbusConfig, ModbusExamination
 from schemas.plugin import Check, Place
 from tests.adapters.modbus.lines import Line, on_pty, on_tcp
 from tests.adapters.modbus.mapped import Mapped, put, serving, words
-from tests.adapters.modbus.test_tls import Authority, server
+from tests.adapters.modbus.test_tls import server
+from tests.authority import Authority
 
 
 async def examine(endpoint: str, **options: Any) -> dict[str, Check]:
