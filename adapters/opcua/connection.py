@@ -112,11 +112,18 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
         return answer
 
 
+def _browses(request: ua.UaBase) -> bool:
+    """Whether the answer may be a large one: not where one reference of each node is wanted, as a session does for supertypes."""
+    if isinstance(request, ua.BrowseRequest):
+        return bool(request.Parameters.RequestedMaxReferencesPerNode != 1)
+    return isinstance(request, ua.BrowseNextRequest)
+
+
 class _Transport(UaClient):  # type: ignore[misc]
     protocol: _Protocol | None
 
     async def _send_request(self, request: ua.UaBase, *how: Any) -> BoundedBuffer:
-        return bounded(await super()._send_request(request, *how))
+        return bounded(await super()._send_request(request, *how), browsing=_browses(request))
 
     def _make_protocol(self) -> UASocketProtocol:
         limits = _Limits(_CHUNK, _CHUNK, MAX_MESSAGE // 8192, MAX_MESSAGE)

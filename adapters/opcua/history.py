@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from schemas.kinds import Origin, make_batch
 
 from .connection import Connection
 from .decode import Changes, History, decode_history
+from .large import decoded
 from .outbox import Outbox
 from .plan import Plan, chunks
 from .refusals import names
@@ -241,7 +243,7 @@ class Backfill:
         try:
             async with asyncio.timeout(self._pace.timeout_s):
                 answer = await self._connection.request(ua.HistoryReadRequest(Parameters=parameters), patient=True)
-            result, found = decode_history(answer)
+            result, found = await decoded(partial(self._decode, asked), answer)
             if result & 0x8000_0000:
                 raise ua.UaStatusCodeError(result)
         except (ua.UaStatusCodeError, TimeoutError) as error:
@@ -250,6 +252,14 @@ class Backfill:
         self._memory.strikes = 0
         await asyncio.sleep(max(self._pace.pause_s, 4 * (loop.time() - began)))
         return found
+
+    def _decode(self, asked: Sequence[int], answer: bytes) -> tuple[int, list[History]]:
+        """The service result and the values of each node that was `asked` for, prepared."""
+        result, found = decode_history(answer)
+        for position, history in zip(asked, found, strict=False):
+            history.changes.handle[:] = position
+            self._rows.prepare(history.changes)
+        return result, found
 
     def _refused(self, error: Exception) -> None:
         if not self._memory.told:
@@ -260,7 +270,6 @@ class Backfill:
         """Rows of one page that are inside of the window. True when the page led on."""
         if not len(changes):
             return False
-        changes.handle[:] = position
         now = self._clock.now_us()
         time_us = row_times(changes, now)
         inside = (time_us > job.start[position]) & (time_us < job.end[position]) & (changes.status != _BOUND_NOT_FOUND)

@@ -21,7 +21,8 @@ from adapters.playback import Exchange, Player
 from schemas.errors import NotConnected
 
 from .config import OpcuaConfig
-from .decode import Changes, decode_publish, decode_read, decode_republish
+from .decode import Changes, decode_publish, decode_republish
+from .plan import compile_plan
 from .rows import Rows
 from .wire import MalformedMessage
 
@@ -63,7 +64,7 @@ class PlayedOpcua:
 
     def __init__(self, config: OpcuaConfig, context: AdapterContext, player: Player) -> None:
         self._context, self._player = context, player
-        self._rows = Rows(context.tags)
+        self._rows = Rows(context.tags, compile_plan(context.tags, config))
 
     async def connect(self) -> None:
         """The next connection of the capture."""
@@ -98,10 +99,7 @@ class PlayedOpcua:
         found: Changes | None
         if exchange.mark == READ:
             positions = np.frombuffer(exchange.request, "<u4")
-            result, found = decode_read(body)
-            if not result & 0x8000_0000 and len(found) != len(positions):
-                raise MalformedMessage(f"{len(found)} values for {len(positions)} nodes")
-            found.handle = positions
+            result, found = self._rows.read(positions, body)
         else:
             answer = decode_republish(body, 0) if exchange.mark == REPUBLISH else decode_publish(body)
             result = answer.result if answer.closed is None else answer.closed
