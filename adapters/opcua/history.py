@@ -39,6 +39,8 @@ _HISTORY_READ: Final = 0x04  # bit of AccessLevel
 _MOST_JOBS: Final = 16  # outages whose windows wait; beyond that the oldest is given up
 _MOST_PAGES: Final = 100_000  # of a few nodes: a server that never comes to an end
 _NO_POINTS: Final = (ua.StatusCodes.BadNoContinuationPoints, ua.StatusCodes.BadContinuationPointInvalid)
+_TIMEOUTS: Final = 3
+"""Requests of a session that were not answered in time, before the rest of its history is left alone."""
 _STRIKES: Final = 3
 """Connections in a row that were lost while a page was awaited, before history is left alone."""
 _SLACK_US: Final = 60_000_000
@@ -96,6 +98,7 @@ class Backfill:
         subscribed[[position for sampling in plan.classes for position in sampling.positions]] = True
         self._open = subscribed & (self._start > 0)  # tags whose first value of this session has not come
         self._settled = asyncio.Event()
+        self._timeouts = 0
         self._waiting = True
         self._look()
         self._end = np.zeros(rows.size, np.int64)
@@ -170,6 +173,8 @@ class Backfill:
         recorded = await self._recorded(list(nodes), nodes)
         filled = sorted(recorded)
         for chunk in chunks(recorded, self._nodes_per_call):
+            if self._timeouts >= _TIMEOUTS:
+                break
             await self._read(list(chunk), job, nodes)
         if job.rows:
             self._log.info("a gap was filled from history", adapter=self._name, rows=job.rows, tags=names(self._plan, filled))
@@ -248,6 +253,7 @@ class Backfill:
                 raise ua.UaStatusCodeError(result)
         except (ua.UaStatusCodeError, TimeoutError) as error:
             found = []
+            self._timeouts += isinstance(error, TimeoutError)
             self._refused(error)
         self._memory.strikes = 0
         await asyncio.sleep(max(self._pace.pause_s, 4 * (loop.time() - began)))

@@ -58,6 +58,10 @@ class Monitored(Protocol):
         """The node of each position that has one."""
         ...
 
+    def emit(self, changes: Changes) -> None:
+        """Make rows of values, as of those that are delivered."""
+        ...
+
     async def recreate(self, positions: Sequence[int]) -> None:
         """Delete the items of these positions and make new ones."""
         ...
@@ -136,14 +140,11 @@ class Recovery:
         items: Monitored,
         liveness: Liveness,
         rows: Rows,
-        outbox: Outbox,
         told: Told,
-        clock: Clock,
         nodes_per_read: int,
     ) -> None:
         """`nodes_per_read` is the server's limit, 0 for none."""
-        self._connection, self._items, self._liveness, self._rows, self._outbox = connection, items, liveness, rows, outbox
-        self._told, self._clock = told, clock
+        self._connection, self._items, self._liveness, self._rows, self._told = connection, items, liveness, rows, told
         self._limit = min(nodes_per_read or MAX_ITEMS_PER_CALL, MAX_ITEMS_PER_CALL)
 
     async def run(self) -> None:
@@ -173,7 +174,7 @@ class Recovery:
         verdict = self._liveness.judge(read, now())
         if len(verdict.lost):
             self._told.lost(verdict.lost)
-            self._outbox.put(self._rows.batch(read.only(np.flatnonzero(np.isin(due, verdict.lost))), self._clock.now_us()))
+            self._items.emit(read.only(np.flatnonzero(np.isin(due, verdict.lost))))
         self._told.silent(verdict.silent, self._liveness.contract.within_s[verdict.silent])
         return verdict
 

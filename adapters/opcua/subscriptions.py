@@ -66,7 +66,7 @@ class _Message:
 
 
 class Subscriber:
-    """Runs the subscriptions of `plan` on one connection and puts batches into `outbox`. `run` ends only by raising."""
+    """Runs the subscriptions of `plan` on one connection and puts batches into `outbox`."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Subscriber:
         self._order = asyncio.Lock()  # answers are taken in the order in which they came, also while messages are asked for again
         self._liveness, self._backfill, self._conditions = liveness, backfill, conditions
         told = Told(plan, rows, outbox, name=name, clock=clock, log=log)
-        self._recovery = Recovery(connection, self, liveness, rows, outbox, told, clock, facts.nodes_per_read)
+        self._recovery = Recovery(connection, self, liveness, rows, told, facts.nodes_per_read)
         self._nodes: dict[int, ua.NodeId] = {}
         self._namespaces_changed = asyncio.Event()
 
@@ -106,10 +106,15 @@ class Subscriber:
         return self._nodes
 
     async def run(self) -> None:
-        """Raises NoSubscriptions, NotConnected (a subscription fell silent or was closed), Renew, and what `failures` translates."""
+        """Raises NoSubscriptions, NotConnected (a subscription fell silent or was closed), Renew, and what `failures` translates.
+
+        Returns only where no tag is subscribed and the server has no subscription for events.
+        """
         for sampling in self._plan.classes:
             await self._create(sampling)
         events = await self._create_events()
+        if not self._subscriptions:
+            return
         async with asyncio.TaskGroup() as group:
             # Spare requests wait at the server, so that answers don't take a round trip each.
             self._publishes = min(len(self._subscriptions) + 1, _MAX_PUBLISHES)
@@ -132,8 +137,9 @@ class Subscriber:
             return 0
         try:
             return await self._create(EVENTS)
-        except ua.UaStatusCodeError as error:
-            self._log.warning("events cannot be subscribed", adapter=self._name, error=ua.StatusCode(error.code).name)
+        except (NoSubscriptions, ua.UaStatusCodeError) as error:
+            refused = ua.StatusCode(error.code).name if isinstance(error, ua.UaStatusCodeError) else "BadServiceUnsupported"
+            self._log.warning("events cannot be subscribed", adapter=self._name, error=refused)
             self._conditions = None
             return 0
 
@@ -214,6 +220,10 @@ class Subscriber:
 
     def _values(self, changes: Changes) -> None:
         self._liveness.note(changes, self._loop.time())
+        self.emit(changes)
+
+    def emit(self, changes: Changes) -> None:
+        """Rows and gaps of `changes`. The first of a tag in this session ends the window of its history."""
         now = self._clock.now_us()
         if self._backfill is not None:
             self._backfill.note(changes, now)
