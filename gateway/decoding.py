@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -73,7 +72,6 @@ def decode(capture: Capture) -> Decoded:
     """Everything in a capture; blocking, with a loop of its own. Raises ConfigError where its kind of adapter is not installed or its
     options are of another version."""
     quiet_libraries()
-    logging.getLogger("asyncua").setLevel(logging.CRITICAL)
     log = structlog.testing.LogCapture()
     player = Player(capture)
     batches: list[pa.RecordBatch] = []

@@ -56,6 +56,6 @@ def configure(*, level: str = "info", stream: TextIO | None = None, as_json: boo
 
 
 def quiet_libraries() -> None:
-    """The protocol libraries log every lost connection several times over; the supervisor says it once."""
+    """The protocol libraries log every lost connection several times over, asyncua as critical; the supervisor says it once."""
     for name in ("pymodbus", "asyncua", "snap7", "s7", "s7commplus", "amqtt", "transitions", "paho"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
