@@ -37,8 +37,9 @@ from .guard import BoundedBuffer, bounded
 from .identity import Identity
 from .prepared import PreparedRead
 from .secure import REFUSES_US, Offer, RefusesOurCertificate, Security, discover
-from .taped import recorded
+from .taped import keep_types, recorded
 from .users import activate
+from .values import Types
 
 MAX_MESSAGE: Final = 16 * 2**20
 """Bytes of one response over all its chunks; more closes the connection."""
@@ -187,6 +188,11 @@ class Connection:
             answer = await recorded(self.recorder, request, positions, send)
         self.heard_at = self._loop.time()
         return bytes(answer.copy().read(len(answer)))
+
+    def keep_types(self, types: Types) -> None:
+        """For a capture: the layout of structures that the answers from now on are decoded by."""
+        if self.recorder is not None:
+            keep_types(self.recorder, types)
 
     async def keep_alive(self, quiet_s: float) -> None:
         """Never returns: asks for a sign of life after `quiet_s` without one, renews the secure channel in time.

@@ -59,6 +59,8 @@ async def load_types(
     for key, definition in definitions.items():
         if isinstance(definition, ua.StructureDefinition):
             _add(types, key, definition, definitions, bases)
+    if definitions:
+        connection.keep_types(types)
 
 
 def _has_field(plan: Plan, position: int) -> bool:

@@ -1,6 +1,6 @@
 """OPC UA on tape: publish and read answers as they came out of the secure channel, and an adapter that decodes them again.
 
-Nothing else of a session is recorded, and of the requests only which tags a read asked for: a request bears the session's
+Beside them only the layout of its structures is recorded, and of the requests only which tags a read asked for: a request bears the session's
 authentication token, and activating a session the password.
 """
 
@@ -22,13 +22,16 @@ from schemas.errors import NotConnected
 
 from .config import OpcuaConfig
 from .decode import Changes, decode_publish, decode_republish
+from .layout import dumps, loads
 from .plan import compile_plan
 from .rows import Rows
+from .values import Types
 from .wire import MalformedMessage
 
 PUBLISH: Final = 1
 READ: Final = 2
 REPUBLISH: Final = 3
+TYPES: Final = 4
 _Positions = npt.NDArray[np.uint32]
 
 
@@ -59,6 +62,11 @@ async def recorded(
     return answer
 
 
+def keep_types(recorder: Recorder, types: Types) -> None:
+    """How the structures of this session are laid out, on tape."""
+    recorder.answer(recorder.request(b"", mark=TYPES), dumps(types))
+
+
 class PlayedOpcua:
     """An adapter that decodes a capture: the values of its publish and read answers, in the order in which they came."""
 
@@ -69,6 +77,7 @@ class PlayedOpcua:
     async def connect(self) -> None:
         """The next connection of the capture."""
         self._player.open()
+        self._rows.types = Types()
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """As the adapter's own; raises NotConnected where the connection ended."""
@@ -97,6 +106,9 @@ class PlayedOpcua:
     def _decoded(self, exchange: Exchange, body: bytes) -> Iterator[pa.RecordBatch]:
         now = self._player.now_us()
         found: Changes | None
+        if exchange.mark == TYPES:
+            self._rows.types = loads(body)
+            return
         if exchange.mark == READ:
             positions = np.frombuffer(exchange.request, "<u4")
             result, found = self._rows.read(positions, body)
