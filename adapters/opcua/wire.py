@@ -36,16 +36,16 @@ class MalformedMessage(ValueError):
 class Budget:
     """How many values without a fixed size one message may still hold; each costs a step of Python, so that they are bounded."""
 
-    __slots__ = ("left",)
+    __slots__ = ("left", "steps")
 
     def __init__(self, steps: int = MAX_STEPS) -> None:
-        self.left = steps
+        self.left = self.steps = steps
 
     def take(self, steps: int) -> None:
         """Raises MalformedMessage when the message holds more than that."""
         self.left -= steps
         if self.left < 0:
-            raise MalformedMessage(f"more than {MAX_STEPS} texts, structures or lists in one message")
+            raise MalformedMessage(f"more than {self.steps} texts, structures or lists in one message")
 
 
 def u8(data: bytes, at: int) -> int:
