@@ -290,3 +290,16 @@ async def test_a_value_that_recovery_has_read_ends_the_window_of_its_history_as_
     subscriber.emit(read)
     assert noted == [[0]]
     assert (await outbox.get()).num_rows == 1
+
+
+async def test_a_small_answer_behind_a_large_one_waits_for_it() -> None:
+    """The large one is decoded in a thread, and the next is here long before that is done."""
+    texts = [ua.MonitoredItemNotification(ClientHandle=0, Value=ua.DataValue(ua.Variant("x" * 20))) for _ in range(20_000)]
+    large = ua.PublishResponse()
+    large.Parameters.SubscriptionId = 1
+    large.Parameters.NotificationMessage = ua.NotificationMessage(
+        SequenceNumber=1, NotificationData=[ua.DataChangeNotification(MonitoredItems=texts)]
+    )
+    found = await run(Script(struct_to_binary(large), answer(2, 2.0), answer(3, 3.0)), 3)
+    assert [batch.num_rows for batch in found] == [20_000, 1, 1]
+    assert [batch.column("value").to_pylist() for batch in found[1:]] == [[2.0], [3.0]]
