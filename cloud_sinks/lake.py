@@ -1,6 +1,6 @@
 """Reads the lake: `scan` gives one kind's rows as a polars LazyFrame, `tags` the data dictionary.
 
-Needs polars only, and imports it when called; the gateway's own libraries are not needed.
+Needs polars (and boto3 for a bucket), and imports it when called; the gateway's own libraries are not needed.
 
     from cloud_sinks import lake
     frame = lake.scan("./lake", tags="**/motor_temp", start=datetime(2026, 3, 1, tzinfo=UTC)).collect()
@@ -8,7 +8,6 @@ Needs polars only, and imports it when called; the gateway's own libraries are n
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from schemas.asset import matches_any
 from schemas.lake import COLUMNS, TAGS_COLUMNS, Column, LakeFile, current
+
+from .places import Place, place_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,59 +37,84 @@ def scan(
     end: Moment | None = None,
     sites: str | Sequence[str] | None = None,
     kind: Kind = "telemetry",
+    region: str | None = None,
+    endpoint: str | None = None,
+    profile: str | None = None,
 ) -> pl.LazyFrame:
     """The rows of one kind with start <= time < end, plus the columns `site` and `date` of their folder.
+
+    `location` is a directory, or `s3://bucket/prefix`, which is read with the credentials that boto3 finds; `region`, `profile` and
+    `endpoint` (the URL of another server that speaks S3) are for a bucket only.
 
     `tags` are paths or patterns (`**/motor_*`; enterprise and site may be left out); rows about no tag are then passed over.
     Only folders of the wanted sites and dates are looked into, and only row groups that can hold a wanted tag are read. A row
     is never seen twice, also while files are being merged. An empty lake gives an empty frame with the same columns.
     Rows whose device clock was impossible keep their time and lie in the folder of the day they arrived: a bounded scan looks
     for them in the folders of the dates it was asked for.
-    Raises ValueError for an unknown kind, a bad pattern or a moment without an offset.
+    Raises ValueError for an unknown kind, a bad pattern, a moment without an offset, or a location that cannot be read.
     """
     import polars as pl
 
     if kind not in COLUMNS:
         raise ValueError(f"unknown kind {kind!r}; known are {', '.join(COLUMNS)}")
-    root = _directory(location)
+    place = place_of(location, region=region, endpoint=endpoint, profile=profile)
     since, until = _moment(start, "start"), _moment(end, "end")
     wanted_sites = {sites} if isinstance(sites, str) else None if sites is None else set(sites)
     schema = _schema(COLUMNS[kind])
-    files = current(_files(root, kind, wanted_sites, since, until))
+    files = current(_files(place, kind, wanted_sites, since, until))
     partitions = {"site": pl.String(), "date": pl.Date()}
     if not files:
         return pl.LazyFrame(schema={**schema, **partitions})
     frame = pl.scan_parquet(
-        [root / file.path() for file in files],
+        [place.address(file.path()) for file in files],
         schema=schema,
-        hive_schema={**_keys_above(root), **partitions},
+        hive_schema={**_keys_above(place), **partitions},
         hive_partitioning=True,
         missing_columns="insert",
         extra_columns="ignore",
         glob=False,
+        storage_options=None if place.options is None else dict(place.options),
     )
     if since is not None:
         frame = frame.filter(pl.col("time") >= since)
     if until is not None:
         frame = frame.filter(pl.col("time") < until)
     if tags is not None:
-        frame = frame.filter(_fits(root, [tags] if isinstance(tags, str) else list(tags), files))
+        frame = frame.filter(_fits(place, [tags] if isinstance(tags, str) else list(tags), files))
     return frame.select(*schema, *partitions)
 
 
-def tags(location: str | Path, *, sites: str | Sequence[str] | None = None) -> pl.DataFrame:
-    """The data dictionary: a row per tag and description, ordered by tag and valid_from, with the column `site`."""
+def tags(
+    location: str | Path,
+    *,
+    sites: str | Sequence[str] | None = None,
+    region: str | None = None,
+    endpoint: str | None = None,
+    profile: str | None = None,
+) -> pl.DataFrame:
+    """The data dictionary: a row per tag and description, ordered by tag and valid_from, with the column `site`. Places as for `scan`."""
+    place = place_of(location, region=region, endpoint=endpoint, profile=profile)
+    return _tags(place, {sites} if isinstance(sites, str) else None if sites is None else set(sites))
+
+
+def _tags(place: Place, wanted: set[str] | None) -> pl.DataFrame:
     import polars as pl
 
-    wanted = {sites} if isinstance(sites, str) else None if sites is None else set(sites)
     schema = _schema(TAGS_COLUMNS)
-    root = _directory(location)
+    options = None if place.options is None else dict(place.options)
     frames = [
-        pl.read_parquet(path, schema=schema, missing_columns="insert", hive_partitioning=False).with_columns(
-            site=pl.lit(path.parent.name.removeprefix("site="))
+        pl.scan_parquet(
+            place.address(f"tags/site={site}/{gateway}.parquet"),
+            schema=schema,
+            missing_columns="insert",
+            hive_partitioning=False,
+            glob=False,
+            storage_options=options,
         )
-        for path in sorted(root.glob("tags/site=*/*.parquet"))
-        if wanted is None or path.parent.name.removeprefix("site=") in wanted
+        .with_columns(site=pl.lit(site))
+        .collect()
+        for site, gateway in _described(place)
+        if wanted is None or site in wanted
     ]
     if not frames:
         return pl.DataFrame(schema={**schema, "site": pl.String()})
@@ -109,17 +135,22 @@ def _schema(columns: Iterable[Column]) -> dict[str, pl.DataType]:
     return {column.name: types[column.type] for column in columns}
 
 
-def _directory(location: str | Path) -> Path:
-    if "://" in str(location):
-        raise ValueError(f"{location}: only directories can be scanned by this version")
-    return Path(location)
+def _described(place: Place) -> list[tuple[str, str]]:
+    """(site, gateway) of every table of the data dictionary, sorted."""
+    suffix = ".parquet"
+    return sorted(
+        (site, name.removesuffix(suffix))
+        for site in _folders(place, "tags", "site")
+        for name in place.names(f"tags/site={site}")
+        if name.endswith(suffix) and not name.startswith((".", "_"))
+    )
 
 
-def _keys_above(root: Path) -> dict[str, pl.DataType]:
+def _keys_above(place: Place) -> dict[str, pl.DataType]:
     """Folders above the lake that look like partitions (`env=prod`): polars insists on knowing them; they are not selected."""
     import polars as pl
 
-    keys = [part.partition("=")[0] for part in root.parts if "=" in part.strip("=")]
+    keys = [part.partition("=")[0] for part in place.above if "=" in part.strip("=")]
     return dict.fromkeys(keys, pl.String())
 
 
@@ -140,41 +171,40 @@ def _moment(moment: Moment | None, what: str) -> datetime | None:
     return moment.astimezone(UTC)
 
 
-def _files(root: Path, kind: Kind, sites: set[str] | None, since: datetime | None, until: datetime | None) -> Iterator[LakeFile]:
+def _files(
+    place: Place, kind: Kind, sites: set[str] | None, since: datetime | None, until: datetime | None
+) -> Iterator[LakeFile]:
     """The lake's files in the folders that can hold wanted rows; anything else that lies there is passed over."""
     first = since.date() if since else date.min
     last = (until - timedelta(microseconds=1)).date() if until and until > datetime.min.replace(tzinfo=UTC) else date.max
-    for site in _folders(root / kind, "site"):
+    for site in _folders(place, kind, "site"):
         if sites is not None and site not in sites:
             continue
-        for day in _folders(root / kind / f"site={site}", "date"):
+        for day in _folders(place, f"{kind}/site={site}", "date"):
             try:
                 if not first <= date.fromisoformat(day) <= last:
                     continue
             except ValueError:
                 continue
             folder = f"{kind}/site={site}/date={day}"
-            for name in os.listdir(root / folder):
+            for name in place.names(folder):
                 try:
                     yield LakeFile.parse(f"{folder}/{name}")
                 except ValueError:
                     continue
 
 
-def _folders(parent: Path, key: str) -> list[str]:
-    try:
-        return [name.removeprefix(f"{key}=") for name in os.listdir(parent) if name.startswith(f"{key}=")]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def _folders(place: Place, parent: str, key: str) -> list[str]:
+    return [name.removeprefix(f"{key}=") for name in place.names(parent) if name.startswith(f"{key}=")]
 
 
-def _fits(root: Path, patterns: list[str], files: Sequence[LakeFile]) -> pl.Expr:
+def _fits(place: Place, patterns: list[str], files: Sequence[LakeFile]) -> pl.Expr:
     """The rows whose tag fits: by name where the data dictionary knows every tag that the files can hold, else by trying each."""
     import polars as pl
 
-    described = {(path.parent.name.removeprefix("site="), path.stem) for path in root.glob("tags/site=*/*.parquet")}
+    described = set(_described(place))
     if all((file.site, file.span.gateway) in described for file in files):
-        names = [name for name in tags(root)["tag"].unique().sort().to_list() if matches_any(name, patterns)]
+        names = [name for name in _tags(place, None)["tag"].unique().sort().to_list() if matches_any(name, patterns)]
         if not names:
             return pl.lit(False)
         if len(names) <= _EXPLICIT:

@@ -194,8 +194,8 @@ def test_errors_say_what_to_write(tmp_path: Path) -> None:
         lake.scan(tmp_path, end="yesterday")
     with pytest.raises(ValueError, match="known are telemetry"):
         lake.scan(tmp_path, kind="telemetri")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="only directories"):
-        lake.scan("s3://bucket/lake")
+    with pytest.raises(ValueError, match="only directories and s3://"):
+        lake.scan("gs://bucket/lake")
 
 
 def test_tags_of_several_sites(tmp_path: Path) -> None:

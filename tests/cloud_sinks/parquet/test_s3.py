@@ -19,6 +19,7 @@ import pytest
 import structlog
 from botocore.config import Config
 
+from cloud_sinks import lake
 from cloud_sinks.aws import Account, AwsConfig
 from cloud_sinks.base import Sink, SinkContext
 from cloud_sinks.parquet import PLUGIN
@@ -398,3 +399,27 @@ def _action(method: str, path: str) -> str:
         "HEAD": "s3:GetObject",
         "DELETE": "s3:AbortMultipartUpload" if "uploadId=" in path else "s3:DeleteObject",
     }[method]
+
+
+async def test_a_bucket_is_scanned_like_a_directory(bucket: BucketHarness, context: SinkContext) -> None:
+    await put(bucket, context, rows=30)
+    await put(bucket, context, first=30, rows=30)
+    there = {"endpoint": bucket.proxy.endpoint, "region": "ap-northeast-1"}
+    found = await asyncio.to_thread(lambda: lake.scan(LOCATION, tags="**/speed", **there).collect())
+    assert sorted(found["seq"].to_list()) == list(range(2, 60, 3))
+    assert found["site"].unique().to_list() == ["osaka"]
+    assert found.filter(pl.col("value") != pl.col("seq") * 0.5).is_empty()
+    described = await asyncio.to_thread(lambda: lake.tags(LOCATION, **there))
+    assert described["tag"].to_list() == sorted(tag.path for tag in context.tags)
+    empty = await asyncio.to_thread(lambda: lake.scan(f"s3://{BUCKET}/nothing", **there).collect())
+    assert (empty.height, empty.schema) == (0, found.schema)
+    late = await asyncio.to_thread(lambda: lake.scan(LOCATION, start="2026-01-02T00:00:00Z", **there).collect())
+    assert late.is_empty()
+
+
+def test_a_bucket_without_credentials_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="AWS_ACCESS_KEY_ID"):
+        lake.scan(LOCATION)
