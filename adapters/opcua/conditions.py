@@ -30,10 +30,12 @@ from .outbox import Outbox
 from .plan import SamplingClass
 from .resolve import ServerFacts, resolve
 from .rows import EPOCH_DIFFERENCE
-from .wire import MalformedMessage, NodeKey
+from .wire import Budget, MalformedMessage, NodeKey
 
-EVENTS: Final = SamplingClass(500_000, ())
+EVENTS: Final = SamplingClass(500_000, (), notifications_per_publish=1_000)
 """The subscription of events: published twice a second."""
+_MAX_EVENTS: Final = 10_000  # of one notification; ten times what is asked for
+_MAX_FIELDS: Final = 100  # of one event; we ask for 13
 _SEEN: Final = 20_000
 _MAX_TEXT: Final = 2_000
 _REFRESH_S: Final = 10.0  # the least time between two refreshes
@@ -192,11 +194,11 @@ class Conditions:
                 self._log.debug("conditions are not refreshed", adapter=self._name, error=status.name)
             await asyncio.sleep(_REFRESH_S)
 
-    def take(self, body: bytes) -> None:
-        """The rows of an event notification. Raises MalformedMessage."""
+    def take(self, events: Sequence[Event]) -> None:
+        """The rows of an event notification."""
         now = self._clock.now_us()
         rows: list[dict[str, object]] = []
-        for event in decode_events(body):
+        for event in events:
             if event.type == _REFRESH_START or event.type == _REFRESH_END:
                 self._refreshing = event.type == _REFRESH_START
             elif event.type == _REFRESH_REQUIRED:
@@ -302,13 +304,15 @@ def event_filter(types: Sequence[ua.NodeId]) -> ua.EventFilter:
 def decode_events(body: bytes) -> list[Event]:
     """The events of an EventNotificationList. Raises MalformedMessage; nothing is kept that is not in the message."""
     events: list[Event] = []
+    budget = Budget()
     at = 4
-    for _ in range(wire.count(body, 0, 8)):
-        fields = wire.count(body, at + 4, 1)
+    for _ in range(wire.at_most(wire.count(body, 0, 8), _MAX_EVENTS, "events")):
+        fields = wire.at_most(wire.count(body, at + 4, 1), _MAX_FIELDS, "fields of an event")
         at += 8
+        budget.take(fields)
         found: list[Field] = []
         for _ in range(fields):
-            end = wire.variant_end(body, at)
+            end = wire.variant_end(body, at, budget=budget)
             if len(found) < len(_FIELDS):
                 found.append(_field(body, at))
             at = end

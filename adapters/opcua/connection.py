@@ -37,8 +37,9 @@ from .guard import BoundedBuffer, bounded
 from .identity import Identity
 from .prepared import PreparedRead
 from .secure import REFUSES_US, Offer, RefusesOurCertificate, Security, discover
-from .taped import recorded
+from .taped import keep_types, recorded
 from .users import activate
+from .values import Types
 
 MAX_MESSAGE: Final = 16 * 2**20
 """Bytes of one response over all its chunks; more closes the connection."""
@@ -112,11 +113,18 @@ class _Protocol(UASocketProtocol):  # type: ignore[misc]
         return answer
 
 
+def _browses(request: ua.UaBase) -> bool:
+    """Whether the answer may be a large one: not where one reference of each node is wanted, as a session does for supertypes."""
+    if isinstance(request, ua.BrowseRequest):
+        return bool(request.Parameters.RequestedMaxReferencesPerNode != 1)
+    return isinstance(request, ua.BrowseNextRequest)
+
+
 class _Transport(UaClient):  # type: ignore[misc]
     protocol: _Protocol | None
 
     async def _send_request(self, request: ua.UaBase, *how: Any) -> BoundedBuffer:
-        return bounded(await super()._send_request(request, *how))
+        return bounded(await super()._send_request(request, *how), browsing=_browses(request))
 
     def _make_protocol(self) -> UASocketProtocol:
         limits = _Limits(_CHUNK, _CHUNK, MAX_MESSAGE // 8192, MAX_MESSAGE)
@@ -180,6 +188,11 @@ class Connection:
             answer = await recorded(self.recorder, request, positions, send)
         self.heard_at = self._loop.time()
         return bytes(answer.copy().read(len(answer)))
+
+    def keep_types(self, types: Types) -> None:
+        """For a capture: the layout of structures that the answers from now on are decoded by."""
+        if self.recorder is not None:
+            keep_types(self.recorder, types)
 
     async def keep_alive(self, quiet_s: float) -> None:
         """Never returns: asks for a sign of life after `quiet_s` without one, renews the secure channel in time.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from schemas.clock import Clock
 from schemas.errors import NotConnected
 
 from .connection import Connection
-from .decode import decode_read
+from .large import decoded
 from .liveness import Liveness, Step
 from .outbox import Outbox
 from .plan import Plan, SamplingClass, chunks
@@ -26,7 +27,6 @@ from .refusals import RETRY_S, Refusals
 from .resolve import ServerFacts, read_facts, resolve
 from .rows import Rows
 from .structures import load_types
-from .wire import MalformedMessage
 
 _NODE_FAULTS: Final = np.array(
     [
@@ -82,12 +82,10 @@ class Reader:
             if self._unresolved and loop.time() >= retry_at:
                 polls, retry_at = await self._prepare(), loop.time() + RETRY_S
             for request, positions in polls[number]:
-                result, changes = decode_read(await self._connection.request(request, positions=positions))
+                answer = await self._connection.request(request, positions=positions)
+                result, changes = await decoded(partial(self._rows.read, positions), answer)
                 if result & 0x8000_0000:
                     raise NotConnected(f"read failed: {ua.StatusCode(result).name}")
-                if len(changes) != len(positions):
-                    raise MalformedMessage(f"{len(changes)} values for {len(positions)} nodes")
-                changes.handle = positions
                 self._liveness.polled(changes, loop.time())
                 self._outbox.put(self._rows.batch(changes, self._clock.now_us()))
                 self._note(positions, changes.status)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from struct import Struct
 from typing import Final
 
 import numpy as np
@@ -45,6 +46,8 @@ TEXT_KINDS: Final = (12, 14, 15, 16, 17, 18, 19, 20, 21)
 
 MAX_ITEMS: Final = 100_000
 """Data values of one message; ten times what is asked for."""
+MAX_BLOCKS: Final = 1_000
+"""Notifications of one message, and nodes of one history answer."""
 MAX_NUMBERS: Final = 8 * 2**20
 """Bytes of one array of numbers: a million of 64 bits."""
 MAX_VALUE: Final = 2**20
@@ -54,7 +57,10 @@ _SCALARS: Final = {
     1: "u1", 2: "i1", 3: "u1", 4: "<i2", 5: "<u2", 6: "<i4", 7: "<u4", 8: "<i8", 9: "<u8", 10: "<f4", 11: "<f8", 13: "<i8",
 }  # fmt: skip
 _STAMPS: Final = ((2, "status", "<u4"), (4, "source", "<i8"), (16, "", "<u2"), (8, "server", "<i8"), (32, "", "<u2"))
+_CODES: Final = {"<u4": "I", "<i8": "q", "<u2": "2x"}
 _FIRST_WINDOW: Final = 64
+_SHORT: Final = 16  # a run of fewer data values costs more as a view than one by one
+_SHORT_RUNS: Final = 32  # so many of them in a notification, and the rest of it is walked
 
 
 @dataclass(slots=True)
@@ -64,7 +70,7 @@ class Changes:
     handle uint32[n] (client handle; of a read: the position in the request) · kind uint8[n] (built-in type of a scalar;
     with ARRAY of an array; NOTHING, TOO_LARGE, UNSUPPORTED) · value float64[n] (numbers and booleans) · integer int64[n] (integers; a UInt64 wraps; DateTime as
     100 ns since 1601) · status uint32[n] · source, server int64[n] (100 ns since 1601, 0: not sent) · texts by index · variants by index: the
-    bytes of a value that is neither number nor text.
+    bytes of a value that is neither number nor text · prepared by index: what `Rows.prepare` has made of such bytes.
     """
 
     handle: npt.NDArray[np.uint32]
@@ -76,6 +82,7 @@ class Changes:
     server: npt.NDArray[np.int64]
     texts: dict[int, str] = field(default_factory=dict)
     variants: dict[int, bytes] = field(default_factory=dict)
+    prepared: dict[int, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.handle)
@@ -93,6 +100,7 @@ class Changes:
             server=self.server[kept],
             texts={to[k]: text for k, text in self.texts.items() if k in to},
             variants={to[k]: variant for k, variant in self.variants.items() if k in to},
+            prepared={to[k]: made for k, made in self.prepared.items() if k in to},
         )
 
 
@@ -148,7 +156,7 @@ def _message(data: bytes, at: int, result: int, subscription: int) -> Publish:
     """The notification message at `at` (OPC 10000-4, 7.26)."""
     sequence = wire.u32(data, at)
     at += 12  # behind PublishTime
-    blocks = wire.count(data, at, 3)
+    blocks = wire.at_most(wire.count(data, at, 3), MAX_BLOCKS, "notifications")
     at += 4
     found = Publish(result, subscription, sequence, keep_alive=blocks == 0)
     bodies: list[tuple[int, int, int]] = []  # (first item, items, end)
@@ -191,14 +199,16 @@ def decode_history(data: bytes) -> tuple[int, list[History]]:
         raise MalformedMessage(f"expected a history read response, got type {kind}")
     found: list[History] = []
     budget = Budget()
-    nodes = 0 if result & 0x8000_0000 else wire.count(data, at, 11)
+    nodes = 0 if result & 0x8000_0000 else wire.at_most(wire.count(data, at, 11), MAX_BLOCKS, "nodes")
     at += 4
+    total = 0
     for _ in range(nodes):
         status = wire.u32(data, at)
         end = wire.bytes_end(data, at + 4)
         more = data[at + 8 : end]
         kind, body, at = wire.extension_object(data, end)
         items = wire.count(data, body, 1) if kind == _HISTORY_DATA and body < at else 0
+        total = wire.at_most(total + items, MAX_ITEMS, "values")
         changes = _allocate(items)
         if items:
             _items(data, body + 4, at, changes, 0, items, budget, handles=False)
@@ -207,8 +217,7 @@ def decode_history(data: bytes) -> tuple[int, list[History]]:
 
 
 def _allocate(n: int) -> Changes:
-    if n > MAX_ITEMS:
-        raise MalformedMessage(f"{n} values in one message")
+    wire.at_most(n, MAX_ITEMS, "values")
     return Changes(
         handle=np.zeros(n, np.uint32),
         kind=np.zeros(n, np.uint8),
@@ -236,7 +245,10 @@ def _items(data: bytes, at: int, end: int, out: Changes, k: int, items: int, bud
     skip = 4 if handles else 0
     stop = k + items
     window = _FIRST_WINDOW
+    short = 0
     while k < stop:
+        if short >= _SHORT_RUNS:
+            return _mixed(data, at, end, out, k, stop, budget, handles=handles)
         mask = wire.u8(data, at + skip)
         kind = wire.u8(data, at + skip + 1) if mask & 1 else 0
         layout = _layout(mask, kind, handles)
@@ -259,13 +271,45 @@ def _items(data: bytes, at: int, end: int, out: Changes, k: int, items: int, bud
         else:
             window = _FIRST_WINDOW
             run = run[:n]
+        short += n < _SHORT
         _store(run, mask, kind, out, slice(k, k + n), handles=handles)
         k += n
         at += n * layout.itemsize
     return at
 
 
-def _store(run: npt.NDArray[np.void], mask: int, kind: int, out: Changes, to: slice, *, handles: bool) -> None:
+def _mixed(data: bytes, at: int, end: int, out: Changes, k: int, stop: int, budget: Budget, *, handles: bool) -> int:
+    """As `_items` for shapes that change from value to value: a step each to find where it begins, then a gather for each shape."""
+    skip = 4 if handles else 0
+    found: dict[int, tuple[int, list[int], list[int]]] = {}  # by shape: bytes, indices, positions
+    for index in range(k, stop):
+        mask = wire.u8(data, at + skip)
+        shape = mask | wire.u8(data, at + skip + 1) << 8 if mask & 1 else mask
+        alike = found.get(shape)
+        if alike is None:
+            layout = _layout(mask, shape >> 8, handles)
+            alike = found[shape] = (layout.itemsize if layout is not None else 0, [], [])
+        size, indices, starts = alike
+        if size:
+            indices.append(index)
+            starts.append(at)
+            at += size
+        else:
+            at = _odd_item(data, at, out, index, budget, handles=handles)
+        if at > end:
+            raise MalformedMessage("an item runs over the end of its notification")
+    octets = np.frombuffer(data, np.uint8)
+    for shape, (size, indices, starts) in found.items():
+        layout = _layout(shape & 0xFF, shape >> 8, handles)
+        if size and layout is not None:
+            run = octets[np.array(starts)[:, None] + np.arange(size)].view(layout)[:, 0]
+            _store(run, shape & 0xFF, shape >> 8, out, np.array(indices), handles=handles)
+    return at
+
+
+def _store(
+    run: npt.NDArray[np.void], mask: int, kind: int, out: Changes, to: slice | npt.NDArray[np.intp], *, handles: bool
+) -> None:
     if handles:
         out.handle[to] = run["handle"]
     if mask & 1:
@@ -299,15 +343,18 @@ def _odd_item(data: bytes, at: int, out: Changes, k: int, budget: Budget, *, han
         out.texts[k] = wire.scalar_text(data, start + 1, kind)[0]
     elif kind not in (NOTHING, TOO_LARGE):
         out.variants[k] = data[start:end]
-    at = end
-    for bit, name, form in _STAMPS:
-        if mask & bit:
-            size = np.dtype(form).itemsize
-            end = wire.need(data, at, size)
-            if name:
-                getattr(out, name)[k] = int.from_bytes(data[at:end], "little", signed=form == "<i8")
-            at = end
+    form, names = _stamps(mask & 0x3E)
+    at = wire.need(data, end, form.size)
+    for name, stamp in zip(names, form.unpack_from(data, end), strict=True):
+        getattr(out, name)[k] = stamp
     return at
+
+
+@lru_cache(maxsize=32)
+def _stamps(mask: int) -> tuple[Struct, tuple[str, ...]]:
+    """How status and times lie behind a value, and their names in `Changes`."""
+    there = [(name, _CODES[form]) for bit, name, form in _STAMPS if mask & bit]
+    return Struct("<" + "".join(code for _, code in there)), tuple(name for name, _ in there if name)
 
 
 def _kind(encoding: int, size: int) -> int:

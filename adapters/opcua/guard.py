@@ -14,14 +14,13 @@ from . import wire
 from .wire import Budget, MalformedMessage
 
 MAX_ANSWER: Final = 4 * 2**20
-MAX_READS: Final = 500_000
-"""Steps of the decoder, a microsecond or two each: ten times what 1,000 monitored items or values take."""
-BROWSE_FACTOR: Final = 8
+MAX_READS: Final = 100_000
+"""Steps of the decoder, a microsecond each: ten times what 1,000 monitored items or values take. They hold the event loop."""
+MAX_BROWSE_READS: Final = 4_000_000
 """Browsing is a command of its own, and 200 folders with 1,000 nodes each are one honest answer of 3 million steps."""
 
 _READ_RESPONSE: Final = 634
 _HISTORY_READ_RESPONSE: Final = 667
-_BROWSE_RESPONSES: Final = (530, 536)
 _HISTORY_DATA: Final = 658
 _NULL_ARRAYS: Final = (b"\x80", b"\xc0")
 
@@ -63,24 +62,26 @@ class BoundedBuffer(Buffer):  # type: ignore[misc]
         return copy
 
 
-def bounded(answer: Buffer) -> BoundedBuffer:
-    """The same answer for asyncua's decoder. Raises MalformedMessage for one that no honest server sends."""
+def bounded(answer: Buffer, *, browsing: bool = False) -> BoundedBuffer:
+    """The same answer for asyncua's decoder. Raises MalformedMessage for one that no honest server sends.
+
+    `browsing` is what we asked for, whatever the answer says that it is.
+    """
     size = len(answer)
     data: bytes = answer.copy().read(size)
     kind, result, at = wire.response_body(data)
-    factor = BROWSE_FACTOR if kind in _BROWSE_RESPONSES else 1
-    if size > MAX_ANSWER * factor:
+    if size > MAX_ANSWER and not browsing:
         raise MalformedMessage(f"an answer of {size} bytes")
     known = kind in (_READ_RESPONSE, _HISTORY_READ_RESPONSE)
     if known and not result & 0x8000_0000:
-        budget = Budget()
+        budget = Budget(MAX_READS)
         walk = _read_result if kind == _READ_RESPONSE else _history_result
         n = wire.count(data, at, 1)
         at += 4
         for _ in range(n):
             budget.take(1)
             at = walk(data, at, budget)
-    return BoundedBuffer(data, values_known=known, steps=MAX_READS * factor)
+    return BoundedBuffer(data, values_known=known, steps=MAX_BROWSE_READS if browsing else MAX_READS)
 
 
 def _read_result(data: bytes, at: int, budget: Budget) -> int:

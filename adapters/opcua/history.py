@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from schemas.kinds import Origin, make_batch
 
 from .connection import Connection
 from .decode import Changes, History, decode_history
+from .large import decoded
 from .outbox import Outbox
 from .plan import Plan, chunks
 from .refusals import names
@@ -37,6 +39,8 @@ _HISTORY_READ: Final = 0x04  # bit of AccessLevel
 _MOST_JOBS: Final = 16  # outages whose windows wait; beyond that the oldest is given up
 _MOST_PAGES: Final = 100_000  # of a few nodes: a server that never comes to an end
 _NO_POINTS: Final = (ua.StatusCodes.BadNoContinuationPoints, ua.StatusCodes.BadContinuationPointInvalid)
+_TIMEOUTS: Final = 3
+"""Requests of a session that were not answered in time, before the rest of its history is left alone."""
 _STRIKES: Final = 3
 """Connections in a row that were lost while a page was awaited, before history is left alone."""
 _SLACK_US: Final = 60_000_000
@@ -94,6 +98,7 @@ class Backfill:
         subscribed[[position for sampling in plan.classes for position in sampling.positions]] = True
         self._open = subscribed & (self._start > 0)  # tags whose first value of this session has not come
         self._settled = asyncio.Event()
+        self._timeouts = 0
         self._waiting = True
         self._look()
         self._end = np.zeros(rows.size, np.int64)
@@ -168,6 +173,8 @@ class Backfill:
         recorded = await self._recorded(list(nodes), nodes)
         filled = sorted(recorded)
         for chunk in chunks(recorded, self._nodes_per_call):
+            if self._timeouts >= _TIMEOUTS:
+                break
             await self._read(list(chunk), job, nodes)
         if job.rows:
             self._log.info("a gap was filled from history", adapter=self._name, rows=job.rows, tags=names(self._plan, filled))
@@ -241,15 +248,24 @@ class Backfill:
         try:
             async with asyncio.timeout(self._pace.timeout_s):
                 answer = await self._connection.request(ua.HistoryReadRequest(Parameters=parameters), patient=True)
-            result, found = decode_history(answer)
+            result, found = await decoded(partial(self._decode, asked), answer)
             if result & 0x8000_0000:
                 raise ua.UaStatusCodeError(result)
         except (ua.UaStatusCodeError, TimeoutError) as error:
             found = []
+            self._timeouts += isinstance(error, TimeoutError)
             self._refused(error)
         self._memory.strikes = 0
         await asyncio.sleep(max(self._pace.pause_s, 4 * (loop.time() - began)))
         return found
+
+    def _decode(self, asked: Sequence[int], answer: bytes) -> tuple[int, list[History]]:
+        """The service result and the values of each node that was `asked` for, prepared."""
+        result, found = decode_history(answer)
+        for position, history in zip(asked, found, strict=False):
+            history.changes.handle[:] = position
+            self._rows.prepare(history.changes)
+        return result, found
 
     def _refused(self, error: Exception) -> None:
         if not self._memory.told:
@@ -260,7 +276,6 @@ class Backfill:
         """Rows of one page that are inside of the window. True when the page led on."""
         if not len(changes):
             return False
-        changes.handle[:] = position
         now = self._clock.now_us()
         time_us = row_times(changes, now)
         inside = (time_us > job.start[position]) & (time_us < job.end[position]) & (changes.status != _BOUND_NOT_FOUND)

@@ -107,6 +107,7 @@ class Liveness:
         self._fresh = np.zeros(n, bool)  # a new item whose first value has not come
         self._polled = np.zeros(n, bool)  # read every scan
         self._print = np.zeros(n, np.int64)  # of the value delivered last
+        self._read = np.zeros(n, np.int64)  # source time of the value that a read brought last, until the subscription delivers
         self._step = np.zeros(n, np.uint8)
         self._silent = np.zeros(n, bool)
         self._value = np.full(n, np.nan) if self._filtered else None  # only where a deadband asks for it
@@ -120,7 +121,7 @@ class Liveness:
     def begin(self, now: float, *, keep: bool = False) -> None:
         """A new session without items yet. `keep`: it was made for the sake of recovery, which goes on."""
         self._watched[:] = self._fresh[:] = self._polled[:] = False
-        self._suspect[:] = 0
+        self._suspect[:] = self._read[:] = 0
         if not keep:
             self._heard[:] = now
             self._silent[:] = False
@@ -151,8 +152,8 @@ class Liveness:
     # What the subscription delivers
 
     def note(self, changes: Changes, now: float) -> None:
-        """Notifications of tags: signs of life. Call before rows are made of them: where a tag is silent, the old value with which its
-        new item begins gets the handle NOBODY."""
+        """Notifications of tags: signs of life. Call before rows are made of them: the value with which a new
+        item begins gets the handle NOBODY where it is the old one of a silent tag, or has been read just before."""
         where = changes.handle.astype(np.intp)
         prints = self._prints(changes, where)
         if self._special:
@@ -176,6 +177,8 @@ class Liveness:
         self._suspect[where] = 0
         self._fresh[where] = False
         muted = repeated & self._silent[where]
+        muted |= first & (prints == self._print[where]) & (changes.source > 0) & (changes.source == self._read[where])
+        self._read[where] = 0
         if muted.any():
             changes.handle[muted] = NOBODY
         cured = np.unique(where[news & ~first | news & self._silent[where]])
@@ -247,6 +250,7 @@ class Liveness:
         self._checked[where] = now
         lost = where[sure]
         self._keep(read.only(np.flatnonzero(sure)), lost, prints[sure])
+        self._read[lost] = read.source[sure]
         overdue = self._overdue(where[~differs], now)
         silent = overdue[~self._silent[overdue]]
         self._silent[silent] = True

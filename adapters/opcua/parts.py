@@ -14,8 +14,7 @@ from schemas import quality as q
 from .decode import ARRAY, DATETIME, FLOAT, NOTHING, TEXT_KINDS, TOO_LARGE, UINT64, UNSUPPORTED, Changes
 from .plan import Plan
 from .selection import Step
-from .values import NUMBERS, Types, Value, as_json, decode, numbers, pick
-from .wire import MalformedMessage
+from .values import NUMBERS, Value, as_json, numbers, pick
 
 _INT64_MAX: Final = np.iinfo(np.int64).max
 
@@ -42,8 +41,13 @@ class Parts:
             self._wholes[whole] = _Whole(np.array(members, np.intp), ways, elements)
             self._taken[whole] = True
 
-    def take_apart(self, changes: Changes, where: npt.NDArray[np.intp], types: Types) -> tuple[Changes, npt.NDArray[np.intp]]:
-        """`changes` with a value per part in place of each whole, behind all others, and the position of each.
+    def decodes(self, position: int, kind: int) -> bool:
+        """Whether a value of this built-in type must be decoded before the variable at `position` can be taken apart."""
+        whole = self._wholes.get(position)
+        return whole is not None and (whole.elements is None or kind & ~ARRAY not in NUMBERS)
+
+    def take_apart(self, changes: Changes, where: npt.NDArray[np.intp]) -> tuple[Changes, npt.NDArray[np.intp]]:
+        """`changes`, prepared, with a value per part in place of each whole, behind all others, and the position of each.
 
         A part that is not there has the status BadIndexRangeNoData (no such element), BadNoMatch (no such field),
         BadDataTypeIdUnknown (the server does not describe the structure), BadTypeMismatch (no array, no structure), or
@@ -56,12 +60,12 @@ class Parts:
         positions = [where[~self._taken[where]]]
         for k in taken.tolist():
             whole = self._wholes[int(where[k])]
-            pieces.append(_apart(changes, k, whole, types))
+            pieces.append(_apart(changes, k, whole))
             positions.append(whole.positions)
         return _concatenate(pieces), np.concatenate(positions)
 
 
-def _apart(changes: Changes, k: int, whole: _Whole, types: Types) -> Changes:
+def _apart(changes: Changes, k: int, whole: _Whole) -> Changes:
     n = len(whole.positions)
     out = Changes(
         handle=whole.positions.astype(np.uint32),
@@ -81,10 +85,8 @@ def _apart(changes: Changes, k: int, whole: _Whole, types: Types) -> Changes:
     elif whole.elements is not None and kind & ~ARRAY in NUMBERS:
         _elements(out, kind & ~ARRAY, numbers(variant), whole.elements)
     else:
-        try:
-            value = decode(variant, types)
-        except MalformedMessage:
-            value = Value(kind, wrong=q.BAD_DECODING_ERROR)
+        value = changes.prepared[k]
+        assert isinstance(value, Value)
         for number, way in enumerate(whole.ways):
             _store(out, number, pick(value, way))
     return out
@@ -128,10 +130,12 @@ def _store(out: Changes, k: int, value: Value) -> None:
 def _concatenate(pieces: Sequence[Changes]) -> Changes:
     texts: dict[int, str] = {}
     variants: dict[int, bytes] = {}
+    prepared: dict[int, object] = {}
     start = 0
     for piece in pieces:
         texts |= {start + k: text for k, text in piece.texts.items()}
         variants |= {start + k: variant for k, variant in piece.variants.items()}
+        prepared |= {start + k: made for k, made in piece.prepared.items()}
         start += len(piece)
     return Changes(
         handle=np.concatenate([piece.handle for piece in pieces]),
@@ -143,4 +147,5 @@ def _concatenate(pieces: Sequence[Changes]) -> Changes:
         server=np.concatenate([piece.server for piece in pieces]),
         texts=texts,
         variants=variants,
+        prepared=prepared,
     )

@@ -33,6 +33,7 @@ class SamplingClass:
 
     period_us: int
     positions: tuple[int, ...]
+    notifications_per_publish: int = MAX_NOTIFICATIONS_PER_PUBLISH
 
     @property
     def sampling_ms(self) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
@@ -21,13 +22,13 @@ from schemas.clock import Clock
 from schemas.kinds import make_batch
 
 from .connection import Connection
-from .decode import Changes, decode_read
+from .decode import Changes
+from .large import decoded
 from .liveness import Handles, Liveness, Step, Verdict
 from .outbox import Outbox
 from .plan import MAX_ITEMS_PER_CALL, Plan
 from .refusals import names
 from .rows import Rows
-from .wire import MalformedMessage
 
 _MAX_AGE_MS: Final = 60_000.0
 """The server may answer from what it has sampled in the last minute: looking after 10,000 tags must not make it ask its devices."""
@@ -55,6 +56,10 @@ class Monitored(Protocol):
     @property
     def nodes(self) -> Mapping[int, ua.NodeId]:
         """The node of each position that has one."""
+        ...
+
+    def emit(self, changes: Changes) -> None:
+        """Make rows of values, as of those that are delivered."""
         ...
 
     async def recreate(self, positions: Sequence[int]) -> None:
@@ -135,14 +140,11 @@ class Recovery:
         items: Monitored,
         liveness: Liveness,
         rows: Rows,
-        outbox: Outbox,
         told: Told,
-        clock: Clock,
         nodes_per_read: int,
     ) -> None:
         """`nodes_per_read` is the server's limit, 0 for none."""
-        self._connection, self._items, self._liveness, self._rows, self._outbox = connection, items, liveness, rows, outbox
-        self._told, self._clock = told, clock
+        self._connection, self._items, self._liveness, self._rows, self._told = connection, items, liveness, rows, told
         self._limit = min(nodes_per_read or MAX_ITEMS_PER_CALL, MAX_ITEMS_PER_CALL)
 
     async def run(self) -> None:
@@ -169,13 +171,10 @@ class Recovery:
             if not self._limit:
                 self._told.unreadable(str(error) or "no answer")
             return None
-        if len(read) != len(due):
-            raise MalformedMessage(f"{len(read)} values for {len(due)} nodes")
-        read.handle = due.astype(np.uint32)
         verdict = self._liveness.judge(read, now())
         if len(verdict.lost):
             self._told.lost(verdict.lost)
-            self._outbox.put(self._rows.batch(read.only(np.flatnonzero(np.isin(due, verdict.lost))), self._clock.now_us()))
+            self._items.emit(read.only(np.flatnonzero(np.isin(due, verdict.lost))))
         self._told.silent(verdict.silent, self._liveness.contract.within_s[verdict.silent])
         return verdict
 
@@ -184,7 +183,8 @@ class Recovery:
         asked = [ua.ReadValueId(NodeId=nodes[int(position)], AttributeId=ua.AttributeIds.Value) for position in due]
         parameters = ua.ReadParameters(MaxAge=_MAX_AGE_MS, TimestampsToReturn=ua.TimestampsToReturn.Both, NodesToRead=asked)
         async with asyncio.timeout(_READ_S):
-            result, read = decode_read(await self._connection.request(ua.ReadRequest(Parameters=parameters), patient=True))
+            answer = await self._connection.request(ua.ReadRequest(Parameters=parameters), patient=True)
+        result, read = await decoded(partial(self._rows.read, due.astype(np.uint32)), answer)
         if result & 0x8000_0000:
             raise ua.UaStatusCodeError(result)
         return read

@@ -15,10 +15,10 @@ from schemas import quality as q
 from schemas.kinds import Origin, make_batch, telemetry
 
 from .config import LISTS, OpcuaTag
-from .decode import ARRAY, BOOLEAN, DATETIME, INT64, NOTHING, TEXT_KINDS, TOO_LARGE, UINT64, Changes
+from .decode import ARRAY, BOOLEAN, DATETIME, INT64, NOTHING, TEXT_KINDS, TOO_LARGE, UINT64, Changes, decode_read
 from .parts import Parts
 from .plan import Plan, compile_plan
-from .values import LAST_FILETIME, Types, as_json, decode, iso, numbers
+from .values import LAST_FILETIME, Types, Value, as_json, decode, iso, numbers
 from .wire import MalformedMessage
 
 EPOCH_DIFFERENCE: Final = 116_444_736_000_000_000
@@ -93,9 +93,10 @@ class Rows:
         where = changes.handle.astype(np.intp)
         if (where >= self.size).any():
             changes = changes.only(np.flatnonzero(where < self.size))
-            where = changes.handle.astype(np.intp)
+        self.prepare(changes)
+        where = changes.handle.astype(np.intp)
         if self._parts is not None:
-            changes, where = self._parts.take_apart(changes, where, self.types)
+            changes, where = self._parts.take_apart(changes, where)
         if not len(changes):
             return None
         column = _COLUMN[self._wants[where], changes.kind]
@@ -124,22 +125,59 @@ class Rows:
             origin=origin,
         )
 
+    def read(self, positions: npt.NDArray[np.uint32], answer: bytes) -> tuple[int, Changes]:
+        """(service result, the values, prepared) of the answer to a read of these positions. Raises MalformedMessage."""
+        result, changes = decode_read(answer)
+        if result & 0x8000_0000:
+            return result, changes
+        if len(changes) != len(positions):
+            raise MalformedMessage(f"{len(changes)} values for {len(positions)} nodes")
+        changes.handle = positions
+        self.prepare(changes)
+        return result, changes
+
+    def prepare(self, changes: Changes) -> None:
+        """Decode the structures and lists among `changes`. A large message has this done in a thread: nothing else is touched here."""
+        for k, variant in changes.variants.items():
+            position, kind = int(changes.handle[k]), int(changes.kind[k])
+            if k in changes.prepared or position >= self.size:
+                continue
+            if self._parts is not None and position in self._plan.parts:
+                if self._parts.decodes(position, kind):
+                    changes.prepared[k] = self._decoded(variant)
+            elif _COLUMN[self._wants[position], kind] == _LIST:
+                changes.prepared[k] = self._json(variant)
+
+    def _decoded(self, variant: bytes) -> Value:
+        try:
+            return decode(variant, self.types)
+        except MalformedMessage:
+            return Value(variant[0] & 0x3F, wrong=q.BAD_DECODING_ERROR)
+
+    def _json(self, variant: bytes) -> str | None:
+        """The list as JSON; None when it cannot be read."""
+        value = self._decoded(variant)
+        return None if value.wrong else as_json(value)
+
     def overflows(self, changes: Changes, now_us: int, source: str) -> pa.RecordBatch | None:
         """GAP(m): where the server says that its queue dropped values, the time since the value before. Call before `batch`."""
         lost = (changes.status & np.uint32(q.OVERFLOW) == q.OVERFLOW) & (changes.handle < self.size)
         if not lost.any():
             return None
-        last: dict[int, int] = {}  # time of the value before, by handle, in this message
-        found: list[tuple[int, int, int]] = []
-        stamps = row_times(changes, now_us).tolist()
-        for handle, stamp, dropped in zip(changes.handle.tolist(), stamps, lost.tolist(), strict=True):
-            if dropped:
-                for _, position in self._plan.tags_of([handle]):
-                    before = last.get(handle) or int(self.last_us[position]) or stamp
-                    found.append((position, min(before, stamp), stamp))
-            last[handle] = stamp
-        where, start, end = (np.array(column, np.int64) for column in zip(*found, strict=True))
-        return make_batch("gap", len(found), time=start, end=end, tag=self.ids[where], source=source, cause="overflow")
+        order = np.argsort(changes.handle, kind="stable")  # the values of a tag stay in their order
+        handles, stamps = changes.handle[order].astype(np.intp), row_times(changes, now_us)[order]
+        known = handles < self.size
+        before = np.where(known, self.last_us[np.where(known, handles, 0)], 0)
+        again = np.flatnonzero(handles[1:] == handles[:-1]) + 1
+        before[again] = stamps[again - 1]
+        dropped = np.flatnonzero(lost[order])
+        start, end = np.minimum(np.where(before > 0, before, stamps), stamps)[dropped], stamps[dropped]
+        parts = [self._plan.parts.get(handle, (handle,)) for handle in handles[dropped].tolist()]
+        where = np.array([position for some in parts for position in some], np.intp)
+        each = np.repeat(np.arange(len(dropped)), [len(some) for some in parts])
+        return make_batch(
+            "gap", len(where), time=start[each], end=end[each], tag=self.ids[where], source=source, cause="overflow"
+        )
 
     def bad(self, positions: Sequence[int], qualities: Sequence[int], now_us: int) -> pa.RecordBatch:
         """READING(m): one row without a value and with its quality per tag of these variables, timed `now_us`."""
@@ -166,12 +204,18 @@ class Rows:
         self, changes: Changes, column: npt.NDArray[np.uint8], quality: npt.NDArray[np.uint32], texts: dict[int, str]
     ) -> npt.NDArray[np.uint32]:
         """Put the lists as JSON into `texts`; returns `quality`, with those that cannot be read as BadDecodingError."""
+        wrong: list[int] = []
         for k in np.flatnonzero(column == _LIST).tolist():
-            try:
-                texts[k] = changes.texts[k] if k in changes.texts else as_json(decode(changes.variants[k], self.types))
-            except MalformedMessage:
-                quality = quality.copy()
-                quality[k] = q.BAD_DECODING_ERROR
+            text = changes.texts[k] if k in changes.texts else changes.prepared.get(k)
+            if text is None and k not in changes.prepared:  # a list inside of a structure
+                text = self._json(changes.variants[k])
+            if isinstance(text, str):
+                texts[k] = text
+            else:
+                wrong.append(k)
+        if wrong:
+            quality = quality.copy()
+            quality[wrong] = q.BAD_DECODING_ERROR
         return quality
 
     @staticmethod

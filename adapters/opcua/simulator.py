@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -32,7 +33,7 @@ class OpcuaSimulator:
     def __init__(self, config: OpcuaConfig, context: SimulatorContext) -> None:
         self._context = context
         self._path = urlsplit(config.endpoint).path or "/genba"
-        self._plan = compile_plan(context.tags)
+        self._plan = _one_variable_each(compile_plan(context.tags))
         self._server: Server | None = None
         self._writers: list[asyncio.Task[None]] = []
         self._variables: dict[int, Variable] = {}
@@ -101,6 +102,16 @@ class OpcuaSimulator:
             for variable in variables:
                 await server.write_attribute_value(variable.node, bad(q.BAD_DEVICE_FAILURE))
             raise
+
+
+def _one_variable_each(plan: Plan) -> Plan:
+    """`plan` with all parts of one address below the first of them, also where their options differ, so that they are read apart."""
+    first: dict[Address, int] = {}
+    parts: dict[int, tuple[int, ...]] = {}
+    for position, members in sorted(plan.parts.items()):
+        whole = first.setdefault(plan.addresses[position], position)
+        parts[whole] = (*parts.get(whole, ()), *members)
+    return replace(plan, parts=parts)
 
 
 async def stop(server: Server) -> None:

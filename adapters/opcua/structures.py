@@ -17,6 +17,7 @@ from .values import Field, Structure, Types
 from .wire import NodeKey
 
 MAX_TYPES: Final = 500
+_DEFINITIONS: Final = 20  # in one read: some have hundreds of fields
 _ENUMERATION: Final = 29
 _NUMBERS: Final = (26, 27, 28)  # abstract: their values come as Variants
 _STRUCTURE: Final = 22
@@ -40,7 +41,8 @@ async def load_types(
     while pending and len(looked_at) < MAX_TYPES:
         level = sorted(pending, key=str)[: MAX_TYPES - len(looked_at)]
         looked_at |= set(level)
-        found = await _read(connection, [_node(key) for key in level], ua.AttributeIds.DataTypeDefinition, nodes_per_read)
+        few = min(nodes_per_read or _DEFINITIONS, _DEFINITIONS)
+        found = await _read(connection, [_node(key) for key in level], ua.AttributeIds.DataTypeDefinition, few)
         pending = set()
         undescribed: list[NodeKey] = []
         for key, definition in zip(level, found, strict=True):
@@ -57,6 +59,8 @@ async def load_types(
     for key, definition in definitions.items():
         if isinstance(definition, ua.StructureDefinition):
             _add(types, key, definition, definitions, bases)
+    if definitions:
+        connection.keep_types(types)
 
 
 def _has_field(plan: Plan, position: int) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -16,14 +17,15 @@ from schemas.clock import Clock
 from schemas.errors import NotConnected
 from schemas.kinds import make_batch
 
-from .conditions import EVENTS, Conditions
+from .conditions import EVENTS, Conditions, Event, decode_events
 from .connection import Connection
 from .decode import Changes, Publish, decode_publish, decode_republish
 from .history import Backfill
 from .items import Items, Remarks
+from .large import decoded
 from .liveness import Liveness, Step
 from .outbox import Outbox
-from .plan import MAX_NOTIFICATIONS_PER_PUBLISH, Plan, SamplingClass
+from .plan import Plan, SamplingClass
 from .recovery import Recovery, Renew, Told
 from .refusals import RETRY_S, Refusals
 from .resolve import NAMESPACES, Resolved, ServerFacts, read_facts, resolve
@@ -55,8 +57,16 @@ class _Subscription:
     taken_us: int = 0  # when it came
 
 
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A notification message, with the events of each of its notifications."""
+
+    publish: Publish
+    events: Sequence[Sequence[Event]]
+
+
 class Subscriber:
-    """Runs the subscriptions of `plan` on one connection and puts batches into `outbox`. `run` ends only by raising."""
+    """Runs the subscriptions of `plan` on one connection and puts batches into `outbox`."""
 
     def __init__(
         self,
@@ -86,7 +96,7 @@ class Subscriber:
         self._order = asyncio.Lock()  # answers are taken in the order in which they came, also while messages are asked for again
         self._liveness, self._backfill, self._conditions = liveness, backfill, conditions
         told = Told(plan, rows, outbox, name=name, clock=clock, log=log)
-        self._recovery = Recovery(connection, self, liveness, rows, outbox, told, clock, facts.nodes_per_read)
+        self._recovery = Recovery(connection, self, liveness, rows, told, facts.nodes_per_read)
         self._nodes: dict[int, ua.NodeId] = {}
         self._namespaces_changed = asyncio.Event()
 
@@ -96,10 +106,15 @@ class Subscriber:
         return self._nodes
 
     async def run(self) -> None:
-        """Raises NoSubscriptions, NotConnected (a subscription fell silent or was closed), Renew, and what `failures` translates."""
+        """Raises NoSubscriptions, NotConnected (a subscription fell silent or was closed), Renew, and what `failures` translates.
+
+        Returns only where no tag is subscribed and the server has no subscription for events.
+        """
         for sampling in self._plan.classes:
             await self._create(sampling)
         events = await self._create_events()
+        if not self._subscriptions:
+            return
         async with asyncio.TaskGroup() as group:
             # Spare requests wait at the server, so that answers don't take a round trip each.
             self._publishes = min(len(self._subscriptions) + 1, _MAX_PUBLISHES)
@@ -122,8 +137,9 @@ class Subscriber:
             return 0
         try:
             return await self._create(EVENTS)
-        except ua.UaStatusCodeError as error:
-            self._log.warning("events cannot be subscribed", adapter=self._name, error=ua.StatusCode(error.code).name)
+        except (NoSubscriptions, ua.UaStatusCodeError) as error:
+            refused = ua.StatusCode(error.code).name if isinstance(error, ua.UaStatusCodeError) else "BadServiceUnsupported"
+            self._log.warning("events cannot be subscribed", adapter=self._name, error=refused)
             self._conditions = None
             return 0
 
@@ -132,7 +148,7 @@ class Subscriber:
             RequestedPublishingInterval=sampling.publishing_ms,
             RequestedLifetimeCount=sampling.lifetime_count,
             RequestedMaxKeepAliveCount=sampling.keep_alive_count,
-            MaxNotificationsPerPublish=MAX_NOTIFICATIONS_PER_PUBLISH,
+            MaxNotificationsPerPublish=sampling.notifications_per_publish,
         )
         try:
             granted = await self._connection.session.create_subscription(asked, callback=_unused)
@@ -152,7 +168,7 @@ class Subscriber:
             acks, self._acks = self._acks, []
             request.Parameters.SubscriptionAcknowledgements = acks
             try:
-                answer = decode_publish(await self._connection.request(request, patient=True))
+                answer = await self._connection.request(request, patient=True)
             except ua.UaStatusCodeError as error:
                 status = ua.StatusCode(error.code).name
                 self._acks = [*acks, *self._acks]
@@ -163,9 +179,17 @@ class Subscriber:
                     raise
             else:
                 async with self._order:
-                    await self._take(answer)
+                    await self._take(await decoded(self._decode, answer))
 
-    async def _take(self, answer: Publish) -> None:
+    def _decode(self, answer: bytes, republished: int | None = None) -> _Message:
+        """All that takes long with a large answer; a publish response, or the message of a subscription that is sent again."""
+        publish = decode_publish(answer) if republished is None else decode_republish(answer, republished)
+        if publish.changes is not None:
+            self._rows.prepare(publish.changes)
+        return _Message(publish, [decode_events(body) for body in publish.events])
+
+    async def _take(self, message: _Message) -> None:
+        answer = message.publish
         if answer.result & 0x8000_0000:
             raise NotConnected(f"publish failed: {ua.StatusCode(answer.result).name}")
         if answer.closed is not None:
@@ -176,13 +200,14 @@ class Subscriber:
         subscription.answered_at = self._loop.time()
         await self._fill(subscription, answer)
         if not answer.keep_alive:
-            self._deliver(subscription, answer)
+            self._deliver(subscription, message)
 
-    def _deliver(self, subscription: _Subscription, answer: Publish) -> None:
+    def _deliver(self, subscription: _Subscription, message: _Message) -> None:
+        answer = message.publish
         self._acks.append(ua.SubscriptionAcknowledgement(SubscriptionId=subscription.id, SequenceNumber=answer.sequence))
         if self._conditions is not None:
-            for body in answer.events:
-                self._conditions.take(body)
+            for events in message.events:
+                self._conditions.take(events)
         changes = answer.changes
         if changes is None:
             return
@@ -195,6 +220,10 @@ class Subscriber:
 
     def _values(self, changes: Changes) -> None:
         self._liveness.note(changes, self._loop.time())
+        self.emit(changes)
+
+    def emit(self, changes: Changes) -> None:
+        """Rows and gaps of `changes`. The first of a tag in this session ends the window of its history."""
         now = self._clock.now_us()
         if self._backfill is not None:
             self._backfill.note(changes, now)
@@ -232,12 +261,13 @@ class Subscriber:
         request.Parameters.SubscriptionId = subscription.id
         request.Parameters.RetransmitSequenceNumber = number
         try:
-            answer = decode_republish(await self._connection.request(request), subscription.id)
+            answer = await self._connection.request(request)
+            message = await decoded(partial(self._decode, republished=subscription.id), answer)
         except ua.UaStatusCodeError:  # BadMessageNotAvailable, or a server that never has any
             return False
-        if answer.result & 0x8000_0000 or answer.sequence != number:
+        if message.publish.result & 0x8000_0000 or message.publish.sequence != number:
             return False
-        self._deliver(subscription, answer)
+        self._deliver(subscription, message)
         return True
 
     async def _watch(self) -> None:

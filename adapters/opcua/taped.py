@@ -1,6 +1,6 @@
 """OPC UA on tape: publish and read answers as they came out of the secure channel, and an adapter that decodes them again.
 
-Nothing else of a session is recorded, and of the requests only which tags a read asked for: a request bears the session's
+Beside them only the layout of its structures is recorded, and of the requests only which tags a read asked for: a request bears the session's
 authentication token, and activating a session the password.
 """
 
@@ -21,13 +21,17 @@ from adapters.playback import Exchange, Player
 from schemas.errors import NotConnected
 
 from .config import OpcuaConfig
-from .decode import Changes, decode_publish, decode_read, decode_republish
+from .decode import Changes, decode_publish, decode_republish
+from .layout import dumps, loads
+from .plan import compile_plan
 from .rows import Rows
+from .values import Types
 from .wire import MalformedMessage
 
 PUBLISH: Final = 1
 READ: Final = 2
 REPUBLISH: Final = 3
+TYPES: Final = 4
 _Positions = npt.NDArray[np.uint32]
 
 
@@ -58,16 +62,22 @@ async def recorded(
     return answer
 
 
+def keep_types(recorder: Recorder, types: Types) -> None:
+    """How the structures of this session are laid out, on tape."""
+    recorder.answer(recorder.request(b"", mark=TYPES), dumps(types))
+
+
 class PlayedOpcua:
     """An adapter that decodes a capture: the values of its publish and read answers, in the order in which they came."""
 
     def __init__(self, config: OpcuaConfig, context: AdapterContext, player: Player) -> None:
         self._context, self._player = context, player
-        self._rows = Rows(context.tags)
+        self._rows = Rows(context.tags, compile_plan(context.tags, config))
 
     async def connect(self) -> None:
         """The next connection of the capture."""
         self._player.open()
+        self._rows.types = Types()
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """As the adapter's own; raises NotConnected where the connection ended."""
@@ -96,12 +106,12 @@ class PlayedOpcua:
     def _decoded(self, exchange: Exchange, body: bytes) -> Iterator[pa.RecordBatch]:
         now = self._player.now_us()
         found: Changes | None
+        if exchange.mark == TYPES:
+            self._rows.types = loads(body)
+            return
         if exchange.mark == READ:
             positions = np.frombuffer(exchange.request, "<u4")
-            result, found = decode_read(body)
-            if not result & 0x8000_0000 and len(found) != len(positions):
-                raise MalformedMessage(f"{len(found)} values for {len(positions)} nodes")
-            found.handle = positions
+            result, found = self._rows.read(positions, body)
         else:
             answer = decode_republish(body, 0) if exchange.mark == REPUBLISH else decode_publish(body)
             result = answer.result if answer.closed is None else answer.closed

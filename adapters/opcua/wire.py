@@ -18,6 +18,9 @@ MAX_DEPTH: Final = 16
 MAX_STEPS: Final = 250_000
 """Texts, structures and their like in one message, elements of arrays counted; numbers are not, which come as packed arrays."""
 
+MAX_DIAGNOSTICS: Final = 1_000
+"""Texts beside an answer. We ask for none."""
+
 _U16: Final = Struct("<H")
 _U32: Final = Struct("<I")
 _I32: Final = Struct("<i")
@@ -33,16 +36,16 @@ class MalformedMessage(ValueError):
 class Budget:
     """How many values without a fixed size one message may still hold; each costs a step of Python, so that they are bounded."""
 
-    __slots__ = ("left",)
+    __slots__ = ("left", "steps")
 
     def __init__(self, steps: int = MAX_STEPS) -> None:
-        self.left = steps
+        self.left = self.steps = steps
 
     def take(self, steps: int) -> None:
         """Raises MalformedMessage when the message holds more than that."""
         self.left -= steps
         if self.left < 0:
-            raise MalformedMessage(f"more than {MAX_STEPS} texts, structures or lists in one message")
+            raise MalformedMessage(f"more than {self.steps} texts, structures or lists in one message")
 
 
 def u8(data: bytes, at: int) -> int:
@@ -80,6 +83,13 @@ def count(data: bytes, at: int, smallest: int) -> int:
     if n < -1 or n * smallest > len(data) - at - 4:
         raise MalformedMessage(f"an array of {n} elements does not fit into {len(data) - at - 4} bytes")
     return max(n, 0)
+
+
+def at_most(n: int, most: int, what: str) -> int:
+    """`n`, the number of `what` in one message. Raises MalformedMessage above `most`: each costs a step of Python."""
+    if n > most:
+        raise MalformedMessage(f"{n} {what} in one message")
+    return n
 
 
 def bytes_end(data: bytes, at: int) -> int:
@@ -251,7 +261,7 @@ def response_body(data: bytes) -> tuple[int, int, int]:
     kind, at = encoding_id(data, 0)
     result = u32(data, at + 12)  # behind timestamp and request handle
     at = diagnostics_end(data, at + 16)
-    n = count(data, at, 4)
+    n = at_most(count(data, at, 4), MAX_DIAGNOSTICS, "texts of diagnostics")
     at += 4
     for _ in range(n):
         at = bytes_end(data, at)

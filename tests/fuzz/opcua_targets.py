@@ -8,20 +8,25 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
+import structlog
 from asyncua import ua
 from asyncua.common.connection import SecureConnection, TransportLimits
 from asyncua.crypto.security_policies import SecurityPolicyNone
-from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, uatcp_to_binary
+from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary, uatcp_to_binary, variant_to_binary
 
 from adapters.opcua import OpcuaConfig
 from adapters.opcua.address import parse
 from adapters.opcua.channel import GuardedBuffer
+from adapters.opcua.conditions import Conditions, Seen, decode_events
 from adapters.opcua.connection import failures, open_connection, quiet_library
-from adapters.opcua.decode import Changes, decode_publish, decode_read
+from adapters.opcua.decode import Changes, decode_history, decode_publish, decode_read
 from adapters.opcua.guard import bounded
-from adapters.opcua.resolve import read_facts, resolve
+from adapters.opcua.outbox import Outbox
+from adapters.opcua.resolve import ServerFacts, read_facts, resolve
 from adapters.opcua.rows import Rows
+from adapters.opcua.values import Field, Structure, Types, decode, pick
 from adapters.opcua.wire import MalformedMessage
 from schemas.errors import ConfigError, NotConnected
 from tests.adapters.opcua.rig import bind, configure
@@ -121,6 +126,81 @@ def reads(data: bytes) -> None:
     """A read response to rows."""
     _, found = decode_read(data)
     _taken(found)
+
+
+def histories(data: bytes) -> None:
+    """A history read response to rows, as backfill makes them."""
+    _, found = decode_history(data)
+    total = sum(len(node.changes) for node in found)
+    if total > len(data):
+        raise Violation(f"{total} values in {len(data)} bytes")
+    for position, node in enumerate(found):
+        node.changes.handle[:] = position % _rows().size
+        _rows().prepare(node.changes)
+        _taken(node.changes)
+
+
+def events(data: bytes) -> None:
+    """An event notification to rows."""
+    found = decode_events(data)
+    if len(found) * 8 > len(data):
+        raise Violation(f"{len(found)} events in {len(data)} bytes")
+    outbox = Outbox("fuzz", FixedClock(), structlog.get_logger())
+    made = Conditions(
+        cast(Any, None), ServerFacts({}), outbox, Seen(), notifiers=(), types=(), min_severity=1,
+        about=lambda position: (position, "press"), asset=None, name="fuzz", clock=FixedClock(), log=structlog.get_logger(),
+    )  # fmt: skip
+    made.positions = {(2, "Press"): 3}
+    made.take(found)
+    if outbox.rows > 2 * len(found):
+        raise Violation(f"{outbox.rows} rows of {len(found)} events")
+
+
+class FixedClock:
+    """It is always the same moment."""
+
+    def now_us(self) -> int:
+        return NOW_US
+
+
+PARTS = configure(
+    {
+        "speed": {"address": "ns=2;s=S", "field": "speed"}, "inner": {"address": "ns=2;s=S", "field": "limits[1].high"},
+        "third": {"address": "ns=2;s=S", "field": "matrix[2]"}, "name": {"address": "ns=2;s=S", "field": "name"},
+        "element": {"address": "ns=2;s=A", "index": 1}, "far": {"address": "ns=2;s=A", "index": 900}, "list": {"address": "ns=2;s=L", "type": "array of string"},
+    }
+)  # fmt: skip
+INNER, OUTER, UNION = (2, 10), (2, 20), (2, 30)
+TYPES = Types(
+    {
+        INNER: Structure("inner", (Field("low", 11), Field("high", 11, optional=True), Field("deep", 22, OUTER, optional=True)), optional=True),
+        OUTER: Structure(
+            "outer",
+            (Field("speed", 10), Field("name", 12), Field("limits", 22, INNER, 1), Field("matrix", 4, rank=2), Field("any", 24), Field("one", 22, UNION)),
+        ),
+        UNION: Structure("union", (Field("number", 8), Field("text", 21), Field("again", 22, UNION)), union=True),
+    },
+    {(2, 21): OUTER, (2, 11): INNER, (2, 31): UNION},
+)  # fmt: skip
+
+
+@cache
+def _part_rows() -> Rows:
+    made = Rows(bind(PARTS))
+    made.types = TYPES
+    return made
+
+
+def structures(data: bytes) -> None:
+    """A Variant with a structure or an array, taken apart and as a list, by definitions that refer to themselves."""
+    found = decode_publish(publish(struct.pack("<i", 3) + b"".join(struct.pack("<IB", at, 1) + data for at in (0, 4, 6)))).changes
+    assert found is not None
+    batch = _part_rows().batch(found, NOW_US)
+    if batch is not None:
+        batch.validate()
+        if batch.num_rows > 3 * 4:  # no variable has more parts
+            raise Violation(f"{batch.num_rows} rows of three values")
+    pick(decode(data, TYPES), ("limits", 0, "deep", "name"))
 
 
 def addresses(data: bytes) -> None:
@@ -247,6 +327,50 @@ def _read_seeds() -> list[bytes]:
             struct_to_binary(_read(*(_value(n / 2, V.Double) for n in range(7))))]  # fmt: skip
 
 
+def _history_seeds() -> list[bytes]:
+    values = [_value(n / 2, V.Double) for n in range(5)] + [_value("text", V.String), ua.DataValue(ua.Variant([1, 2], V.Int64))]
+    full = ua.HistoryReadResult(HistoryData=ua.HistoryData(DataValues=values), ContinuationPoint=b"more")
+    none = ua.HistoryReadResult(StatusCode=ua.StatusCode(ua.StatusCodes.BadNoContinuationPoints))
+    return [struct_to_binary(_header(ua.HistoryReadResponse(Results=results))) for results in ([full], [full, none, full], [])]
+
+
+def _event_seeds() -> list[bytes]:
+    alarm = [
+        ua.Variant(b"12345678", V.ByteString), ua.Variant(ua.NodeId(2915), V.NodeId), ua.Variant(ua.NodeId("Press", 2), V.NodeId),
+        ua.Variant("Press", V.String), ua.Variant(WHEN, V.DateTime), ua.Variant(ua.LocalizedText("too hot"), V.LocalizedText), ua.Variant(700, V.UInt16),
+        ua.Variant(ua.NodeId("Alarm", 2), V.NodeId), ua.Variant("Hot", V.String), ua.Variant(ua.NodeId(), V.NodeId), *[ua.Variant(True, V.Boolean)] * 3,
+    ]  # fmt: skip
+    refresh = [ua.Variant(None), ua.Variant(ua.NodeId(2787), V.NodeId)]
+    lists = ([alarm], [refresh, alarm, alarm], [[ua.Variant(ua.NodeId(3035), V.NodeId)] * 2], [])
+    return [
+        struct_to_binary(
+            ua.EventNotificationList(Events=[ua.EventFieldList(ClientHandle=1, EventFields=fields) for fields in some])
+        )
+        for some in lists
+    ]
+
+
+def _structure_seeds() -> list[bytes]:
+    text = struct.pack("<i", 1) + b"A"
+    inner = struct.pack("<Id", 1, 1.5) + struct.pack("<d", 2.5)
+    matrix = struct.pack("<iii4h", 2, 2, 2, 1, 2, 3, 4)
+    union = struct.pack("<Iq", 1, 7)
+    outer = (
+        struct.pack("<f", 1.0) + text + struct.pack("<i", 2) + inner[:4] + inner[4:] + inner + matrix + b"\x0b" + bytes(8) + union
+    )
+    typed = [(21, outer), (11, inner), (31, union), (31, struct.pack("<I", 3) + union)]
+    objects = [
+        b"\x01\x02" + struct.pack("<HB", identifier, 1) + struct.pack("<i", len(body)) + body for identifier, body in typed
+    ]
+    arrays = [ua.Variant([1, 2, 3], V.Int64), ua.Variant(["a", "b"], V.String), ua.Variant([[1, 2], [3, 4]], V.Int16), ua.Variant([1.5] * 20, V.Float),
+              ua.Variant([ua.Variant(1), ua.Variant("x")], V.Variant)]  # fmt: skip
+    return [
+        *(b"\x16" + one for one in objects),
+        b"\x96" + struct.pack("<i", len(objects)) + b"".join(objects),
+        *(variant_to_binary(one) for one in arrays),
+    ]
+
+
 def _address_seeds() -> list[bytes]:
     texts = [
         "ns=2;s=Line.Temp",
@@ -270,5 +394,8 @@ TARGETS = [
     Target("opcua-services", services, _service_seeds, errors=(NotConnected, ConfigError), fixed_bytes=8 << 20),
     Target("opcua-publish", publishes, _publish_seeds, errors=(MalformedMessage,)),
     Target("opcua-read", reads, _read_seeds, errors=(MalformedMessage,)),
+    Target("opcua-history", histories, _history_seeds, errors=(MalformedMessage,)),
+    Target("opcua-events", events, _event_seeds, errors=(MalformedMessage,)),
+    Target("opcua-structures", structures, _structure_seeds, errors=(MalformedMessage,)),
     Target("opcua-addresses", addresses, _address_seeds, errors=(ValueError,), longest=300),
 ]

@@ -189,6 +189,27 @@ async def test_an_opcua_server_decodes_to_what_came(tmp_path, reads, monkeypatch
     assert decoded.troubles == []
 
 
+async def test_fields_of_a_structure_are_decoded_by_the_layout_that_its_server_told(tmp_path):
+    """Two of them share a monitored item only because the connection says for one what the other says itself."""
+    axes = "ns=2;s=Axes"
+    entry = {
+        "kind": "opcua", "endpoint": "opc.tcp://127.0.0.1:1/plant", "scan": "50ms", "queue_size": 7,
+        "tags": {
+            "current": {"address": axes, "field": "motor.current", "type": "float64", "queue_size": 7},
+            "speed": {"address": axes, "field": "motor.speed", "type": "float32"},
+            "zone": {"address": "ns=2;s=Zones", "elements": 3, "type": "float64"},
+        },
+    }  # fmt: skip
+    async with device(entry) as endpoint:
+        adapter, bound, _ = adapter_of(entry, endpoint, tmp_path)
+        live = await collected(adapter, bound, 10, sessions=2)
+    decoded = await decoded_of(tmp_path / "it.capture")
+    assert bare(decoded.rows())[:10] == live[:10]
+    assert len({row["tag"] for row in live}) == 5
+    assert {row["quality"] for row in (*live, *decoded.rows())} == {"Good"}
+    assert decoded.troubles == []
+
+
 async def test_no_secret_is_in_the_file(tmp_path):
     async with device(OPCUA) as endpoint:
         adapter, bound, _ = adapter_of(OPCUA, endpoint, tmp_path)

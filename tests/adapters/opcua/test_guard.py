@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.opcua import connection, guard
+from adapters.opcua.connection import _browses
 from adapters.opcua.guard import BoundedBuffer, bounded
 from adapters.opcua.wire import MalformedMessage
 
@@ -35,7 +36,7 @@ def test_honest_answers_pass_unchanged() -> None:
     values = [ua.Variant(1.5), ua.Variant(["a", "b"]), ua.Variant([[1, 2], [3, 4]], ua.VariantType.Int32), ua.Variant()]
     found = struct_from_binary(ua.ReadResponse, bounded(Buffer(read_response(*values))))
     assert [result.Value.Value for result in found.Results] == [1.5, ["a", "b"], [[1, 2], [3, 4]], None]
-    browsed = struct_from_binary(ua.BrowseResponse, bounded(Buffer(browse_response(5000))))
+    browsed = struct_from_binary(ua.BrowseResponse, bounded(Buffer(browse_response(5000)), browsing=True))
     assert len(browsed.Results[0].References) == 5000
     byte = ua.DataValue(ua.Variant(128, ua.VariantType.Byte), StatusCode=ua.StatusCode(0x40900000))
     found = struct_from_binary(ua.ReadResponse, bounded(Buffer(bytes(struct_to_binary(ua.ReadResponse(Results=[byte]))))))
@@ -59,12 +60,42 @@ def test_an_array_of_nothing_would_be_counted_through_without_the_guard() -> Non
 def test_steps_and_size_of_an_answer_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     items = ua.CreateMonitoredItemsResponse(Results=[ua.MonitoredItemCreateResult()] * 500)
     monkeypatch.setattr(guard, "MAX_READS", 1000)
-    for kind, answer in ((ua.BrowseResponse, browse_response(600)), (type(items), bytes(struct_to_binary(items)))):
+    monkeypatch.setattr(guard, "MAX_BROWSE_READS", 5000)
+    browsed = browse_response(600)
+    for kind, answer, browsing in ((ua.BrowseResponse, browsed, True), (type(items), bytes(struct_to_binary(items)), False)):
         with pytest.raises(MalformedMessage, match="steps"):
-            struct_from_binary(kind, bounded(Buffer(answer)))
+            struct_from_binary(kind, bounded(Buffer(answer), browsing=browsing))
     monkeypatch.setattr(guard, "MAX_ANSWER", 1000)
+    bounded(Buffer(browsed), browsing=True)
     with pytest.raises(MalformedMessage, match="bytes"):
-        bounded(Buffer(browse_response(500)))
+        bounded(Buffer(browsed))  # what an answer says of itself opens no wider bound
+
+
+@pytest.mark.parametrize(
+    ("request_", "wide"),
+    [
+        (ua.BrowseRequest(), True),
+        (ua.BrowseNextRequest(), True),
+        (ua.BrowseRequest(Parameters=ua.BrowseParameters(RequestedMaxReferencesPerNode=1)), False),
+        (ua.ReadRequest(), False),
+    ],
+)
+def test_only_who_browses_may_be_told_much(request_: ua.UaBase, wide: bool) -> None:
+    assert _browses(request_) is wide
+
+
+def test_no_answer_that_the_library_decodes_holds_the_event_loop() -> None:
+    """At the bound: results of monitored items, which are the most costly per byte of what a session asks for."""
+    items = ua.CreateMonitoredItemsResponse(Results=[ua.MonitoredItemCreateResult()] * 60_000)
+    answer = bytes(struct_to_binary(items))
+    took = []
+    for _ in range(3):
+        began = time.thread_time()
+        with pytest.raises(MalformedMessage, match="steps"):
+            struct_from_binary(type(items), bounded(Buffer(answer)))
+        took.append(time.thread_time() - began)
+    assert min(took) < 0.3
+    struct_from_binary(type(items), Buffer(answer))  # without the bound it is decoded to the end
 
 
 def test_history_is_walked_over() -> None:

@@ -232,3 +232,16 @@ def test_parts_of_one_variable_share_the_shortest_time() -> None:
     bound = bind(config)
     contract = contract_of(compile_plan(bound, config), [50_000] * 3, {0: 60_000_000, 1: 20_000_000}, 60_000_000)
     assert contract.within_s.tolist() == [20.0, np.inf, np.inf]
+
+
+def test_what_was_read_is_no_row_again_when_the_new_item_begins_with_it() -> None:
+    made = book()
+    made.expect([0], 0)
+    made.note(values((0, 1.0), source=10), 1)
+    read = values((0, 2.0), source=20)
+    look(made, 62, read)
+    assert look(made, 67, read)[0] == [0]
+    for delivered, kept in ((values((0, 2.0), source=20), False), (values((0, 2.0), source=30), True)):
+        made.expect([0], 70)
+        made.note(delivered, 71)
+        assert (delivered.handle.tolist() == [0]) is kept  # control: the same value with a newer time is an update

@@ -285,3 +285,23 @@ async def test_an_array_here_and_a_structure_there_is_for_a_person() -> None:
     with pytest.raises(ConfigError, match="ns=2;s=X"):
         await simulator.start()
     await simulator.aclose()
+
+
+async def test_parts_of_one_variable_that_are_read_apart_are_still_one_variable(tmp_path: Path) -> None:
+    """Another scan, an option that stands at the tag for one and at the connection for the other."""
+    axis = "ns=2;s=Axis"
+    tags: dict[str, dict[str, Any]] = {
+        "slow": {"address": axis, "field": "motor.load", "type": "float64", "scan": "200ms"},
+        "fast": {"address": axis, "field": "motor.speed", "type": "float64"},
+        "polled": {"address": axis, "field": "state", "type": "int32", "read": "poll"},
+    }
+    simulator = make_simulator(configure(tags), {f"**/{name}": SignalConfig(constant=at) for at, name in enumerate(tags, 1)})
+    try:
+        seen = await read_some(configure(tags, await simulator.start()), tmp_path)
+    finally:
+        await simulator.aclose()
+    assert [(rows[0]["value"], rows[0]["quality"]) for rows in seen.rows.values()] == [
+        (1.0, q.GOOD),
+        (2.0, q.GOOD),
+        (3.0, q.GOOD),
+    ]

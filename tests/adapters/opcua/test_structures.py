@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Sequence
 from typing import Any, cast
 
+import pytest
 from asyncua import ua
 
 from adapters.opcua.connection import Connection
+from adapters.opcua.layout import dumps, loads
 from adapters.opcua.plan import compile_plan
 from adapters.opcua.structures import MAX_TYPES, load_types
 from adapters.opcua.values import Field, Structure, Types
+from adapters.opcua.wire import MalformedMessage
 from tests.adapters.opcua.rig import bind, configure
 
 
@@ -31,6 +35,9 @@ class Dictionary:
         found = [self._definitions.get(node.Identifier) if node.NamespaceIndex == 2 else None for node in nodes]
         bad = ua.DataValue(ua.Variant(), ua.StatusCode(ua.StatusCodes.BadAttributeIdInvalid))
         return [bad if one is None else ua.DataValue(ua.Variant(one, ua.VariantType.ExtensionObject)) for one in found]
+
+    def keep_types(self, types: Types) -> None:
+        self.kept = loads(dumps(types))
 
     async def browse(self, asked: ua.BrowseParameters) -> list[ua.BrowseResult]:
         await asyncio.sleep(0)
@@ -95,3 +102,22 @@ async def test_types_in_a_circle_and_without_end_are_bounded() -> None:
     endless = Dictionary({k: structure(k + 10_000, field("a", ua.NodeId(k + 1, 2))) for k in range(1, 2000)})
     await load(endless)
     assert endless.asked <= MAX_TYPES + 1
+
+
+async def test_a_layout_is_the_same_when_it_is_read_from_a_capture() -> None:
+    number = uuid.UUID(int=7)
+    types = Types(
+        {(2, 1): Structure("one", (Field("a", 10), Field("b", 22, (3, b"\x00\xff"), 2, True)), optional=True),
+         (3, b"\x00\xff"): Structure("two", (), union=True), (2, "text"): Structure("three", (Field("c", 12),)), (1, number): Structure("four", ())},
+        {(2, 5): (2, 1), (2, "enc"): (1, number)},
+    )  # fmt: skip
+    assert loads(dumps(types)) == types
+    for nonsense in (
+        b"",
+        b"{}",
+        b"[1]",
+        b'{"structures": [[1]], "encodings": []}',
+        b'{"structures": [], "encodings": [[[1,"b","zz"],[1,"",2]]]}',
+    ):
+        with pytest.raises(MalformedMessage):
+            loads(nonsense)

@@ -13,6 +13,7 @@ from asyncua import ua
 from asyncua.ua.ua_binary import struct_to_binary
 
 from adapters.opcua.connection import Connection
+from adapters.opcua.decode import decode_publish
 from adapters.opcua.liveness import Liveness, Pace, contract_of
 from adapters.opcua.outbox import Outbox
 from adapters.opcua.plan import compile_plan
@@ -262,3 +263,43 @@ async def test_only_a_server_without_the_service_is_read_cyclically(status: int,
     unsupported = status == ua.StatusCodes.BadServiceUnsupported
     with pytest.raises(NoSubscriptions if unsupported else ua.UaStatusCodeError):
         await subscriber.run()
+
+
+@pytest.mark.parametrize("status", [ua.StatusCodes.BadServiceUnsupported, ua.StatusCodes.BadTooManySubscriptions])
+async def test_tags_that_are_only_polled_do_not_suffer_when_events_cannot_be_subscribed(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise ua.UaStatusCodeError(status)
+
+    script = Script()
+    monkeypatch.setattr(script, "create_subscription", refuse)
+    subscriber, _ = make(script, {"t": {"address": "ns=2;s=T", "read": "poll"}})
+    subscriber._conditions = cast(Any, SimpleNamespace())
+    await subscriber.run()
+    assert script.requests == []  # nothing is published to a session without a subscription
+
+
+async def test_a_value_that_recovery_has_read_ends_the_window_of_its_history_as_a_delivered_one_does() -> None:
+    """Else history would bring the same row again, up to the first value that is delivered later."""
+    subscriber, outbox = make(Script())
+    noted: list[list[int]] = []
+    subscriber._backfill = cast(Any, SimpleNamespace(note=lambda changes, _: noted.append(changes.handle.tolist())))
+    read = decode_publish(answer(1, 7.0)).changes
+    assert read is not None
+    subscriber.emit(read)
+    assert noted == [[0]]
+    assert (await outbox.get()).num_rows == 1
+
+
+async def test_a_small_answer_behind_a_large_one_waits_for_it() -> None:
+    """The large one is decoded in a thread, and the next is here long before that is done."""
+    texts = [ua.MonitoredItemNotification(ClientHandle=0, Value=ua.DataValue(ua.Variant("x" * 20))) for _ in range(20_000)]
+    large = ua.PublishResponse()
+    large.Parameters.SubscriptionId = 1
+    large.Parameters.NotificationMessage = ua.NotificationMessage(
+        SequenceNumber=1, NotificationData=[ua.DataChangeNotification(MonitoredItems=texts)]
+    )
+    found = await run(Script(struct_to_binary(large), answer(2, 2.0), answer(3, 3.0)), 3)
+    assert [batch.num_rows for batch in found] == [20_000, 1, 1]
+    assert [batch.column("value").to_pylist() for batch in found[1:]] == [[2.0], [3.0]]

@@ -59,9 +59,9 @@ async def test_a_publish_that_is_refused_is_a_lost_connection(
     refusals = [ua.UaStatusCodeError(getattr(ua.StatusCodes, code))]
     plain = subscriptions.Subscriber._take
 
-    async def refused(self: subscriptions.Subscriber, answer: subscriptions.Publish) -> None:
-        await plain(self, answer)
-        if answer.changes is not None and refusals:
+    async def refused(self: subscriptions.Subscriber, message: subscriptions._Message) -> None:
+        await plain(self, message)
+        if message.publish.changes is not None and refusals:
             raise refusals.pop()
 
     monkeypatch.setattr(subscriptions.Subscriber, "_take", refused)
