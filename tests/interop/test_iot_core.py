@@ -54,8 +54,9 @@ class Listener:
         return found
 
     def wait(self, rows: int) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + 5
-        while len(self.rows()) < rows and time.monotonic() < deadline:
+        """Until so many different rows are there: what was sent again counts once."""
+        deadline = time.monotonic() + 20
+        while len({row["row"] for row in self.rows()}) < rows and time.monotonic() < deadline:
             time.sleep(0.02)
         return self.rows()
 
