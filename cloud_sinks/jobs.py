@@ -38,6 +38,9 @@ from .places import Place, place_of
 if TYPE_CHECKING:
     from schemas.kinds import Kind
 
+TALLY: Final = pa.schema(
+    [(name, pa.int32() if name == "log" else pa.int64()) for name in ("log", "slice", "rows", "scored", "abnormal")]
+)
 _BATCH: Final = 65_536
 _ORIGINS: Final = pa.array(["live", "backfill", "replay", "downsampled"])
 
@@ -240,6 +243,16 @@ class ScoreFiles:
                     paths.append(publish(store, part, span, enterprise=enterprise, site=key.site))
                     rows.append(part.table.num_rows)
             yield pa.RecordBatch.from_arrays([pa.array(paths, pa.string()), pa.array(rows, pa.int64())], names=["path", "rows"])
+
+
+def tallied(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """SCORES in any order -> TALLY: how many of each (log, slice) there are in each batch."""
+    for batch in batches:
+        table = pa.Table.from_batches([batch.select(["log", "slice", "score"])])
+        abnormal = pc.greater_equal(batch.column("score"), batch.column("limit")).fill_null(False).cast(pa.int64())
+        table = table.append_column("abnormal", abnormal)
+        found = table.group_by(["log", "slice"]).aggregate([([], "count_all"), ("score", "count"), ("abnormal", "sum")])
+        yield from found.rename_columns(TALLY.names).combine_chunks().cast(TALLY).to_batches()
 
 
 def slices(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[tuple[int, int], pa.Table]]:

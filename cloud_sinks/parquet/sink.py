@@ -16,7 +16,7 @@ from schemas.span import Command, SpoolSpan
 from .config import HINT, ParquetConfig, unsupported
 from .dictionary import TagTable
 from .publish import publish
-from .rows import Names, Part, parts
+from .rows import Names, parts
 from .s3 import S3Store
 from .store import LocalStore, Store
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cloud_sinks import lake as reading
-from cloud_sinks.jobs import Lake, ScoreFiles, Wanted, numbered, slices
+from cloud_sinks.jobs import TALLY, Lake, ScoreFiles, Wanted, numbered, slices, tallied
 from edge_models.gate import parse
 from edge_models.replay import Replay, grouped, needed, scope_of, without_limits
 from edge_models.runtime import watched
@@ -378,12 +378,16 @@ class _InSpark(_Scores):
         self._frame = sparks.mapped(rows, replay, SCORES).persist(StorageLevel.DISK_ONLY)
 
     def counts(self) -> Iterator[tuple[int, int, int, int, int]]:
-        from pyspark.sql import functions as f
-
-        abnormal = f.sum(f.when(f.col("score") >= f.col("limit"), 1).otherwise(0))
+        # Counted where they are: grouping in Spark would send them around once more.
         with self._sparks.explained():
-            found = self._frame.groupBy("log", "slice").agg(f.count(f.lit(1)), f.count("score"), abnormal)
-            yield from sorted(tuple(row) for row in found.collect())
+            found = self._sparks.mapped(self._frame, tallied, TALLY).toArrow()
+        total: dict[tuple[int, int], list[int]] = {}
+        for one in found.to_pylist():
+            held = total.setdefault((one["log"], one["slice"]), [0, 0, 0])
+            for at, name in enumerate(("rows", "scored", "abnormal")):
+                held[at] += one[name]
+        for (log, slice_), (rows, scored, abnormal) in sorted(total.items()):
+            yield log, slice_, rows, scored, abnormal
 
     def written(self, write: ScoreFiles, offsets: Mapping[tuple[int, int], int]) -> Iterator[str]:
         if not offsets:
