@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.kinds import TIME, make_batch
-from schemas.lake import LakeFile, current
+from schemas.lake import LakeFile
 from schemas.replay import READINGS, Log
 from schemas.span import SpoolSpan
 from schemas.tags import Tag
@@ -106,7 +106,7 @@ class Lake:
         self, kind: Kind, sites: Iterable[str] | None = None, start: datetime | None = None, end: datetime | None = None
     ) -> list[LakeFile]:
         """The files that count, in order of path."""
-        return current(_files(self.place(), kind, None if sites is None else set(sites), start, end))
+        return sorted(_files(self.place(), kind, None if sites is None else set(sites), start, end), key=LakeFile.path)
 
     @contextmanager
     def opened(self, path: str) -> Iterator[str | BinaryIO]:
