@@ -7,22 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cloud_sinks.places import Access
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from cloud_sinks.places import Place
-
-
-class Access(TypedDict):
-    """How a bucket is reached, as the keyword arguments of `cloud_sinks.lake`."""
-
-    region: str | None
-    endpoint: str | None
-    profile: str | None
 
 
 @dataclass(frozen=True, slots=True)
