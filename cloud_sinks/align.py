@@ -21,7 +21,11 @@ FOREVER: Final = 2**62
 
 def ordered(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows by tag and time, one a moment: of several the one that was written last (a server that resends, a late correction)."""
-    return rows.sort("tag", "time", "epoch", "seq").unique(["tag", "time"], keep="last", maintain_order=True)
+    import polars as pl
+
+    tag, time = pl.col("tag"), pl.col("time")
+    last = tag.ne_missing(tag.shift(-1)) | time.ne_missing(time.shift(-1))
+    return rows.sort("tag", "time", "epoch", "seq").filter(last)
 
 
 def merged(gaps: pl.DataFrame) -> pl.DataFrame:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COLUMNS: Final = (
     "time", "tag", "value", "value_int", "text", "unit", "quality", "value_min", "value_max", "count", "epoch", "seq",
 )  # fmt: skip
-_CELLS: Final = 4_000_000
+_CELLS: Final = 1_000_000
 """Readings, or cells of the result, that are worked on at a time: some hundred megabytes."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _GOOD: Final = 0x4000_0000
