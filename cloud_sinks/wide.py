@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -99,25 +100,20 @@ class Wide:
         for grid in self.grid.cut(self._rows):
             yield self._slice(grid)
 
+    def head(self, rows: int) -> Wide:
+        """The first so many rows of the same table."""
+        grid = Grid(self.grid.start_us, min(self.grid.end_us, self.grid.start_us + rows * self.grid.every_us), self.grid.every_us)
+        made = copy(self)
+        made.grid = grid
+        return made
+
     def to_arrow(self) -> pa.Table:
         """The whole table for pyarrow, Parquet and pandas, each field with `tag`, `unit` (UCUM) and `unit_display` in its metadata."""
         import pyarrow as pa
 
         table = plain_arrow(self.collect())
-        return pa.Table.from_arrays(table.columns, schema=self.arrow_schema(table.schema))
-
-    def arrow_schema(self, schema: pa.Schema) -> pa.Schema:
-        """The schema of a slice as Arrow, with the units of the columns in it."""
-        import pyarrow as pa
-
-        about = {signal.name: signal for signal in self.signals}
-        fields = []
-        for field in schema:
-            signal = about.get(field.name)
-            if signal is not None:
-                field = field.with_metadata({"tag": signal.tag, "unit": signal.unit, "unit_display": display(signal.unit)})
-            fields.append(field)
-        return pa.schema(fields)
+        tags = {signal.name: signal.tag for signal in self.signals}
+        return pa.Table.from_arrays(table.columns, schema=arrow_schema(table.schema, self.units, tags))
 
     def _type(self, signal: Signal) -> pl.DataType:
         import polars as pl
@@ -180,6 +176,16 @@ def plain_arrow(frame: pl.DataFrame) -> pa.Table:
     import polars as pl
 
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def arrow_schema(schema: pa.Schema, units: Mapping[str, str], tags: Mapping[str, str] | None = None) -> pa.Schema:
+    """The schema with what each column is in its field's metadata: `unit` (UCUM), `unit_display`, and `tag` (the column's name)."""
+    import pyarrow as pa
+
+    def about(name: str) -> dict[str, str]:
+        return {"tag": (tags or {}).get(name, name), "unit": units[name], "unit_display": display(units[name])}
+
+    return pa.schema([field.with_metadata(about(field.name)) if field.name in units else field for field in schema])
 
 
 def _value(kind: ValueType) -> tuple[pl.Expr, pl.Expr, pl.Expr]:

@@ -53,6 +53,8 @@ class Location:
             raise Account(AwsConfig(), Path(), self.text).in_words(error, what) from error
         except pe.PolarsError as error:
             raise click.ClickException(f"{self.text}: cannot {what}: {_first_line(error)}") from error
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise click.ClickException(f"{self.text}: cannot {what}: {error.strerror or _first_line(error)}") from error
         except ValueError as error:
