@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypedDict
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +29,11 @@ from schemas.replay import READINGS, Log
 from schemas.span import SpoolSpan
 from schemas.tags import Tag
 
-from .lake import _files
+from .lake import _described, _files
 from .parquet.publish import publish
 from .parquet.rows import Names, parts
 from .parquet.store import LocalStore, Store
-from .places import Place, place_of
+from .places import Access, Place, place_of
 
 if TYPE_CHECKING:
     from schemas.kinds import Kind
@@ -43,14 +43,6 @@ TALLY: Final = pa.schema(
 )
 _BATCH: Final = 65_536
 _ORIGINS: Final = pa.array(["live", "backfill", "replay", "downsampled"])
-
-
-class Access(TypedDict):
-    """How a bucket is reached."""
-
-    region: str | None
-    endpoint: str | None
-    profile: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +57,7 @@ class Lake:
     @property
     def access(self) -> Access:
         """The keyword arguments of `cloud_sinks.lake`."""
-        return {"region": self.region, "endpoint": self.endpoint, "profile": self.profile}
+        return Access(region=self.region, endpoint=self.endpoint, profile=self.profile)
 
     def place(self) -> Place:
         """For listing and reading."""
@@ -108,6 +100,10 @@ class Lake:
         """The files that count, in order of path."""
         return sorted(_files(self.place(), kind, None if sites is None else set(sites), start, end), key=LakeFile.path)
 
+    def described(self) -> list[tuple[str, str]]:
+        """(site, gateway) of every table of the data dictionary."""
+        return _described(self.place())
+
     @contextmanager
     def opened(self, path: str) -> Iterator[str | BinaryIO]:
         """A file as pyarrow opens it."""
@@ -142,8 +138,14 @@ class Wanted:
     def read(self, file: LakeFile) -> Iterator[pa.RecordBatch]:
         """READINGS of one file in its own order. Row groups that can hold nothing wanted are passed over.
 
-        Raises ValueError for a tag that the data dictionary lacks, pa.ArrowException for what is no Parquet file.
+        Raises ValueError for a tag that the data dictionary lacks, and for what is no Parquet file.
         """
+        try:
+            yield from self._rows(file)
+        except pa.ArrowException as error:
+            raise ValueError(f"{file.path()} cannot be read: {error}") from error
+
+    def _rows(self, file: LakeFile) -> Iterator[pa.RecordBatch]:
         number, until = self.logs[Log(file.site, file.span.gateway, file.span.epoch)]
         groups = np.array([*self.groups, -1], dtype=np.int32)
         names = [path for path, group in zip(self.paths, self.groups, strict=True) if group >= 0]

@@ -162,5 +162,5 @@ def test_tags_come_from_the_data_dictionary(small: tuple[Path, Plant]) -> None:
             tag.asset, tag.unit, tag.period_us, tag.limits, tag.value_type,
         )  # fmt: skip
     shutil.copytree(root, root.parent / "bare", ignore=shutil.ignore_patterns("tags"))
-    with pytest.raises(ConfigError, match="no data dictionary"):
+    with pytest.raises(ConfigError, match="no data dictionary of gw-1"):
         score(Request(Lake(str(root.parent / "bare")), config_of("drift")), str(root.parent / "x.parquet"))
