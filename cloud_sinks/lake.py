@@ -89,13 +89,19 @@ def tags(
     location: str | Path,
     *,
     sites: str | Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
     region: str | None = None,
     endpoint: str | None = None,
     profile: str | None = None,
 ) -> pl.DataFrame:
-    """The data dictionary: a row per tag and description, ordered by tag and valid_from, with the column `site`. Places as for `scan`."""
+    """The data dictionary: a row per tag and description, ordered by tag and valid_from, with the column `site`.
+
+    Places, sites and patterns of tags as for `scan`.
+    """
+
     place = place_of(location, region=region, endpoint=endpoint, profile=profile)
-    return _tags(place, {sites} if isinstance(sites, str) else None if sites is None else set(sites))
+    found = _tags(place, {sites} if isinstance(sites, str) else None if sites is None else set(sites))
+    return found if tags is None else found.filter(_matching(found["tag"], [tags] if isinstance(tags, str) else list(tags)))
 
 
 def _tags(place: Place, wanted: set[str] | None) -> pl.DataFrame:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ import pyarrow as pa
 from cloud_sinks.aws import Account
 from cloud_sinks.base import BatchPolicy, SinkContext
 from cloud_sinks.messages import Messages
+from cloud_sinks.thread import OneThread
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
 from schemas.span import Command, SpoolSpan
 
@@ -24,7 +24,6 @@ from .records import Aggregated, ArrowStreams, Encode, JsonLines, Keys, Record, 
 if TYPE_CHECKING:
     from schemas.kinds import Kind
 
-T = TypeVar("T")
 _ROWS: Final = 20_000
 _ATTEMPTS: Final = 6
 _FIRST_WAIT_S: Final = 0.1
@@ -45,7 +44,7 @@ class KinesisSink:
         self._encode: Encode | None = None
         self._span: SpoolSpan | None = None  # the one under way, and the numbers of its records that the stream has
         self._done: set[int] = set()
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = OneThread(f"genba-kinesis-{context.name}")
         self._closed = asyncio.Event()
         self._rng = random.Random()
         self._stopping = threading.Event()
@@ -56,11 +55,12 @@ class KinesisSink:
 
     async def connect(self) -> None:
         """See whether the stream is there. Raises NotConnected and ConfigError."""
-        await self._run(self._open)
+        self._stopping.clear()
+        await self._thread.run(self._open)
 
     async def write(self, batches: Sequence[pa.RecordBatch], span: SpoolSpan) -> None:
         """Put every row and return when the stream has them all. Raises Rejected for rows larger than a record may be."""
-        await self._run(lambda: self._write(batches, span))
+        await self._thread.run(lambda: self._write(batches, span))
 
     async def commands(self) -> AsyncIterator[Command]:
         """A stream asks nothing."""
@@ -76,19 +76,7 @@ class KinesisSink:
         """Let the request under way finish, close the connections, end the thread."""
         self._closed.set()
         self._stopping.set()
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        try:
-            await asyncio.get_running_loop().run_in_executor(thread, self._account.close)
-        finally:
-            thread.shutdown(wait=False)
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"genba-kinesis-{self._context.name}")
-            self._stopping.clear()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        await self._thread.aclose(self._account.close)
 
     # What follows runs in the sink's thread.
 

@@ -6,13 +6,13 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import pyarrow as pa
 
 from cloud_sinks.aws import Account, AwsConfig
 from cloud_sinks.base import BatchPolicy, SinkContext
+from cloud_sinks.thread import OneThread
 from schemas.errors import ConfigError, GenbaError, NotConnected
 from schemas.lake import LakeFile
 from schemas.span import Command, SpoolSpan
@@ -57,7 +57,7 @@ class ParquetSink:
         self._dictionary = TagTable(context.tags, enterprise=context.enterprise, site=context.site, gateway=context.gateway)
         self._names: Names | None = None
         self._described_us = 0
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = OneThread(f"genba-lake-{context.name}")
         self._closed = asyncio.Event()
 
     def policy(self, kind: Kind) -> BatchPolicy:
@@ -85,19 +85,10 @@ class ParquetSink:
     async def aclose(self) -> None:
         """Let a write under way finish, renew the data dictionary, end the thread."""
         self._closed.set()
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(thread, self._close)
-        finally:
-            thread.shutdown(wait=False)
+        await self._thread.aclose(self._close)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"genba-lake-{self._context.name}")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
+        return await self._thread.run(lambda: self._guarded(work))
 
     # What follows runs in the sink's thread.
 
