@@ -89,7 +89,7 @@ def verify(
     verdict = Verdict(location, deep)
     before = look() if look is not None else None
     if before is not None:
-        sink = _sink_of(before, sink)
+        sink = sink_of(before, sink)
     found = audit(shelf, kinds=kinds, deep=deep, now_us=now_us)
     verdict.files, verdict.rows = len(found.files), sum(one.rows for one in found.files)
     verdict.bytes = sum(one.size for one in found.files)
@@ -105,7 +105,8 @@ def verify(
     return verdict
 
 
-def _sink_of(book: Book, sink: str | None) -> str:
+def sink_of(book: Book, sink: str | None) -> str:
+    """The lake's name in the ledger: as given, or the only one there. Raises ConfigError."""
     known = sorted({name for _, name in book.cursors})
     if sink is None and len(known) == 1:
         return known[0]
