@@ -23,6 +23,7 @@ from .config import PartitionKey
 
 _KEY_CHARACTERS: Final = 256
 _ROWS_AT_FIRST: Final = 20_000
+_ARROW: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)  # handing buffers round costs more than they do
 _AGGREGATION_BYTES: Final = 64
 """What KPL adds to a user record at most, beside its key: protobuf tags, lengths and index."""
 
@@ -179,7 +180,7 @@ class ArrowStreams:
 
 def _stream(batch: pa.RecordBatch) -> bytes:
     out = pa.BufferOutputStream()
-    with pa.ipc.new_stream(out, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+    with pa.ipc.new_stream(out, batch.schema, options=_ARROW) as writer:
         writer.write_batch(batch)
     data: bytes = out.getvalue().to_pybytes()
     return data
