@@ -185,7 +185,8 @@ async def iot_rate(sink: Sink, rows: int, *, before: int = 0) -> tuple[float, fl
     try:
         if before:
             await sink.write([readings(0, before, context.tags)], SpoolSpan("gw-1", 1, "telemetry", 0, before - 1))
-        batches = [readings(first, min(1000, rows), context.tags) for first in range(before, before + rows, 1000)]
+        step = min(sink.policy("telemetry").max_rows, rows)
+        batches = [readings(first, step, context.tags) for first in range(before, before + rows, step)]
         with Timer() as timer:
             for batch in batches:
                 first = batch.column("seq")[0].as_py()
