@@ -40,7 +40,15 @@ class Shadow:
     """Follows one shadow over connection after connection. On the loop only; `exchange` is called by one task."""
 
     def __init__(
-        self, thing: str, inbox: Inbox, pace: Pace, *, source: str, where: str, timeout_s: float, log: structlog.stdlib.BoundLogger
+        self,
+        thing: str,
+        inbox: Inbox,
+        pace: Pace,
+        *,
+        source: str,
+        where: str,
+        timeout_s: float,
+        log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._thing, self._inbox, self._pace, self._source, self._where = thing, inbox, pace, source, where
         self._timeout_s, self._log = timeout_s, log
@@ -72,6 +80,10 @@ class Shadow:
         self._hand_over()
         patch = difference(self._reported, state)
         if patch and state != self._sent:
+            size = len(json.dumps({"desired": self._desired, "reported": state}, ensure_ascii=False).encode())
+            if size > MAX_BYTES:
+                message = f"the shadow would have {size:,} bytes and IoT Core keeps {MAX_BYTES:,}"
+                raise ConfigError(message, where=self._where, hint="desire less")
             await self._update(connection, patch)
             self._sent = state
 
@@ -90,7 +102,9 @@ class Shadow:
                 call(partial(_settle, listening, event))
 
         options = request_response.ClientOptions(
-            max_request_response_subscriptions=4, max_streaming_subscriptions=2, operation_timeout_in_seconds=round(self._timeout_s)
+            max_request_response_subscriptions=4,
+            max_streaming_subscriptions=2,
+            operation_timeout_in_seconds=round(self._timeout_s),
         )
         try:
             self._client = iotshadow.IotShadowClientV2(connection.client, options)

@@ -48,7 +48,13 @@ class IotCoreSink:
         source, log = f"iot_core sink {context.name}", context.log.bind(sink=context.name)
         self._inbox = Inbox(self._command_topic, source, log)
         self._shadow = Shadow(
-            config.thing, self._inbox, self._pace, source=source, where=f"{self._where}.shadow", timeout_s=config.timeout.s, log=log
+            config.thing,
+            self._inbox,
+            self._pace,
+            source=source,
+            where=f"{self._where}.shadow",
+            timeout_s=config.timeout.s,
+            log=log,
         )
 
     def policy(self, kind: Kind) -> BatchPolicy:

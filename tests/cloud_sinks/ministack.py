@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ class Ministack:
     folder: Path
     port: int = 0
     mqtt_port: int = 0
+    environment: dict[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -46,7 +47,7 @@ class Ministack:
         environment = {
             **os.environ, "BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(self.port), "IOT_MTLS_PORT": str(self.mqtt_port),
             "PERSIST_STATE": "1", "STATE_DIR": str(self.folder / "state"), "MINISTACK_HOST": "localhost",
-            "MINISTACK_REGION": REGION, "AWS_DEFAULT_REGION": REGION,
+            "MINISTACK_REGION": REGION, "AWS_DEFAULT_REGION": REGION, **self.environment,
         }  # fmt: skip
         with (self.folder / "ministack.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -106,11 +107,14 @@ class Ministack:
             process.kill()
             process.wait()
 
-    def thing(self, name: str, folder: Path) -> None:
+    def thing(self, name: str, folder: Path, policy: str = "") -> None:
         """Register a thing with a certificate: `{name}.pem`, `{name}.key` and the authority `ca.pem` in `folder`."""
         iot = self.client("iot")
         iot.create_thing(thingName=name)
         made = iot.create_keys_and_certificate(setAsActive=True)
+        if policy:
+            iot.create_policy(policyName=f"policy-{name}", policyDocument=policy)
+            iot.attach_policy(policyName=f"policy-{name}", target=made["certificateArn"])
         iot.attach_thing_principal(thingName=name, principal=made["certificateArn"])
         (folder / f"{name}.pem").write_text(made["certificatePem"])
         (folder / f"{name}.key").write_text(made["keyPair"]["PrivateKey"])
