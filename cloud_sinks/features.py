@@ -77,7 +77,7 @@ class Features:
     def __call__(self, day: Day) -> Iterator[pa.RecordBatch]:
         """Write the file of the day, unless it is there already and made from the same -> one row DONE; `made` is 0 when it was there."""
         path, signature = features_path(str(self.every), day.site, day.date), day.signature(self.every)
-        with self.result.store(path) as store:
+        with self.result.store() as store:
             try:
                 with store.reader(path) as file:
                     there = read_metadata(file)

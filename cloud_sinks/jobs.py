@@ -7,11 +7,8 @@ never sent along, each machine finds its own.
 from __future__ import annotations
 
 import bisect
-import hashlib
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,10 +26,11 @@ from schemas.replay import READINGS, Log
 from schemas.span import SpoolSpan
 from schemas.tags import Tag
 
+from .aws import AwsConfig
 from .lake import _described, _files
 from .parquet.publish import publish
 from .parquet.rows import Names, parts
-from .parquet.store import LocalStore, Store
+from .parquet.shelf import Shelf, shelf_of
 from .places import Access, Place, place_of
 
 if TYPE_CHECKING:
@@ -64,35 +62,20 @@ class Lake:
         return place_of(self.location, region=self.region, endpoint=self.endpoint, profile=self.profile)
 
     @contextmanager
-    def store(self, work: str) -> Iterator[Store]:
-        """For reading and publishing files. `work` names the piece of work: when it is done again, it cleans up what a crash left."""
-        owner = f"job-{hashlib.sha256(work.encode()).hexdigest()[:12]}"
+    def store(self) -> Iterator[Shelf]:
+        """For publishing files; a directory that is not there is made. What a crash left in it is cleared away by the next that opens it."""
         if not self.location.startswith("s3://"):
-            local = LocalStore(Path(self.location), owner)
-            local.open()
-            try:
-                yield local
-            finally:
-                shutil.rmtree(local.scratch("").parent, ignore_errors=True)
-            return
-        from .aws import Account, AwsConfig
-        from .parquet.s3 import S3Store
+            Path(self.location).mkdir(parents=True, exist_ok=True)
+        shelf = self._shelf()
+        try:
+            shelf.open()
+            yield shelf
+        finally:
+            shelf.close()
 
-        config = AwsConfig(region=self.region, endpoint=self.endpoint, profile=self.profile)
-        with tempfile.TemporaryDirectory(prefix="genba-job-") as directory:
-            store = S3Store(
-                Account(config, Path(), self.location),
-                self.location,
-                owner="jobs",
-                directory=Path(directory),
-                kms_key=None,
-                log=_Quiet(),  # type: ignore[arg-type]
-            )
-            store.open()
-            try:
-                yield store
-            finally:
-                store.close()
+    def _shelf(self) -> Shelf:
+        aws = AwsConfig(region=self.region, endpoint=self.endpoint, profile=self.profile)
+        return shelf_of(self.location, aws, log=_Quiet())  # type: ignore[arg-type]
 
     def files(
         self, kind: Kind, sites: Iterable[str] | None = None, start: datetime | None = None, end: datetime | None = None
@@ -110,7 +93,7 @@ class Lake:
         if not self.location.startswith("s3://"):
             yield str(Path(self.location) / path)
             return
-        with self.store("read") as store, store.reader(path) as file:
+        with closing(self._shelf()) as shelf, shelf.reader(path) as file:
             yield file
 
 
@@ -235,7 +218,7 @@ class ScoreFiles:
         """SCORES sorted by (log, slice, ORDER), every slice whole -> one row (path, rows) per file that is now there."""
         for (log, slice_), scores in slices(batches):
             paths, rows = [], []
-            with self.lake.store(f"scores {self.logs[log]} {slice_}") as store:
+            with self.lake.store() as store:
                 names = Names(self.tags)
                 first = self.offsets[log, slice_]
                 key = self.logs[log]

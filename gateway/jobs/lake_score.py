@@ -213,7 +213,7 @@ def _recorded(plan: _Plan, result: Lake) -> _Plan:
         "end": request.end.isoformat() if request.end else None,
     }
     until: list[tuple[str, str, int, int]] = [(*astuple(log), last) for log, last in sorted(plan.until.items())]
-    with result.store("score record") as store:
+    with result.store() as store:
         scratch = store.scratch(RECORD)
         scratch.write_text(json.dumps({**mine, "until": until}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if not store.publish(scratch, RECORD):
