@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,7 @@ import pytest
 
 from cloud_sinks import lake
 from cloud_sinks.jobs import Lake
+from gateway.cli import main
 from gateway.jobs import lake_features
 from gateway.jobs import spark as sparks
 from gateway.jobs.lake_score import Request, score
@@ -24,6 +28,7 @@ from tests.gateway.jobs.test_lake_score import config_of, files_of, live
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+LAKE_PAGE = (Path(__file__).parents[3] / "docs/lake.md").read_text(encoding="utf-8")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -74,6 +79,29 @@ def test_what_a_task_raises_is_said_without_a_trace(spark: SparkSession, root: P
     with pytest.raises(ConfigError, match=rf"^{broken.relative_to(bare)} cannot be read: ") as caught:
         score(Request(Lake(str(bare)), config_of("drift")), out.location, spark=spark, result=out)
     assert "\n" not in str(caught.value)
+
+
+def test_the_snippet_for_plain_spark_runs(spark: SparkSession, root: Path, tmp_path: Path) -> None:
+    (snippet,) = (found for found in re.findall(r"```python\n(.*?)```", LAKE_PAGE, re.DOTALL) if "pyspark" in found)
+    (tmp_path / "snippet.py").write_text(snippet.replace("lake/telemetry", str(root / "telemetry")), encoding="utf-8")
+    names = runpy.run_path(str(tmp_path / "snippet.py"))
+    rows = (
+        lake.scan(root).filter(pl.col("quality") == 0, pl.col("date") == date(2026, 3, 1)).group_by("tag").agg(pl.mean("value"))
+    )
+    expected = dict(rows.collect().iter_rows())
+    assert {row["tag"]: row["avg(value)"] for row in names["found"]} == pytest.approx(expected)
+    assert names["spark"] is spark
+
+
+def test_the_command_uses_the_session_that_runs(
+    spark: SparkSession, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["lake", "features", str(root), "--every", "1h", "--out", str(tmp_path / "out"), "--site", "kyoto"]
+    with pytest.raises(SystemExit) as ended:
+        main([*asked, "--engine", "spark", "--master", "spark://nowhere:1"])
+    assert ended.value.code in (0, None)
+    assert capsys.readouterr().out == "30 windows of 1h in 2 files, 2 made now\n"
+    assert spark.range(3).count() == 3
 
 
 PROBE = """
