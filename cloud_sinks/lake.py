@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from schemas.asset import matches_any
-from schemas.lake import COLUMNS, TAGS_COLUMNS, Column, LakeFile, current
+from schemas.lake import COLUMNS, TAGS_COLUMNS, Column, LakeFile
+from schemas.manifest import MANIFEST, Manifest, current, lake_files, sources_of
 
 from .places import Access, Place, place_of
 
@@ -72,7 +73,7 @@ def scan(
     since, until = _moment(start, "start"), _moment(end, "end")
     wanted_sites = {sites} if isinstance(sites, str) else None if sites is None else set(sites)
     schema = _schema(COLUMNS[kind])
-    files = current(_files(place, kind, wanted_sites, since, until))
+    files = list(_files(place, kind, wanted_sites, since, until))
     partitions = {"site": pl.String(), "date": pl.Date()}
     if not files:
         return pl.LazyFrame(schema={**schema, **partitions})
@@ -326,7 +327,7 @@ def _moment(moment: Moment | None, what: str) -> datetime | None:
 def _files(
     place: Place, kind: Kind, sites: set[str] | None, since: datetime | None, until: datetime | None
 ) -> Iterator[LakeFile]:
-    """The lake's files in the folders that can hold wanted rows; anything else that lies there is passed over."""
+    """The files that count in the folders that can hold wanted rows; anything else that lies there is passed over."""
     first = since.date() if since else date.min
     last = (until - timedelta(microseconds=1)).date() if until and until > datetime.min.replace(tzinfo=UTC) else date.max
     for site in _folders(place, kind, "site"):
@@ -339,11 +340,42 @@ def _files(
             except ValueError:
                 continue
             folder = f"{kind}/site={site}/date={day}"
-            for name in place.names(folder):
-                try:
-                    yield LakeFile.parse(f"{folder}/{name}")
-                except ValueError:
-                    continue
+            names = place.names(folder)
+            yield from current(folder, names, _manifest(place, folder, names))
+
+
+def _manifest(place: Place, folder: str, names: Sequence[str]) -> Manifest | None:
+    """The manifest of a folder that was listed before, None where nothing was merged."""
+    merged = [file for file in lake_files(folder, names) if file.merged]
+    if MANIFEST not in names and not merged:
+        return None
+    data = place.read(f"{folder}/{MANIFEST}")
+    if data is not None:
+        try:
+            return Manifest.unpack(data)
+        except ValueError as error:
+            raise ValueError(f"{place.address(folder)}/{MANIFEST} cannot be read: {error}") from error
+    for file in merged:  # published and not yet named, so that its sources are all there; or the manifest was lost
+        span = file.span
+        if not _sources(place, file) <= {
+            (one.span.first, one.span.last)
+            for one in lake_files(folder, names)
+            if not one.merged and (one.span.gateway, one.span.epoch) == (span.gateway, span.epoch)
+        }:
+            raise ValueError(
+                f"{place.address(folder)}/{MANIFEST} is missing, and without it nobody knows which of the merged files count; "
+                "`genba lake compact` makes it again"
+            )
+    return None
+
+
+def _sources(place: Place, file: LakeFile) -> set[tuple[int, int]]:
+    """First and last row of the files that a merged file replaces, as it says itself."""
+    import polars as pl
+
+    options = None if place.options is None else dict(place.options)
+    about = pl.read_parquet_metadata(place.address(file.path()), storage_options=options)
+    return {(source.first, source.last) for source in sources_of(about["genba.sources"])}
 
 
 def _folders(place: Place, parent: str, key: str) -> list[str]:
