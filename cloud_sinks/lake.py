@@ -148,6 +148,8 @@ def gaps(
     patterns = None if tags is None else [tags] if isinstance(tags, str) else list(tags)
     if whole.height:
         described = _tags(place_of(location, **access), None).select("tag", "adapter", "gateway", "site").unique()
+        if patterns is not None:
+            described = described.filter(_matching(described["tag"], patterns))
         each = whole.join(described, on=["gateway", "site"]).filter(
             (pl.col("source") == pl.col("adapter")) | (pl.col("source") == "spool") | pl.col("source").is_null()
         )
