@@ -7,22 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cloud_sinks.places import Access
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from cloud_sinks.places import Place
-
-
-class Access(TypedDict):
-    """How a bucket is reached, as the keyword arguments of `cloud_sinks.lake`."""
-
-    region: str | None
-    endpoint: str | None
-    profile: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +53,8 @@ class Location:
             raise Account(AwsConfig(), Path(), self.text).in_words(error, what) from error
         except pe.PolarsError as error:
             raise click.ClickException(f"{self.text}: cannot {what}: {_first_line(error)}") from error
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise click.ClickException(f"{self.text}: cannot {what}: {error.strerror or _first_line(error)}") from error
         except ValueError as error:
