@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, TypeVar
@@ -106,6 +106,15 @@ class Options:
     dry_run: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a plan somewhere else: the merge, if it counts, what a person should look at, and the files that are left alone."""
+
+    done: Done | None
+    problems: tuple[str, ...] = ()
+    bad: frozenset[str] = frozenset()
+
+
 class Compactor:
     """One run over a lake. Raises what the shelf raises where the place cannot be reached; damage of single files is reported."""
 
@@ -117,32 +126,53 @@ class Compactor:
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         sleep: Callable[[float], None] = time.sleep,
         at: Callable[[str], None] = lambda point: None,
+        elsewhere: Callable[[Sequence[Plan]], Iterable[Outcome]] | None = None,
     ) -> None:
-        """`shelf` is open unless it is a dry run."""
+        """`shelf` is open unless it is a dry run. `elsewhere` has plans carried out by compactors of other processes, `carry_out` there."""
         self._shelf, self._options, self._now_us, self._sleep, self._at = shelf, options, now_us, sleep, at
+        self._elsewhere = elsewhere
         self._bad: set[str] = set()
         self._due: dict[str, int] = {}  # folder -> when its replaced files may be removed
         self.report = Report()
 
     def run(self) -> Report:
         """Merge what there is to merge, wait until nobody can still be reading what was replaced, remove that."""
-        for kind in self._options.kinds:
-            for folder in folders_of(self._shelf, kind):
-                if not self._is_due(folder):
-                    continue
-                if self._options.dry_run:
-                    self.report.planned += self._plan(folder)
-                    continue
+        folders = [one for kind in self._options.kinds for one in folders_of(self._shelf, kind) if self._is_due(one)]
+        if self._options.dry_run:
+            self.report.planned = [plan for folder in folders for plan in self._plan(folder)]
+            return self.report
+        for some in [folders] if self._elsewhere is not None else [[folder] for folder in folders]:
+            for folder in some:
                 self._tidy(folder)
-                while plans := self._plan(folder):
+            while plans := [plan for folder in some for plan in self._plan(folder)]:
+                if self._elsewhere is None:
                     for plan in plans:
                         self._merge(plan)
-                self._remove_due()
+                else:
+                    for outcome in self._elsewhere(plans):
+                        self._take(outcome)
+            self._remove_due()
         while self._due:
             self._sleep(max(0.0, (min(self._due.values()) - self._now_us()) / 1e6))
             self._at("waited")
             self._remove_due()
         return self.report
+
+    def carry_out(self, plan: Plan) -> Outcome:
+        """One plan of another compactor, for it to take; what was replaced is for that one to remove."""
+        self._merge(plan)
+        report = self.report
+        return Outcome(report.merged[-1] if report.merged else None, tuple(report.problems), frozenset(self._bad))
+
+    def _take(self, outcome: Outcome) -> None:
+        self.report.problems += outcome.problems
+        self._bad |= outcome.bad
+        if outcome.done is not None:
+            self._note(outcome.done)
+
+    def _note(self, done: Done) -> None:
+        self.report.merged.append(done)
+        self._due[done.plan.folder] = self._now_us() + int(self._options.grace_s * 1e6)
 
     def _is_due(self, folder: str) -> bool:
         older_than_s = self._options.older_than_s
@@ -230,8 +260,7 @@ class Compactor:
         self._at("published")
         if self._commit(plan, name, made):
             self._at("committed")
-            self.report.merged.append(Done(plan, name, made.rows, made.bytes))
-            self._due[plan.folder] = self._now_us() + int(self._options.grace_s * 1e6)
+            self._note(Done(plan, name, made.rows, made.bytes))
         else:  # somebody else was faster; nothing counts this file, nor will
             self._retire(plan.folder, [name])
             self._shelf.remove(target.path())

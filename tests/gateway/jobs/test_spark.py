@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shutil
 import subprocess
 import sys
+import time
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,8 @@ import pytest
 
 from cloud_sinks import lake
 from cloud_sinks.jobs import Lake
+from cloud_sinks.parquet.audit import audit
+from cloud_sinks.parquet.shelf import LocalShelf
 from gateway.cli import main
 from gateway.jobs import lake_features
 from gateway.jobs import spark as sparks
@@ -120,3 +124,49 @@ def test_the_zip_for_executors_is_whole_and_imports_light(tmp_path: Path) -> Non
         [sys.executable, "-I", "-c", PROBE, str(zipped)], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_compaction_in_tasks_gives_the_same_rows_in_the_same_format(
+    spark: SparkSession, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {engine: tmp_path / engine for engine in ("polars", "spark")}
+    for place in made.values():
+        shutil.copytree(root, place)
+    before = lake.scan(root).collect().sort("gateway", "seq")
+    reports = {}
+    for engine, place in made.items():
+        with pytest.raises(SystemExit) as ended:
+            main(["lake", "compact", str(place), "--grace", "0s", "--json", "--engine", engine])
+        assert ended.value.code in (0, None)
+        reports[engine] = json.loads(capsys.readouterr().out)
+        assert lake.scan(place).collect().sort("gateway", "seq").equals(before)
+        assert audit(LocalShelf(place), deep=True, now_us=time.time_ns() // 1000).findings == []
+        assert not list(place.glob(".tmp-*/*"))
+    mine, theirs = reports["spark"], reports["polars"]
+    assert mine["ok"]
+    assert len(mine["merged"]) == 4  # two gateways, each over midnight
+    assert sorted(mine["removed"]) == sorted(theirs["removed"])
+    told = [
+        sorted((one["folder"], one["files"], one["rows"], one["bytes"]) for one in report["merged"]) for report in (mine, theirs)
+    ]
+    assert told[0] == told[1]
+    files = [
+        {re.sub("-m[0-9a-f]{12}", "", name): data for name, data in files_of(place).items() if name.endswith(".parquet")}
+        for place in made.values()
+    ]
+    assert files[0] == files[1]  # but for the random digits in their names
+
+
+def test_damage_that_a_task_finds_is_told_and_left_alone(
+    spark: SparkSession, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root, tmp_path / "lake")
+    victim = min((tmp_path / "lake/telemetry/site=kyoto").rglob("*.parquet"))
+    victim.write_bytes(victim.read_bytes()[:-9])
+    with pytest.raises(SystemExit) as ended:
+        main(["lake", "compact", str(tmp_path / "lake"), "--grace", "0s", "--json", "--engine", "spark"])
+    assert ended.value.code == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [problem.split(":")[0] for problem in report["problems"]] == [str(victim.relative_to(tmp_path / "lake"))]
+    assert victim.is_file()
+    assert report["merged"]
