@@ -19,6 +19,7 @@ Bytes per sample depend on the data more than on anything else, so the data is p
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,28 @@ NAMES = (
     "motor_temp", "oil_temp", "coolant_temp", "bearing_temp", "pressure", "flow", "level", "power", "current", "vibration",
     "speed_setpoint", "temp_setpoint", "position", "pieces", "energy", "running", "door_closed", "heater_on", "order", "state",
 )  # fmt: skip
-UNITS = ("Cel", "Cel", "Cel", "Cel", "bar", "m3/h", "mm", "kW", "A", "mm/s", "/min", "Cel", "mm", "1", "W.h", "1", "1", "1", "1", "1")
+UNITS = (
+    "Cel",
+    "Cel",
+    "Cel",
+    "Cel",
+    "bar",
+    "m3/h",
+    "mm",
+    "kW",
+    "A",
+    "mm/s",
+    "/min",
+    "Cel",
+    "mm",
+    "1",
+    "W.h",
+    "1",
+    "1",
+    "1",
+    "1",
+    "1",
+)
 STATES = ("stopped", "starting", "running", "blocked", "starved", "alarm")
 TAGS = MACHINES * len(NAMES)
 SENSOR_FAILURE, UNCERTAIN, NO_COMMUNICATION = 0x808C0000, 0x408F0000, 0x80310000
@@ -57,9 +79,9 @@ def tag_list() -> list[Tag]:
     return tags
 
 
-def mix(seconds: float, *, stretch: float = 1.0, seed: int = 1) -> list[pa.RecordBatch]:
-    """What 1,000 tags give in so many seconds; `stretch` makes every period that much longer. About 1,700 rows a second."""
-    parts = [_machine(machine, seconds, stretch, np.random.default_rng([seed, machine])) for machine in range(MACHINES)]
+def mix(seconds: float, *, stretch: float = 1.0, seed: int = 1, machines: range = range(MACHINES)) -> list[pa.RecordBatch]:
+    """What 1,000 tags give in so many seconds; `stretch` makes every period that much longer. About 1,600 rows a second."""
+    parts = [_machine(machine, seconds, stretch, np.random.default_rng([seed, machine])) for machine in machines]
     arrived = np.concatenate([part["arrived"] for part in parts])
     order = np.argsort(arrived, kind="stable")
     columns = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
@@ -74,8 +96,7 @@ def mix(seconds: float, *, stretch: float = 1.0, seed: int = 1) -> list[pa.Recor
         text=pa.array(columns["text"], pa.string()),
         origin=int(Origin.LIVE),
     )
-    bounds = [0, *cuts.tolist(), len(order)]
-    return [made.slice(a, b - a) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [made.slice(a, b - a) for a, b in pairwise([0, *cuts.tolist(), len(order)])]
 
 
 def _machine(machine: int, seconds: float, stretch: float, rng: np.random.Generator) -> dict[str, npt.NDArray[np.generic]]:
@@ -153,7 +174,9 @@ def _numbers(name: str, n: int, period: float, rng: np.random.Generator) -> Numb
     if name == "pieces":
         return np.cumsum(rng.random(n) < min(1.0, period / 12)).astype(np.float64)
     if name == "state":
-        return rng.choice(len(STATES), size=n, p=[0.1, 0.05, 0.6, 0.1, 0.1, 0.05])[_changes(n, 90 / period, rng)].astype(np.float64)
+        return rng.choice(len(STATES), size=n, p=[0.1, 0.05, 0.6, 0.1, 0.1, 0.05])[_changes(n, 90 / period, rng)].astype(
+            np.float64
+        )
     return (_changes(n, rng.uniform(20, 300) / period, rng) % 2).astype(np.float64)
 
 

@@ -42,7 +42,7 @@ def write_file(path: Path, table: pa.Table, metadata: Mapping[str, str]) -> None
 
     The Arrow schema is not stored: every reader then sees text as text, whatever it thinks of dictionaries.
     """
-    dictionary, encoding = _encodings(table)
+    dictionary, encoding = encodings(table)
     long = any(_bytes_a_row(table.column(name)) > _LONG for name in table.schema.names)
     with pq.ParquetWriter(
         path,
@@ -104,7 +104,7 @@ def same_rows(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
     return all(ours[key] == theirs.get(key) for key in ("genba.kind", "genba.gateway", "genba.epoch", "genba.first", "genba.last", "genba.rows", "genba.checksum"))  # fmt: skip
 
 
-def _encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
+def encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
     """(columns to dictionary-encode, encoding of the others). Numbers with several good encodings are probed on a sample."""
     dictionary, encoding = [], {}
     for name in table.schema.names:
