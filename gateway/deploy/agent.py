@@ -139,7 +139,8 @@ class ShadowAgent:
         if not changed:
             return
         assert p.adapter_of is not None
-        adapters = {name: p.adapter_of(configuration, name, tags) for name in changed}
+        seen = {one.name: one.seen_us for one in p.collectors}
+        adapters = {name: p.adapter_of(configuration, name, tags, seen[name]) for name in changed}
         models = build_models(configuration, tags)  # some know how often their tags are read
         p.tags = await p.registry.resolve(tags, p.clock.now_us())
         if p.runner is not None:

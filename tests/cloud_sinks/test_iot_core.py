@@ -244,3 +244,46 @@ async def test_what_the_shadow_service_answers(code: int | None, error: type[Exc
     shadow = Shadow("gw-1", Inbox("c", "s", log), Pace(1, 1), source="s", where="sinks.x.shadow", timeout_s=1, log=log)
     with pytest.raises(error):
         await shadow._ask(Refusing(), object())  # type: ignore[arg-type]
+
+
+class Standing:
+    """A connection whose operations are all answered with `answer`."""
+
+    def __init__(self) -> None:
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def settled(self, operation: object) -> object:
+        await asyncio.sleep(0)
+        return operation
+
+
+def document(version: int, desired: dict[str, Any], reported: dict[str, Any] | None = None) -> Any:
+    state = iotshadow.ShadowStateWithDelta(desired=desired, reported=reported)
+    return iotshadow.GetShadowResponse(version=version, state=state)
+
+
+async def test_a_document_that_is_older_than_what_was_seen_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages may come in any order, and the answer to a report may overtake a wish that was there before it."""
+    log = structlog.get_logger()
+    box = Inbox("c", "s", log)
+    shadow, connection = Shadow("gw-1", box, Pace(9, 1e6), source="s", where="w", timeout_s=1, log=log), Standing()
+
+    class Client:
+        def get_named_shadow(self, request: object) -> object:
+            return document(3, {"a": 1})
+
+        def update_named_shadow(self, request: object) -> object:
+            return iotshadow.UpdateShadowResponse(version=7)
+
+    async def begin(given: object) -> None:
+        shadow._connection, shadow._client, shadow._follows = connection, Client(), True  # type: ignore[assignment]
+        await shadow._read(connection)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shadow, "_begin", begin)
+    await shadow.exchange(connection, {"version": "1"})  # type: ignore[arg-type]
+    for version, desired in ((5, {"a": 2}), (4, {"a": 3}), (5, {"a": 4}), (6, {"a": 5}), (7, {"a": 5}), (9, {}), (8, {"a": 6})):
+        shadow._seen(connection, document(version, desired, {"version": "1"}))  # type: ignore[arg-type]
+    shadow._seen(Standing(), document(99, {"a": 7}))  # type: ignore[arg-type]  # of a connection that is gone
+    box.close()
+    told = [(json.loads(str(one.arguments["document"])), one.arguments["version"]) async for one in box.commands()]
+    assert told == [({"a": 1}, 3), ({"a": 2}, 5), ({"a": 5}, 6), ({}, 9)]

@@ -57,9 +57,10 @@ def kept(opened, level):
         plant.keeper = p.sinks["broker"] = Keeper()
         delivery = next(one for one in p.deliveries if one.name == "broker")
         delivery._sink = plant.sinks["broker"] = plant.keeper
-        plant.planned = []
+        plant.planned, plant.seen = [], []
 
-        def adapter_of(configuration, name, tags):
+        def adapter_of(configuration, name, tags, last_seen_us):
+            plant.seen.append(last_seen_us)
             mine = [tag for tag in tags if tag.adapter == name]
             device = Device(mine[0].id)
             plant.planned.append((name, [tag.period_us for tag in mine], device))
@@ -153,6 +154,7 @@ async def test_another_scan_class_is_planned_anew_and_rows_stay_those_of_the_tag
         await until(lambda: last(plant).get("adapters", {}).get("press", {}).get("scan") == "5s")
         ((name, periods, after),) = plant.planned
         assert (name, periods) == ("press", [5_000_000])
+        assert abs(plant.seen[0] - p.clock.now_us()) < 60e6  # and not the end of the run before: history is fetched from there
         await until(lambda: after.sent > 3)
         assert before.closed == 1
         assert robot.closed == 0
