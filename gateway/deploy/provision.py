@@ -60,6 +60,8 @@ class Fleet:
 
     def __init__(self, config: IotCoreConfig, base: Path, claim: Claim, say: Callable[[str], None]) -> None:
         self._config, self._claim, self._say = config, claim, say
+        if config.certificate is None or config.key is None:
+            raise ConfigError("a gateway that connects by `wss://` has no certificate", hint="write certificate and key")
         self._certificate, self._key = base / config.certificate, base / config.key
         self._ca = None if config.ca is None else base / config.ca
         self._waiting = self._certificate.with_name(f"{self._certificate.name}.pending")
@@ -116,7 +118,7 @@ class Fleet:
         certified = await provisioning.certify(await asyncio.to_thread(_request, key, self._config.thing))
         if not _fits(certified.certificate, key):
             raise ConfigError(
-                f"{self._config.endpoint} has signed another key", hint="correct `endpoint` and `ca`: this is not IoT Core"
+                f"{self._config.host} has signed another key", hint="correct `endpoint` and `ca`: this is not IoT Core"
             )
         await asyncio.to_thread(self._keep, certified)
         self._say(f"IoT Core has signed the certificate {certified.certificate_id[:12]}…")
@@ -149,11 +151,11 @@ class Fleet:
 
         config = self._config
         await asyncio.to_thread(
-            lambda: examine(config.endpoint, config.port, context_of(certificate, key, self._ca, "provision"), "provision")
+            lambda: examine(config.host, config.host_port, context_of(certificate, key, self._ca, "provision"), "provision")
         )
         return Options(
-            host=config.endpoint,
-            port=config.port,
+            host=config.host,
+            port=config.host_port,
             client_id=thing or config.thing,
             certificate=str(certificate),
             key=str(key),

@@ -65,6 +65,11 @@ def test_check_counts_slashes_and_bytes(options: dict[str, Any], level: str, say
     ("options", "says"),
     [
         ({"endpoint": "mqtts://a1-ats.iot.amazonaws.com"}, "host name alone"),
+        ({"endpoint": "wss://a1-ats.iot.amazonaws.com:443"}, "host name alone"),
+        ({"endpoint": "wss://a1-ats.iot.amazonaws.com"}, "delete certificate and key"),
+        ({"certificate": None, "key": None}, "certificate and key must be given"),
+        ({"key": None}, "key must be given"),
+        ({"aws": {"region": "eu-west-1"}}, "`aws` is for `wss://` only"),
         ({"thing": "no good"}, "pattern"),
         ({"topic": "genba/+/x"}, "no # or +"),
         ({"topic": "genba/{tag}"}, "unknown place"),
@@ -75,6 +80,14 @@ def test_check_counts_slashes_and_bytes(options: dict[str, Any], level: str, say
 def test_options_that_cannot_work(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         config(**options)
+
+
+def test_by_websocket_the_port_is_443_unless_one_is_written() -> None:
+    given = {"certificate": None, "key": None, "endpoint": "wss://a1-ats.iot.eu-west-1.amazonaws.com"}
+    made = config(**given)
+    assert (made.websocket, made.host, made.host_port) == (True, "a1-ats.iot.eu-west-1.amazonaws.com", 443)
+    assert config(**given, port=8443).host_port == 8443
+    assert (config().websocket, config().host_port) == (False, 8883)
 
 
 @pytest.mark.parametrize(
