@@ -13,6 +13,8 @@ from cloud_sinks.topics import checked
 from schemas.plugin import Finding
 from schemas.values import Duration, Size
 
+from .pkcs11 import Pkcs11Config
+
 MAX_TOPIC_BYTES: Final = 256
 MAX_SLASHES: Final = 7
 """AWS IoT Core endpoints and quotas: both without the prefix of Basic Ingest."""
@@ -43,6 +45,7 @@ class IotCoreConfig(SinkConfig):
         None, description="PEM file of the device certificate, relative to this file; needed unless with `wss://`."
     )
     key: str | None = Field(None, description="PEM file of its private key.")
+    pkcs11: Pkcs11Config | None = Field(None, description="The private key is in a security module; instead of `key`.")
     aws: AwsIdentity = Field(
         AwsIdentity(), description="With `wss://`: whose credentials sign the connection; else the default chain."
     )
@@ -107,11 +110,14 @@ class IotCoreConfig(SinkConfig):
 
     @model_validator(mode="after")
     def _one_identity(self) -> IotCoreConfig:
-        given = [name for name in ("certificate", "key") if getattr(self, name) is not None]
+        given = [name for name in ("certificate", "key", "pkcs11") if getattr(self, name) is not None]
+        if "key" in given and "pkcs11" in given:
+            raise ValueError("key and pkcs11 both say where the private key is; keep one of them")
         if self.websocket and given:
             raise ValueError(f"with `wss://` AWS credentials say who this is; delete {' and '.join(given)}")
         if not self.websocket and len(given) < 2:
-            missing = " and ".join(name for name in ("certificate", "key") if name not in given)
+            wanted = ("certificate", "pkcs11" if self.pkcs11 is not None else "key")
+            missing = " and ".join(name for name in wanted if name not in given)
             raise ValueError(
                 f"{missing} must be given: IoT Core knows a gateway by its certificate (or by AWS credentials, with `wss://`)"
             )

@@ -16,6 +16,8 @@ from awsiot import mqtt5_client_builder
 from cloud_sinks.aws import Credentials
 from schemas.errors import ConfigError, NotConnected
 
+from .pkcs11 import SecurityModule
+
 _FAILURE: Final = 128
 """Reason codes from here on are failures; 16, nobody is subscribed, is none."""
 _REFUSALS: Final = {
@@ -38,6 +40,7 @@ class Options:
     timeout_s: float
     certificate: str = ""
     key: str = ""
+    module: SecurityModule | None = None  # has the key instead
     signed_by: Credentials | None = None  # by WebSocket then
 
 
@@ -59,7 +62,12 @@ class Connection:
 
     async def open(self) -> None:
         """Connect within the timeout. Raises NotConnected and ConfigError."""
-        self._client = await asyncio.to_thread(self._build)
+        try:
+            self._client = await asyncio.to_thread(self._build)
+        except RuntimeError as error:  # of the SDK, which has no others
+            if self._options.module is None:
+                raise
+            raise self._options.module.in_words(error) from error
         self._client.start()
         try:
             async with asyncio.timeout(self._options.timeout_s):
@@ -168,7 +176,10 @@ class Connection:
         """Blocking: reads files."""
         options, by = self._options, self._options.signed_by
         call = self._loop.call_soon_threadsafe
-        if by is None:
+        if options.module is not None:
+            key = options.module.arguments()
+            builder = partial(mqtt5_client_builder.mtls_with_pkcs11, cert_filepath=options.certificate, **key)
+        elif by is None:
             builder = partial(mqtt5_client_builder.mtls_from_path, options.certificate, options.key)
         else:
             # The ones of this moment: the connection is made anew after each loss, with those of then.

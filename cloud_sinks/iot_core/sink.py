@@ -26,6 +26,7 @@ from .connection import Connection, Options, refused
 from .handshake import context_of, examine
 from .messages import Publication, Publications, Refusal
 from .pacing import Pace
+from .pkcs11 import SecurityModule
 from .shadow import MAX_BYTES, Shadow
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class IotCoreSink:
         self._command_topic = self._topics.of_plant(config.command_topic)
         self._batched = BatchPolicy(max_rows=_BATCHED_ROWS, max_bytes=1 << 20, max_age_s=config.max_age.s)
         self._pace = Pace(config.max_messages, int(config.max_bytes))
+        self._module = None if config.pkcs11 is None else SecurityModule(config.pkcs11, context.base, self._where)
         self._publications: Publications | None = None
         self._connection: Connection | None = None
         source, log = f"iot_core sink {context.name}", context.log.bind(sink=context.name)
@@ -82,7 +84,7 @@ class IotCoreSink:
                 )
         except ConfigError as error:
             await self._drop()
-            raise ConfigError(error.message, where=self._where, hint=error.hint) from error
+            raise ConfigError(error.message, where=error.where or self._where, hint=error.hint) from error
         except BaseException:
             await self._drop()
             raise
@@ -148,12 +150,31 @@ class IotCoreSink:
         """How to connect with the device certificate, which a handshake has tried before."""
         config, base = self._config, self._context.base
         assert config.certificate is not None
+        if self._module is not None:
+            return await self._in_module(self._module, base / config.certificate)
         assert config.key is not None
         certificate, key = base / config.certificate, base / config.key
         await asyncio.to_thread(
             lambda: examine(config.host, config.host_port, context_of(certificate, key, self._ca, self._where), self._where)
         )
         return replace(self._options(), certificate=str(certificate), key=str(key))
+
+    async def _in_module(self, module: SecurityModule, certificate: Path) -> Options:
+        """How to connect with a key that only the module has: a handshake before can judge no one but the other side."""
+        config, where = self._config, self._where
+
+        def look() -> None:
+            if not certificate.is_file():
+                hint = "paths are relative to the YAML file"
+                raise ConfigError(f"{certificate} is not there", where=f"{where}.certificate", hint=hint)
+            try:
+                examine(config.host, config.host_port, context_of(None, None, self._ca, where), where)
+            except ConfigError as error:
+                if error.where != f"{where}.certificate":  # that one is missed was clear
+                    raise
+
+        await asyncio.to_thread(look)
+        return replace(self._options(), certificate=str(certificate), module=module)
 
     async def _signed(self) -> Options:
         """How to connect by WebSocket with the AWS credentials of this moment. Raises NotConnected and ConfigError."""

@@ -61,7 +61,9 @@ class Fleet:
     def __init__(self, config: IotCoreConfig, base: Path, claim: Claim, say: Callable[[str], None]) -> None:
         self._config, self._claim, self._say = config, claim, say
         if config.certificate is None or config.key is None:
-            raise ConfigError("a gateway that connects by `wss://` has no certificate", hint="write certificate and key")
+            raise ConfigError(
+                "only a gateway with a certificate and a key in files can be provisioned", hint="write certificate and key"
+            )
         self._certificate, self._key = base / config.certificate, base / config.key
         self._ca = None if config.ca is None else base / config.ca
         self._waiting = self._certificate.with_name(f"{self._certificate.name}.pending")
