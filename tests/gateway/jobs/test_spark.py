@@ -23,7 +23,8 @@ from cloud_sinks.parquet.shelf import LocalShelf
 from gateway.cli import main
 from gateway.jobs import lake_features
 from gateway.jobs import spark as sparks
-from gateway.jobs.lake_score import Request, score
+from gateway.jobs.lake_score import score
+from gateway.jobs.score_plan import Request
 from schemas.errors import ConfigError
 from schemas.values import Duration
 from tests.gateway.jobs.plant import Plant, bits
