@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -107,6 +108,19 @@ def test_the_command_uses_the_session_that_runs(
     assert ended.value.code in (0, None)
     assert capsys.readouterr().out == "30 windows of 1h in 2 files, 2 made now\n"
     assert spark.range(3).count() == 3
+
+
+def test_a_local_session_listens_on_loopback_only(spark: SparkSession) -> None:
+    process = Path(f"/proc/{spark.sparkContext._gateway.proc.pid}")
+    mine = {os.readlink(one) for one in (process / "fd").iterdir()}
+    listening = []
+    for table in ("tcp", "tcp6"):
+        for line in (process / "net" / table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in mine:
+                listening.append(fields[1].partition(":")[0])
+    assert listening
+    assert set(listening) <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
 PROBE = """
