@@ -407,4 +407,4 @@ def _matching(column: pl.Series, patterns: list[str]) -> pl.Series:
     import polars as pl
 
     fitting = [name for name in column.unique().drop_nulls().to_list() if matches_any(name, patterns)]
-    return column.is_in(pl.Series(fitting, dtype=pl.String()))
+    return column.is_in(pl.Series(fitting, dtype=pl.String()).implode())
