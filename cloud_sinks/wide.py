@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from schemas.units import display
 
 from . import align
 from .align import How
+from .moments import at_us
 from .signals import Signal
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ COLUMNS: Final = (
 )  # fmt: skip
 _CELLS: Final = 1_000_000
 """Readings, or cells of the result, that are worked on at a time: some hundred megabytes."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _GOOD: Final = 0x4000_0000
 _BAD: Final = 0x8000_0000
 
@@ -126,7 +125,7 @@ class Wide:
     def _slice(self, grid: Grid) -> pl.DataFrame:
         import polars as pl
 
-        since, until = moment(grid.start_us - self._tolerance_us), moment(grid.end_us)
+        since, until = at_us(grid.start_us - self._tolerance_us), at_us(grid.end_us)
         rows = (
             self._readings.filter(pl.col("time") >= since, pl.col("time") < until)
             .filter(pl.col("date").is_between(since.date(), until.date()))  # folders of other days are not opened
@@ -199,11 +198,3 @@ def _value(kind: ValueType) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
         return pl.col("value_int"), pl.lit(None, pl.Int64), pl.lit(None, pl.Int64)
     text = pl.when(pl.col("value").is_null() & pl.col("value_int").is_null()).then(pl.col("text"))
     return text, pl.lit(None, pl.String), pl.lit(None, pl.String)
-
-
-def moment(time_us: int) -> datetime:
-    """µs since 1970 as a time in UTC; what no calendar holds becomes its first or last moment."""
-    try:
-        return _EPOCH + timedelta(microseconds=time_us)
-    except OverflowError:
-        return datetime.min.replace(tzinfo=UTC) if time_us < 0 else datetime.max.replace(tzinfo=UTC)

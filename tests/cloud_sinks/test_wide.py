@@ -370,6 +370,7 @@ def test_mistakes_say_the_way_out(plant: Lake) -> None:
         ({"how": "median"}, "known are last, mean"),
         ({"units": "convert"}, "known are refuse, split"),
         ({"start": "2026-03-01"}, "no time zone"),
+        ({"start": "0001-01-01T00:00:00+09:00"}, "outside the calendar"),
         ({}, "315,360,001 rows, 1 s apart; give start= and end="),
     ):
         with pytest.raises(ValueError, match=said):
