@@ -204,7 +204,11 @@ def pivot(
     every_us, tolerance_us = span_us(every, "every"), span_us(tolerance, "tolerance", zero=True)
     since, until = instant(start, "start"), instant(end, "end")
     before = None if since is None else at_us(us_of(since) - tolerance_us)
-    readings = scan(location, tags=tags, start=before, end=until, sites=sites, **access)
+
+    def read() -> pl.LazyFrame:
+        return scan(location, tags=tags, start=before, end=until, sites=sites, **access)
+
+    readings = read()
     facts = facts_of(readings, uncertain=uncertain)
     table = _tags(place_of(location, **access), {sites} if isinstance(sites, str) else None if sites is None else set(sites))
     if tags is not None:
@@ -224,7 +228,7 @@ def pivot(
     missing = gaps(location, tags=tags, start=before, end=until, sites=sites, sink=sink, **access)
     return Wide(
         readings, missing.select("tag", pl.col("time", "end").to_physical()), columns, grid,
-        how=how, tolerance_us=tolerance_us, uncertain=uncertain, coverage=coverage, total=int(facts["rows"].sum()),
+        how=how, tolerance_us=tolerance_us, uncertain=uncertain, coverage=coverage, total=int(facts["rows"].sum()), again=read,
     )  # fmt: skip
 
 

@@ -48,11 +48,12 @@ def command(
     format = format_of(format_, out)
     if format not in ("parquet", "csv", "arrow"):
         raise click.UsageError(f"--out {out}: export writes parquet, csv or arrow")
+
+    def read() -> pl.LazyFrame:
+        asked: dict[str, Any] = {"tags": patterns or None, "start": interval.start, "end": interval.end, "sites": sites or None}
+        return _shown(lake.scan(str(location), kind=kind, **asked, **location.access), interval, format)
+
     with location.errors():
-        rows = lake.scan(
-            str(location), kind=kind, tags=patterns or None, start=interval.start, end=interval.end, sites=sites or None,
-            **location.access,
-        )  # fmt: skip
         about = {
             "genba.kind": kind,
             "genba.source": str(location),
@@ -61,7 +62,10 @@ def command(
             "genba.end": interval.end.isoformat() if interval.end else "",
         }
         with scratch_for(out) as scratch:
-            _sink(_shown(rows, interval, format), format, scratch, about)
+            try:
+                _sink(read(), format, scratch, about)
+            except FileNotFoundError:  # files were merged and removed since they were listed: from the beginning
+                _sink(read(), format, scratch, about)
     click.echo(f"{out}: {out.stat().st_size:,} bytes", err=True)
 
 
