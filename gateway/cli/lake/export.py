@@ -9,7 +9,7 @@ import click
 
 from schemas.lake import COLUMNS
 
-from ._frames import format_of, scratch_for
+from ._frames import CSV_TIME, for_csv, format_of, scratch_for
 from ._location import Location, located, sites
 from ._times import Interval, timed
 
@@ -70,22 +70,18 @@ def command(
 
 
 def _shown(rows: pl.LazyFrame, interval: Interval, format: str) -> pl.LazyFrame:
-    import polars as pl
     import polars.selectors as cs
 
     if interval.zone is not None:
         rows = rows.with_columns(cs.datetime(time_zone="*").dt.convert_time_zone(interval.zone.key))
-    if format == "csv" and "samples" in rows.collect_schema():
-        text = pl.col("samples").cast(pl.List(pl.String)).list.join(" ")
-        rows = rows.with_columns(samples=pl.when(pl.col("samples").is_not_null()).then(text))
-    return rows
+    return for_csv(rows) if format == "csv" else rows
 
 
 def _sink(rows: pl.LazyFrame, format: str, out: Path, about: dict[str, str]) -> None:
     import polars as pl
 
     if format == "csv":
-        rows.sink_csv(out, datetime_format="%Y-%m-%dT%H:%M:%S%.6f%:z")
+        rows.sink_csv(out, datetime_format=CSV_TIME)
     elif format == "arrow":
         rows.sink_ipc(out, compression="zstd", compat_level=pl.CompatLevel.oldest())
     else:
