@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
@@ -67,13 +68,10 @@ class IotCoreSink:
     async def connect(self) -> None:
         """Look at the certificates, connect, listen for commands. Raises NotConnected and ConfigError."""
         await self._drop()
-        config, base = self._config, self._context.base
-        certificate, key = base / config.certificate, base / config.key
-        ca = None if config.ca is None else base / config.ca
+        config = self._config
+        certificate, key, ca = self._files()
         await asyncio.to_thread(self._prepare)
-        await asyncio.to_thread(
-            lambda: examine(config.endpoint, config.port, context_of(certificate, key, ca, self._where), self._where)
-        )
+        await asyncio.to_thread(self.examine)
         connection = Connection(
             Options(
                 host=config.endpoint,
@@ -152,6 +150,17 @@ class IotCoreSink:
         """Return when the broker is gone."""
         if self._connection is not None:
             await asyncio.shield(self._connection.lost)
+
+    def examine(self) -> str:
+        """See Examined: one handshake, which judges the certificates of both sides; the policy shows only when the gateway runs."""
+        config = self._config
+        examine(config.endpoint, config.port, context_of(*self._files(), self._where), self._where)
+        return f"{config.endpoint}:{config.port} takes the certificate of {config.thing}"
+
+    def _files(self) -> tuple[Path, Path, Path | None]:
+        """Certificate, key, authority."""
+        config, base = self._config, self._context.base
+        return base / config.certificate, base / config.key, None if config.ca is None else base / config.ca
 
     async def aclose(self) -> None:
         """Disconnect."""

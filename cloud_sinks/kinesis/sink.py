@@ -75,6 +75,14 @@ class KinesisSink:
         """Nothing is connected between two requests."""
         await self._closed.wait()
 
+    def examine(self) -> str:
+        """See Examined."""
+        self._encoding()
+        try:
+            return f"the stream {self._config.stream} is {self._look().lower()}"
+        finally:
+            self._account.close()
+
     async def aclose(self) -> None:
         """Let the request under way finish, close the connections, end the thread."""
         self._closed.set()
@@ -86,14 +94,18 @@ class KinesisSink:
     def _open(self) -> None:
         if self._encode is None:
             self._encode = self._encoding()
+        self._look()
+
+    def _look(self) -> str:
         found = self._account.call(
             "kinesis",
             f"look at the stream {self._config.stream}",
             lambda kinesis: kinesis.describe_stream_summary(**self._target),
         )
-        state = found["StreamDescriptionSummary"]["StreamStatus"]
+        state = str(found["StreamDescriptionSummary"]["StreamStatus"])
         if state not in _STATES:
-            raise NotConnected(f"the stream {self._config.stream} is {str(state).lower()}")
+            raise NotConnected(f"the stream {self._config.stream} is {state.lower()}")
+        return state
 
     def _encoding(self) -> Encode:
         context = self._context

@@ -133,7 +133,7 @@ class Proxy:
                     return
                 outer.seen.append((self.command, self.path))
                 outer.dates.append(self.headers.get("X-Amz-Date", ""))
-                outer.regions.append((self.headers.get("Authorization", "").split("/") + ["", "", ""])[2])
+                outer.regions.append([*self.headers.get("Authorization", "//").split("/")][2])
                 fault = outer.plan.pop(0) if outer.plan and outer._matches(self.command, self.path) else None
                 if fault is not None and fault.kind != "reset after":
                     self._fail(fault)
