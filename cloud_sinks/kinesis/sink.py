@@ -149,20 +149,22 @@ class KinesisSink:
         """Numbers of the records that go together. No key twice in one request: the service may take the second and not the first."""
         todo = [number for number in range(len(records)) if number not in self._done]
         while todo:
-            taken, later, keys, size = list[int](), list[int](), set[str](), 0
-            for number in todo:
+            taken, later, keys, size, at = list[int](), list[int](), set[str](), 0, 0
+            for at, number in enumerate(todo):
                 record = records[number]
                 bytes_ = len(record.data) + len(record.key.encode())
-                full = len(taken) == self._config.max_records or size + bytes_ > self._config.max_request
-                if full or record.key in keys:
+                if len(taken) == self._config.max_records or (taken and size + bytes_ > self._config.max_request):
+                    break
+                if record.key in keys:
                     later.append(number)
-                    keys.add(record.key)  # what comes behind waits too
                     continue
                 taken.append(number)
                 keys.add(record.key)
                 size += bytes_
+            else:
+                at = len(todo)
             yield taken
-            todo = later
+            todo = later + todo[at:]
 
     def _put(self, numbers: Sequence[int], records: Sequence[Record]) -> None:
         """One request, and again what failed of it, with a full-jitter wait that doubles. Raises Busy when it goes on failing."""

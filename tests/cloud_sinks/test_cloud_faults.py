@@ -18,16 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from cloud_sinks import lake
 from cloud_sinks.aws import Account, AwsConfig
 from cloud_sinks.base import Sink, SinkContext
 from cloud_sinks.parquet import PLUGIN as PARQUET
 from cloud_sinks.parquet.config import ParquetConfig
-from gateway.cli import main
+from gateway import doctor as doctor_of
+from gateway.config import load
 from schemas.errors import Busy, ConfigError, NotConnected
 from schemas.kinds import telemetry, with_seq
+from schemas.plugin import Check
 from tests.cloud_sinks.aws_rig import Fault, Proxy, moto
 from tests.cloud_sinks.bucket_rig import LOCATION, BucketHarness
 from tests.cloud_sinks.kinesis.rig import ServerHarness, build
@@ -133,7 +134,7 @@ def test_a_container_that_is_away_or_refuses_is_waited_for(backend: str, tmp_pat
     with container(timedelta(hours=6)) as (uri, given):
         in_a_container(monkeypatch, uri, token="another")
         account = Account(AwsConfig(endpoint=backend), tmp_path, "sinks.out")
-        with pytest.raises(NotConnected, match="cannot list: .*credentials"):
+        with pytest.raises(NotConnected, match=r"cannot reach s3: .*credentials"):
             account.call("s3", "list", lambda s3: s3.list_buckets())
         account.close()
     assert set(given) == {""}
@@ -233,11 +234,10 @@ async def test_one_that_accepts_and_never_answers_is_given_up_and_leaves_nothing
 ) -> None:
     counts = []
     with silent() as endpoint:
-        for _ in range(4):
+        for _ in range(3):
             sink = make(endpoint, context)
-            for _ in range(2):
-                with pytest.raises(NotConnected, match="Read timeout"):
-                    await asyncio.wait_for(sink.connect(), 20)
+            with pytest.raises(NotConnected, match="Read timeout"):
+                await asyncio.wait_for(sink.connect(), 20)
             await sink.aclose()
             await asyncio.sleep(0.05)
             names = [thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio_")]
@@ -248,16 +248,13 @@ async def test_one_that_accepts_and_never_answers_is_given_up_and_leaves_nothing
 # Sizes and disks
 
 
-@pytest.mark.parametrize("by", ["asset", "tag"])
-async def test_a_hundred_thousand_tags_in_a_span_of_a_stream(
-    stub: Stub, tmp_path: Path, manual_clock: ManualClock, by: str
-) -> None:
+async def test_a_hundred_thousand_tags_in_a_span_of_a_stream(stub: Stub, tmp_path: Path, manual_clock: ManualClock) -> None:
     tags = Tags(*(f"acme/osaka/line-{n % 500}/t{n}" for n in range(100_000)))
-    sink = build(context_of(tmp_path, manual_clock, tags), stub.endpoint, partition_key=by)
+    sink = build(context_of(tmp_path, manual_clock, tags), stub.endpoint, partition_key="tag")
     await sink.connect()
     await sink.write([batch_of("telemetry", 0, 100_000, tags)], span_of("telemetry", 0, 100_000))
     await sink.aclose()
-    assert len({key for key, _ in stub.taken}) == (500 if by == "asset" else 100_000)
+    assert len({key for key, _ in stub.taken}) == 100_000
     assert sorted(row["row"] for row in stub.rows("telemetry")) == list(range(100_000))
 
 
@@ -282,6 +279,7 @@ from cloud_sinks.parquet import PLUGIN
 from cloud_sinks.parquet.config import ParquetConfig
 from schemas.errors import NotConnected
 from schemas.kinds import telemetry, with_seq
+from schemas.plugin import Check
 from tests.conformance.sink import T0, Tags, context_of, span_of
 from tests.conftest import ManualClock
 
@@ -374,18 +372,17 @@ sinks:
 """
 
 
-def doctor(folder: Path, sinks: str) -> tuple[int, dict[str, dict[str, str]]]:
-    """Exit status, and the checks by name."""
+def doctor(folder: Path, sinks: str) -> dict[str, Check]:
+    """What is said of each sink."""
     (folder / "plant.yaml").write_text(PLANT.format(sinks=textwrap.indent(textwrap.dedent(sinks), "  ")), encoding="utf-8")
-    done = CliRunner().invoke(main, ["doctor", str(folder / "plant.yaml"), "--json"])
-    return done.exit_code, {check["name"]: check for check in json.loads(done.stdout)}
+    return {check.name: check for check in doctor_of.sinks(load(folder / "plant.yaml"))}
 
 
 def test_doctor_says_of_each_sink_what_is_wrong_and_who_must_act(backend: str, stub: Stub, tmp_path: Path) -> None:
     bucket = BucketHarness(backend)
     (tmp_path / "file").write_text("", encoding="utf-8")
     try:
-        status, found = doctor(
+        found = doctor(
             tmp_path,
             f"""
             fine: {{kind: parquet, location: ./lake}}
@@ -401,8 +398,7 @@ def test_doctor_says_of_each_sink_what_is_wrong_and_who_must_act(backend: str, s
         objects = bucket.keys()
     finally:
         bucket.close()
-    assert status == 3
-    assert {name: found[name]["result"] for name in ("fine", "bucket", "stream")} == dict.fromkeys(
+    assert {name: found[name].result for name in ("fine", "bucket", "stream")} == dict.fromkeys(
         ("fine", "bucket", "stream"), "ok"
     )
     assert not (tmp_path / "lake").exists()
@@ -414,9 +410,9 @@ def test_doctor_says_of_each_sink_what_is_wrong_and_who_must_act(backend: str, s
         ("nobody", "Could not connect to the endpoint", "tries again by itself"),
         ("thing", "none.pem is not there", "relative to the YAML file"),
     ):
-        assert found[name]["result"] == "failure"
-        assert says in found[name]["found"]
-        assert way_out in found[name]["way_out"]
+        assert found[name].result == "failure"
+        assert says in found[name].found
+        assert way_out in found[name].way_out
 
 
 @pytest.mark.parametrize(
@@ -434,8 +430,8 @@ def test_doctor_says_of_each_sink_what_is_wrong_and_who_must_act(backend: str, s
 def test_doctor_says_it_of_a_bucket(backend: str, tmp_path: Path, fault: Fault, says: str, way_out: str) -> None:
     proxy = Proxy(backend)
     proxy.plan = [fault] * 3
-    status, found = doctor(tmp_path, f'lake: {{kind: parquet, location: "{LOCATION}", aws: {{endpoint: "{proxy.endpoint}"}}}}')
+    found = doctor(tmp_path, f'lake: {{kind: parquet, location: "{LOCATION}", aws: {{endpoint: "{proxy.endpoint}"}}}}')
     proxy.close()
-    assert (status, found["lake"]["result"]) == (3, "failure")
-    assert says in found["lake"]["found"]
-    assert way_out in found["lake"]["way_out"]
+    assert found["lake"].result == "failure"
+    assert says in found["lake"].found
+    assert way_out in found["lake"].way_out
