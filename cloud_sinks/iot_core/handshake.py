@@ -38,7 +38,6 @@ def context_of(certificate: Path | None, key: Path | None, ca: Path | None, wher
     return made
 
 
-<<<<<<< HEAD
 def _dates(certificate: Path, where: str) -> None:
     """Raises when the certificate is of another time than this machine has: the other side would say no more than that it refuses."""
     from cryptography import x509
@@ -57,10 +56,7 @@ def _dates(certificate: Path, where: str) -> None:
         )
 
 
-def examine(host: str, port: int, context: ssl.SSLContext, where: str) -> None:
-=======
 def examine(host: str, port: int, context: ssl.SSLContext, where: str, *, alpn: str = _ALPN) -> None:
->>>>>>> main
     """One handshake. Raises NotConnected where nobody is there, ConfigError where a certificate is the reason."""
     if port == 443:
         context.set_alpn_protocols([alpn])

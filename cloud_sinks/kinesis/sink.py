@@ -149,22 +149,21 @@ class KinesisSink:
         """Numbers of the records that go together. No key twice in one request: the service may take the second and not the first."""
         todo = [number for number in range(len(records)) if number not in self._done]
         while todo:
-            taken, later, keys, size, at = list[int](), list[int](), set[str](), 0, 0
-            for at, number in enumerate(todo):
+            taken, later, keys, size, seen = list[int](), list[int](), set[str](), 0, 0
+            for number in todo:
                 record = records[number]
                 bytes_ = len(record.data) + len(record.key.encode())
                 if len(taken) == self._config.max_records or (taken and size + bytes_ > self._config.max_request):
                     break
+                seen += 1
                 if record.key in keys:
                     later.append(number)
                     continue
                 taken.append(number)
                 keys.add(record.key)
                 size += bytes_
-            else:
-                at = len(todo)
             yield taken
-            todo = later + todo[at:]
+            todo = later + todo[seen:]
 
     def _put(self, numbers: Sequence[int], records: Sequence[Record]) -> None:
         """One request, and again what failed of it, with a full-jitter wait that doubles. Raises Busy when it goes on failing."""
