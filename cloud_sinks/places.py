@@ -9,10 +9,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
+
+
+class Access(TypedDict):
+    """How a bucket is reached, as keyword arguments."""
+
+    region: str | None
+    endpoint: str | None
+    profile: str | None
 
 
 class Place(Protocol):

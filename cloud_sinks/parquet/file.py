@@ -27,7 +27,6 @@ _LONG: Final = 64
 _LEVEL: Final = 3
 _UNJUDGED: Final = ("unit", "origin", "lag", "gateway", "samples")
 """Columns without min and max: no query passes over row groups by them, and they cost a twentieth of the writing."""
-_REQUIRED: Final = ("time", "gateway", "epoch")
 _PROBE_SLICES: Final = 2
 _PROBE_ROWS: Final[Mapping[str, int]] = {"time": 16_384}
 _OTHER_PROBE_ROWS: Final = 8_192
@@ -47,34 +46,35 @@ def write_file(path: Path, table: pa.Table, metadata: Mapping[str, str]) -> None
 
     The Arrow schema is not stored: every reader then sees text as text, whatever it thinks of dictionaries.
     """
-    table = pa.Table.from_arrays(table.columns, schema=_as_written(table.schema))
-    dictionary, encoding = encodings(table)
-    long = any(_bytes_a_row(table.column(name)) > _LONG for name in table.schema.names)
-    with pq.ParquetWriter(
-        path,
-        table.schema.with_metadata({key: value.encode() for key, value in metadata.items()}),
-        compression="zstd",
-        compression_level=_LEVEL,
-        use_dictionary=dictionary,
-        column_encoding=encoding,
-        dictionary_pagesize_limit=1 << 20,
-        write_statistics=[name for name in table.schema.names if name not in _UNJUDGED],
-        write_page_index=True,
-        write_page_checksum=True,
-        max_rows_per_page=ROW_GROUP,
-        write_batch_size=1024 if long else ROW_GROUP,
-        sorting_columns=sorting_columns(table.schema),
-        store_schema=False,
-    ) as writer:
+    with parquet_writer(path, table) as writer:
         for start, stop in groups(table):
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
         writer.add_key_value_metadata(dict(metadata))
 
 
-def _as_written(schema: pa.Schema) -> pa.Schema:
-    """With the columns that are never null required, which saves their levels: among them the rows' own number, the last column."""
-    never = {*_REQUIRED, *(name for name in schema.names[-1:] if name in ("seq", "row"))}
-    return pa.schema([field.with_nullable(field.name not in never) for field in schema])
+def parquet_writer(path: Path, sample: pa.Table, *, in_order: pa.Table | None = None) -> pq.ParquetWriter:
+    """A writer for tables like `sample`, encoded as suits it; how times repeat is looked for in `in_order`, where that is given.
+
+    Each table that is written has at most `group_rows` rows, so that it is one row group. What the file says of itself is added at the end.
+    """
+    dictionary, encoding = encodings(sample, in_order if in_order is not None else sample)
+    long = any(_bytes_a_row(sample.column(name)) > _LONG for name in sample.schema.names)
+    return pq.ParquetWriter(
+        path,
+        sample.schema.remove_metadata(),
+        compression="zstd",
+        compression_level=_LEVEL,
+        use_dictionary=dictionary,
+        column_encoding=encoding,
+        dictionary_pagesize_limit=1 << 20,
+        write_statistics=[name for name in sample.schema.names if name not in _UNJUDGED],
+        write_page_index=True,
+        write_page_checksum=True,
+        max_rows_per_page=ROW_GROUP,
+        write_batch_size=1024 if long else ROW_GROUP,
+        sorting_columns=sorting_columns(sample.schema),
+        store_schema=False,
+    )
 
 
 def sorting_columns(schema: pa.Schema) -> list[pq.SortingColumn]:
@@ -82,14 +82,18 @@ def sorting_columns(schema: pa.Schema) -> list[pq.SortingColumn]:
     return [pq.SortingColumn(schema.names.index(name)) for name in ("tag", "time") if {"tag", "time"} <= set(schema.names)]
 
 
+def group_rows(table: pa.Table) -> int:
+    """Most rows of one row group of `table`: fewer where long text or waveforms would make a group large."""
+    return max(1, min(ROW_GROUP, int(_GROUP_BYTES / max(1.0, table.nbytes / max(1, table.num_rows)))))
+
+
 def groups(table: pa.Table) -> list[tuple[int, int]]:
-    """The rows (first, end) of each row group: as many as `ROW_GROUP`, or fewer where long text or waveforms would make a group large.
+    """The rows (first, end) of each row group, at most `group_rows` of them.
 
     Cut between two assets where that is possible, else between two tags: what is read together is stored together, and the times that the tags of an
     asset share are stored once.
     """
-    n = table.num_rows
-    most = max(1, min(ROW_GROUP, int(_GROUP_BYTES / max(1.0, table.nbytes / max(1, n)))))
+    n, most = table.num_rows, group_rows(table)
     if n <= most:
         return [(0, n)]
     tags, assets = _starts(table)
@@ -154,15 +158,15 @@ def same_rows(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
     return all(ours[key] == theirs.get(key) for key in ("genba.kind", "genba.gateway", "genba.epoch", "genba.first", "genba.last", "genba.rows", "genba.checksum"))  # fmt: skip
 
 
-def encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
-    """(columns to dictionary-encode, encoding of the others). Numbers with several good encodings are probed on a sample."""
+def encodings(table: pa.Table, in_order: pa.Table) -> tuple[list[str], dict[str, str]]:
+    """(columns to dictionary-encode, encoding of the others). Numbers with several good encodings are probed on a sample of `table`, times of `in_order`."""
     dictionary, encoding = [], {}
     for name in table.schema.names:
         column = table.column(name)
         if column.null_count == len(column):
             chosen = ""
         elif name in _CANDIDATES:
-            chosen = _probe(name, column)
+            chosen = _probe(name, in_order.column(name) if name == "time" else column)
         elif name in _DELTA:
             chosen = "DELTA_BINARY_PACKED"
         elif pa.types.is_list(column.type):

@@ -165,12 +165,11 @@ def partition_days(time_us: npt.NDArray[np.int64], lag_ms: npt.NDArray[np.int32]
     its own. Only the rows' own numbers count: a retry decides the same.
     """
     day = np.clip(time_us // _DAY_US, _FIRST_DAY, _LAST_DAY)
-    impossible = time_us < _EARLIEST_US
+    impossible = clock_is_impossible(time_us, lag_ms)
     if lag_ms is None:
         arrival, known = day, ~impossible
     else:
         lag_ms = lag_ms.astype(np.int64)
-        impossible = impossible | (lag_ms * 1000 < -_DAY_US)
         arrival = np.clip(time_us // _DAY_US + (time_us % _DAY_US + lag_ms * 1000) // _DAY_US, _FIRST_DAY, _LAST_DAY)
         known = (np.abs(lag_ms) < _SATURATED_MS) & (arrival * _DAY_US >= _EARLIEST_US)
     if not impossible.any():
@@ -178,6 +177,12 @@ def partition_days(time_us: npt.NDArray[np.int64], lag_ms: npt.NDArray[np.int32]
     latest = int(arrival[known].max()) if known.any() else None
     found = np.where(impossible & known, arrival, day)
     return found if latest is None else np.where(impossible & ~known, latest, found)
+
+
+def clock_is_impossible(time_us: npt.NDArray[np.int64], lag_ms: npt.NDArray[np.int32] | None) -> npt.NDArray[np.bool_]:
+    """Rows whose time is before 2000 or more than a day after the gateway's clock."""
+    early = time_us < _EARLIEST_US
+    return early if lag_ms is None else early | (lag_ms.astype(np.int64) * 1000 < -_DAY_US)
 
 
 def _codes(ids: npt.NDArray[np.int32], names: Names) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:

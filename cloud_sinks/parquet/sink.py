@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
-
-import pyarrow as pa
 
 from cloud_sinks.aws import Account, AwsConfig
 from cloud_sinks.base import BatchPolicy, SinkContext
 from cloud_sinks.thread import OneThread
 from schemas.errors import ConfigError, GenbaError, NotConnected
-from schemas.lake import LakeFile
 from schemas.span import Command, SpoolSpan
 
 from .config import HINT, ParquetConfig, unsupported
 from .dictionary import TagTable
-from .file import data_metadata, read_metadata, same_rows, write_file
-from .rows import Names, Part, parts
+from .publish import publish
+from .rows import Names, parts
 from .s3 import S3Store
 from .store import LocalStore, Store
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from schemas.kinds import Kind
 
 T = TypeVar("T")
@@ -129,7 +127,7 @@ class ParquetSink:
             self._dictionary.write(self._store)  # before the data, so that every tag in the lake is described there
         earlier, size = False, 0
         for part in parts(batches, span, self._names):
-            size += self._publish(part, span)
+            size += publish(self._store, part, span, enterprise=self._context.enterprise, site=self._context.site)
             if span.kind == "telemetry":
                 earlier = self._dictionary.note(part) or earlier
         self._learn(span.kind, len(span), size)
@@ -144,28 +142,6 @@ class ParquetSink:
             found = max(_LEAST_A_ROW, (size - _FOOTER) / rows)
             known = self._bytes_a_row.get(kind, found)
             self._bytes_a_row[kind] = known + (found - known) * min(1.0, rows / (100 * _TELLING_ROWS))
-
-    def _publish(self, part: Part, span: SpoolSpan) -> int:
-        """Write and publish one file; returns its bytes."""
-        path = LakeFile(self._context.site, part.date, span).path()
-        about = data_metadata(part.table, span, enterprise=self._context.enterprise, site=self._context.site)
-        scratch = self._store.scratch(os.path.basename(path))
-        write_file(scratch, part.table, about)
-        size = scratch.stat().st_size
-        if self._store.publish(scratch, path):
-            return size
-        try:
-            with self._store.reader(path) as file:
-                there = read_metadata(file)
-        except pa.ArrowException as error:
-            raise ConfigError(f"{path} in the lake is not readable: {error}", hint="move it away; it is written again") from error
-        if not same_rows(about, there):
-            raise ConfigError(
-                f"{path} in the lake holds other rows ({there.get('genba.rows')}, checksum {there.get('genba.checksum')}) than "
-                f"this gateway is about to write ({about['genba.rows']}, checksum {about['genba.checksum']})",
-                hint="two gateways share a name, or a spool was replaced: give this gateway a name of its own, or move the file away",
-            )
-        return size
 
     def _close(self) -> None:
         if self._dictionary.dirty:

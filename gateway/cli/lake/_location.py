@@ -7,22 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cloud_sinks.places import Access
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from cloud_sinks.places import Place
-
-
-class Access(TypedDict):
-    """How a bucket is reached, as the keyword arguments of `cloud_sinks.lake`."""
-
-    region: str | None
-    endpoint: str | None
-    profile: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +53,8 @@ class Location:
             raise Account(AwsConfig(), Path(), self.text).in_words(error, what) from error
         except pe.PolarsError as error:
             raise click.ClickException(f"{self.text}: cannot {what}: {_first_line(error)}") from error
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise click.ClickException(f"{self.text}: cannot {what}: {error.strerror or _first_line(error)}") from error
         except ValueError as error:
@@ -68,6 +63,17 @@ class Location:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def located_at(location: str, region: str | None, endpoint: str | None, profile: str | None) -> Location:
+    """The lake of that name. Raises ConfigError for a directory that is not there, click.UsageError for options of a bucket beside one."""
+    if "://" in location:
+        return Location(location, Access(region=region, endpoint=endpoint, profile=profile))
+    if region or endpoint or profile:
+        raise click.UsageError("--region, --endpoint and --profile are for a bucket: s3://bucket/prefix")
+    if not Path(location).is_dir():
+        raise ConfigError(f"{location}: no such directory", hint="name the `location` of the sink, or s3://bucket/prefix")
+    return Location(location, Access(region=None, endpoint=None, profile=None))
 
 
 def located(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,15 +88,7 @@ def located(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--profile", help="Profile of the AWS configuration with the credentials.")
     @functools.wraps(function)
     def wrapped(*args: Any, location: str, region: str | None, endpoint: str | None, profile: str | None, **options: Any) -> Any:
-        if "://" in location:
-            found = Location(location, Access(region=region, endpoint=endpoint, profile=profile))
-        elif region or endpoint or profile:
-            raise click.UsageError("--region, --endpoint and --profile are for a bucket: s3://bucket/prefix")
-        elif not Path(location).is_dir():
-            raise ConfigError(f"{location}: no such directory", hint="name the `location` of the sink, or s3://bucket/prefix")
-        else:
-            found = Location(location, Access(region=None, endpoint=None, profile=None))
-        return function(*args, location=found, **options)
+        return function(*args, location=located_at(location, region, endpoint, profile), **options)
 
     return wrapped
 

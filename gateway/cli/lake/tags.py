@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ._frames import format_of, outputs, write
+from ._frames import for_people, format_of, outputs, write
 from ._location import Location, located, sites
 
 
@@ -28,7 +28,6 @@ def command(
     import polars as pl
 
     from cloud_sinks import lake
-    from schemas.units import display
 
     format = format_of(format_, out)
     with location.errors():
@@ -37,11 +36,7 @@ def command(
         found = found.filter(pl.col("valid_to").is_null())
     if format == "table":
         period = ["valid_from", "valid_to"] if history else []
-        found = found.select("tag", "unit", "value_type", "label", *period, "first_seen", "last_seen").with_columns(
-            pl.col("unit").replace_strict(
-                {code: display(code) for code in found["unit"].unique().drop_nulls()}, default=None, return_dtype=pl.String()
-            )
-        )
+        found = for_people(found.select("tag", "unit", "value_type", "label", *period, "first_seen", "last_seen"))
     if patterns and found.is_empty():
         click.echo(f"no tag fits {' '.join(patterns)}", err=True)
-    write(found, format, out)
+    write([found], format, out)
