@@ -27,6 +27,7 @@ _LONG: Final = 64
 _LEVEL: Final = 3
 _UNJUDGED: Final = ("unit", "origin", "lag", "gateway", "samples")
 """Columns without min and max: no query passes over row groups by them, and they cost a twentieth of the writing."""
+_REQUIRED: Final = ("time", "gateway", "epoch")
 _PROBE_SLICES: Final = 2
 _PROBE_ROWS: Final[Mapping[str, int]] = {"time": 16_384}
 _OTHER_PROBE_ROWS: Final = 8_192
@@ -48,20 +49,20 @@ def write_file(path: Path, table: pa.Table, metadata: Mapping[str, str]) -> None
     """
     with parquet_writer(path, table) as writer:
         for start, stop in groups(table):
-            writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
+            write_group(writer, table.slice(start, stop - start))
         writer.add_key_value_metadata(dict(metadata))
 
 
 def parquet_writer(path: Path, sample: pa.Table, *, in_order: pa.Table | None = None) -> pq.ParquetWriter:
     """A writer for tables like `sample`, encoded as suits it; how times repeat is looked for in `in_order`, where that is given.
 
-    Each table that is written has at most `group_rows` rows, so that it is one row group. What the file says of itself is added at the end.
+    Each table goes through `write_group`, with at most `group_rows` rows, and becomes one row group. What the file says of itself is added at the end.
     """
     dictionary, encoding = encodings(sample, in_order if in_order is not None else sample)
     long = any(_bytes_a_row(sample.column(name)) > _LONG for name in sample.schema.names)
     return pq.ParquetWriter(
         path,
-        sample.schema.remove_metadata(),
+        _as_written(sample.schema),
         compression="zstd",
         compression_level=_LEVEL,
         use_dictionary=dictionary,
@@ -75,6 +76,24 @@ def parquet_writer(path: Path, sample: pa.Table, *, in_order: pa.Table | None = 
         sorting_columns=sorting_columns(sample.schema),
         store_schema=False,
     )
+
+
+def write_group(writer: pq.ParquetWriter, table: pa.Table) -> None:
+    """One more row group. Raises pa.ArrowException where the table is not like the writer's sample, or a row lacks what every row has."""
+    if any(table.column(name).null_count for name in _never_null(table.schema)):
+        raise pa.ArrowInvalid("a row lacks its time, gateway, epoch or number")
+    writer.write_table(pa.Table.from_arrays(table.columns, schema=writer.schema), row_group_size=table.num_rows)
+
+
+def _as_written(schema: pa.Schema) -> pa.Schema:
+    """With the columns that are never null marked so, which saves their levels in the file."""
+    never = _never_null(schema)
+    return pa.schema([field.with_nullable(field.name not in never) for field in schema])
+
+
+def _never_null(schema: pa.Schema) -> list[str]:
+    """Among others the row's own number, the last column: the `seq` of a score is a reading's, and may be unknown."""
+    return [name for name in schema.names if name in _REQUIRED or (name == schema.names[-1] and name in ("seq", "row"))]
 
 
 def sorting_columns(schema: pa.Schema) -> list[pq.SortingColumn]:
@@ -113,18 +132,16 @@ def _furthest(starts: npt.NDArray[np.int64], start: int, most: int) -> int:
 
 def _starts(table: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Where rows of another tag begin, and of another asset; the end of the table is among them. Empty for tables that are not by tag."""
-    none = np.zeros(0, dtype=np.int64)
     if not {"tag", "time"} <= set(table.schema.names):
-        return none, none
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     column = table.column("tag").combine_chunks()
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
-    codes = column.indices.fill_null(-1).to_numpy()
-    tags = np.r_[np.flatnonzero(codes[1:] != codes[:-1]) + 1, len(codes)]
-    asset = np.append(pc.replace_substring_regex(column.dictionary, "[^/]*$", "").dictionary_encode().indices.to_numpy(), -1)
-    of_row = asset[codes]  # -1, no tag, is the last
-    assets = np.r_[np.flatnonzero(of_row[1:] != of_row[:-1]) + 1, len(codes)]
-    return tags, assets
+    codes = (column.indices.fill_null(-1) if column.null_count else column.indices).to_numpy()
+    tags = np.flatnonzero(codes[1:] != codes[:-1]) + 1
+    of_tag = np.append(pc.replace_substring_regex(column.dictionary, "[^/]*$", "").dictionary_encode().indices.to_numpy(), -1)
+    asset = of_tag[codes[np.r_[0, tags]]]  # no tag is -1, the last
+    return np.r_[tags, len(codes)], np.r_[tags[asset[1:] != asset[:-1]], len(codes)]
 
 
 def data_metadata(table: pa.Table, span: SpoolSpan, *, enterprise: str, site: str) -> dict[str, str]:
