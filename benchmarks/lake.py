@@ -211,7 +211,7 @@ def write_layout(
     encoding: dict[str, str] | None = None,
 ) -> None:
     """One file in another layout, with the encodings that ours has where `encoding` names no other."""
-    dictionary, chosen = lake_file.encodings(table, table)
+    dictionary, chosen = lake_file.encodings(table)
     for name, one in (encoding or {}).items():
         dictionary = [column for column in dictionary if column != name] + ([] if one else [name])
         chosen = {column: two for column, two in chosen.items() if column != name} | ({name: one} if one else {})

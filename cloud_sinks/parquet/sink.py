@@ -127,7 +127,7 @@ class ParquetSink:
             self._dictionary.write(self._store)  # before the data, so that every tag in the lake is described there
         earlier, size = False, 0
         for part in parts(batches, span, self._names):
-            size += publish(self._store, part, span, enterprise=self._context.enterprise, site=self._context.site)
+            size += publish(self._store, part, span, enterprise=self._context.enterprise, site=self._context.site).bytes
             if span.kind == "telemetry":
                 earlier = self._dictionary.note(part) or earlier
         self._learn(span.kind, len(span), size)
