@@ -173,6 +173,21 @@ async def test_another_scan_class_is_planned_anew_and_rows_stay_those_of_the_tag
     assert plant.sinks["lake"].rows("gap") == []
 
 
+async def test_a_scan_class_is_wished_for_before_the_first_reading_of_the_next_run(kept):
+    plant = await kept()
+    async with plant.running():
+        plant.keeper.desire(adapters={"press": {"scan": "5s"}})
+        await until(lambda: len(plant.planned) == 1)
+        await until(lambda: last(plant).get("adapters", {}).get("press", {}).get("scan") == "5s")
+    again = await kept()
+    async with again.running():
+        ((name, periods, device),) = again.planned
+        assert (name, periods) == ("press", [5_000_000])
+        await until(lambda: device.sent > 3)
+        assert again.devices["press"].connects == 0
+        assert [tag.period_us for tag in again.pipeline.tags] == [5_000_000, 1_000_000]
+
+
 async def test_the_log_level(kept):
     plant = await kept()
     logs.set_level("info")
