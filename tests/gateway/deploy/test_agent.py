@@ -237,6 +237,27 @@ async def test_what_cannot_be_carried_out_changes_nothing_and_is_tried_again(kep
         await until(lambda: last(plant).get("errors") == [] and delivery_of(plant, "lake").paused)  # it is tried again
 
 
+async def test_wishes_that_failed_are_not_tried_again_once_something_else_is_desired(kept):
+    plant = await kept(retry_s=0.2)
+
+    def adapter_of(*given):
+        plant.seen.append(given)
+        raise ConfigError("the certificate is gone")
+
+    plant.pipeline.adapter_of = adapter_of
+    async with plant.running():
+        plant.keeper.desire(log_level="error")
+        await until(lambda: last(plant).get("log_level") == "error")
+        plant.keeper.desire(2, log_level="error", adapters={"press": {"scan": "5s"}})
+        await until(lambda: len(plant.seen) > 1)
+        plant.keeper.desire(3, log_level="error")
+        await until(lambda: last(plant).get("errors") == [])
+        tried = len(plant.seen)
+        await asyncio.sleep(1.5)
+        assert len(plant.seen) == tried
+        assert last(plant)["log_level"] == "error"
+
+
 async def test_only_the_sink_with_the_shadow_is_obeyed(kept):
     plant = await kept()
     async with plant.running():
