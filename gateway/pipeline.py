@@ -126,7 +126,7 @@ async def open_pipeline(
     )
     try:
         registry = await TagRegistry.open(directory, log=log)
-        tags = await registry.resolve(configuration.tags, clock.now_us())
+        tags = await registry.resolve(configuration.tags, clock.now_us(), row=spool.end("telemetry"))
         pipeline = Pipeline(
             configuration=configuration,
             clock=clock,
