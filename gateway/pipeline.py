@@ -20,7 +20,8 @@ from schemas.kinds import KINDS, Kind, make_batch
 from schemas.tags import Tag
 from schemas.values import Strict
 
-from . import catalogue
+from . import bookmarks, catalogue
+from .bookmarks import Bookmark, bookmark_name
 from .building import build_adapter
 from .collector import Collector, Put
 from .config import Configuration
@@ -59,6 +60,7 @@ class Pipeline:
     spool_budget: int
     runner: ModelRunner | None = None
     collectors: list[Collector] = field(default_factory=list)
+    bookmarks: list[Bookmark] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     sinks: dict[str, Sink] = field(default_factory=dict)
     crashes: dict[str, Crashes] = field(default_factory=dict)  # by task; kept by the supervisor
@@ -141,9 +143,11 @@ async def open_pipeline(
             pipeline.models, spool=spool, put=pipeline.put, keep=wanted, clock=clock, directory=directory / "models", log=log
         )
         last_seen = spool.last_durable_us("telemetry")
+        pipeline.bookmarks = _bookmarks(configuration, tags, spool, endpoints or {})
+        await bookmarks.restore(pipeline.bookmarks, spool)
         pipeline.collectors = build_collectors(
             configuration, tags, put=pipeline.put, clock=clock, rng=rng, log=log, directory=directory / "adapters",
-            endpoints=endpoints or {}, last_seen_us=last_seen,
+            endpoints=endpoints or {}, last_seen_us=last_seen, bookmarks=pipeline.bookmarks,
         )  # fmt: skip
     except BaseException:
         await spool.close()
@@ -167,12 +171,15 @@ def build_collectors(
     directory: Path,
     endpoints: Mapping[str, str],
     last_seen_us: int | None = None,
+    bookmarks: Sequence[Bookmark] = (),
 ) -> list[Collector]:
     """One collector per entry below `adapters:`, in the order of the file."""
     collectors = []
+    marked = {bookmark.name: bookmark for bookmark in bookmarks}
     for name, config in configuration.plant.adapters.items():
         bound = bind(configuration, name, tags)
         config = at_endpoint(config, endpoints.get(name))
+        bookmark = marked.get(bookmark_name(name)) if config.replays else None
         context = AdapterContext(
             name=name,
             tags=bound,
@@ -182,11 +189,33 @@ def build_collectors(
             time_zone=configuration.plant.time_zone,
             base=configuration.directory,
             last_seen_us=last_seen_us,
+            reached={} if bookmark is None else bookmark.reached,
         )
         adapter = build_adapter(config, context)
-        mine = [one.tag for one in bound]
-        collectors.append(Collector(name, adapter, mine, put=put, clock=clock, rng=rng, log=log, last_seen_us=last_seen_us))
+        collectors.append(
+            Collector(
+                name,
+                adapter,
+                [one.tag for one in bound],
+                put=put if bookmark is None else bookmark.through(put),
+                clock=clock,
+                rng=rng,
+                log=log,
+                # A recording waits: nothing of it is missed while the gateway is not running.
+                last_seen_us=None if config.replays else last_seen_us,
+            )
+        )
     return collectors
+
+
+def _bookmarks(configuration: Configuration, tags: Sequence[Tag], spool: Spool, endpoints: Mapping[str, str]) -> list[Bookmark]:
+    """One per adapter whose source can be read again from any place."""
+    found = []
+    for name, config in configuration.plant.adapters.items():
+        if config.replays:
+            ids = [bound.tag.id for bound in bind(configuration, name, tags)]
+            found.append(Bookmark(name, endpoints.get(name, config.endpoint), ids, spool))
+    return found
 
 
 def bind(configuration: Configuration, adapter: str, tags: Sequence[Tag]) -> list[BoundTag[TagConfig]]:

@@ -9,6 +9,7 @@ from typing import Final
 
 from schemas.errors import Busy, ConfigError
 
+from . import bookmarks
 from .backoff import Backoff
 from .pipeline import Crashes, Pipeline
 from .troubles import Troubles
@@ -46,6 +47,8 @@ class Supervisor:
                 sinks = [start(f"sink {delivery.name}", delivery.run) for delivery in p.deliveries]
                 sides = [start(f"commands of {name}", self._commands(name)) for name in p.sinks]
                 sides.append(start("troubles", self._troubles.run))
+                if p.bookmarks:
+                    sides.append(start("bookmarks", lambda: bookmarks.keep(p.bookmarks)))
                 # Nothing is of use without the spool: the process ends, and the service manager starts it anew.
                 sides.append(group.create_task(p.spool.died(), name="spool"))
                 self.ready.set()

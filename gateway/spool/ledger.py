@@ -62,6 +62,11 @@ class Ledger:
         found = self._book.cursors.get((kind, sink))
         return found if found is not None else Cursor(self._durable(kind), self._durable(kind))
 
+    @property
+    def pins(self) -> frozenset[str]:
+        """The names of all named cursors."""
+        return frozenset(name for _, name in self._book.pins)
+
     def pin_of(self, kind: Kind, name: str) -> Pin | None:
         """The named cursor, None when there is none."""
         return self._book.pins.get((kind, name))
