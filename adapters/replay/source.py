@@ -263,5 +263,5 @@ def _marked(attributes: str | None, adapter: str) -> str:
     if not isinstance(known, dict):
         known = {"text": attributes}
     known.pop("replayed_by", None)
-    text: str = json.dumps(known, ensure_ascii=False)
-    return text[:-1] + (", " if known else "") + mark + "}"
+    text = json.dumps(known, ensure_ascii=False)
+    return f"{text[:-1]}{', ' if known else ''}{mark}}}"
