@@ -21,6 +21,7 @@ from schemas.tags import Tag
 from schemas.values import Strict
 
 from . import bookmarks, catalogue
+from .absences import Absences
 from .bookmarks import Bookmark, bookmark_name
 from .building import build_adapter
 from .collector import Collector, Put
@@ -145,9 +146,14 @@ async def open_pipeline(
         last_seen = spool.last_durable_us("telemetry")
         pipeline.bookmarks = _bookmarks(configuration, tags, spool, endpoints or {})
         await bookmarks.restore(pipeline.bookmarks, spool)
+        # A recording waits: nothing of it is missed while the gateway is not running.
+        live = [name for name, config in configuration.plant.adapters.items() if not config.replays]
+        absences = await Absences.open(
+            directory, live, last_seen_us=last_seen, durable_gaps=spool.durable("gap"), log=log,
+        )  # fmt: skip
         pipeline.collectors = build_collectors(
             configuration, tags, put=pipeline.put, clock=clock, rng=rng, log=log, directory=directory / "adapters",
-            endpoints=endpoints or {}, last_seen_us=last_seen, bookmarks=pipeline.bookmarks,
+            endpoints=endpoints or {}, last_seen_us=last_seen, bookmarks=pipeline.bookmarks, absences=absences,
         )  # fmt: skip
     except BaseException:
         await spool.close()
@@ -172,6 +178,7 @@ def build_collectors(
     endpoints: Mapping[str, str],
     last_seen_us: int | None = None,
     bookmarks: Sequence[Bookmark] = (),
+    absences: Absences | None = None,
 ) -> list[Collector]:
     """One collector per entry below `adapters:`, in the order of the file."""
     collectors = []
@@ -201,8 +208,8 @@ def build_collectors(
                 clock=clock,
                 rng=rng,
                 log=log,
-                # A recording waits: nothing of it is missed while the gateway is not running.
                 last_seen_us=None if config.replays else last_seen_us,
+                absence=None if config.replays or absences is None else absences.of(name),
             )
         )
     return collectors
