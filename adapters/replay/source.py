@@ -192,7 +192,7 @@ def _dataset(names: Sequence[str]) -> ds.Dataset:
 
 
 def _time_of(schema: pa.Schema, name: str) -> str:
-    found = next((given for wanted in _TIME_NAMES for given in schema.names if given.lower() == wanted), None)
+    found: str | None = next((given for wanted in _TIME_NAMES for given in schema.names if given.lower() == wanted), None)
     if found is None or not pa.types.is_timestamp(schema.field(found).type):
         raise ConfigError(f"{name} has no column of times", hint=f"name one of its columns {_TIME_NAMES[0]}, with ISO 8601 times")
     return found

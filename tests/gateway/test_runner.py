@@ -212,6 +212,25 @@ async def test_alerts_told_before_a_crash_are_not_told_again_and_none_is_missing
     assert len(told) == len(set(told))
 
 
+async def test_a_gateway_that_never_lives_until_its_first_snapshot_forgets_no_alert_either(start):
+    """Found by tests/chaos/day: killed in its first minute, it began at the end of the log again, and rows in between were never scored."""
+    values = wave(400)
+    rig = await start()
+    for at in range(0, 400, 80):
+        await rig.put(values[at : at + 80])
+        if at % 160:  # killed before they were scored, or after
+            async with running(rig):
+                await until(lambda rig=rig: rig.runner.behind_rows == 0)
+        await rig.spool.flush()
+        crash(rig.spool)
+        rig = await start()
+    await rig.finished()
+    found = await rig.alerts()
+    assert [onset for transition, onset, _ in found if transition == "raised"] == RAISED
+    told = [(transition, identity) for transition, _, identity in found]
+    assert len(told) == len(set(told))
+
+
 async def test_a_first_start_begins_at_the_end_of_the_log(start, open_spool):
     spool = await open_spool()
     await spool.put("telemetry", rows([0] * 5, [1.0] * 5))

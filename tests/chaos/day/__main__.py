@@ -36,7 +36,9 @@ def _one(seed: int, given: argparse.Namespace) -> Result:
         result = asyncio.run(run(Path(folder), seed=seed, kills=given.kills, hours=given.hours))
     for name in ("rows", "troubles", "sent_twice"):
         print(f"  {name.replace('_', ' ')}: " + ", ".join(f"{key} {value}" for key, value in getattr(result, name).items()))
-    print(f"  {result.starts} starts, {result.looks} looks at /metrics, {result.objects} objects in the bucket, {result.seconds} s")
+    print(
+        f"  {result.starts} starts, {result.looks} looks at /metrics, {result.objects} objects in the bucket, {result.seconds} s"
+    )
     for sentence in result.wrong[:20]:
         print(f"  WRONG: {sentence}")
     print("  all is well" if not result.wrong else f"  {len(result.wrong)} complaints", flush=True)

@@ -76,7 +76,9 @@ def values_are_the_recorded(name: str, where: Path, readings: pa.Table, events: 
     foreign = others.filter(~pl.col("tag").str.starts_with("acme/osaka/live/"))
     if foreign.height:
         wrong.append(f"{name}: {foreign.height} rows that nobody read, the first: {foreign.row(0)}")
-    false = others.filter((pl.col("quality") == q.GOOD) & pl.col("tag").str.ends_with("/state") & ~pl.col("text").is_in(["idle", "run"]))
+    false = others.filter(
+        (pl.col("quality") == q.GOOD) & pl.col("tag").str.ends_with("/state") & ~pl.col("text").is_in(["idle", "run"])
+    )
     if false.height:
         wrong.append(f"{name}: {false.height} values that the live machine never had")
     mark = replay_mark(ADAPTER)
@@ -122,7 +124,9 @@ def alarms_are_those_of_the_recording(where: Path, readings: pa.Table) -> list[s
         mine = alerts.filter((pl.col("tag") == tag) & (pl.col("alarm") == "temp.high"))
         found = list(zip(mine["transition"], mine["time"], strict=True))
         if found != expected:
-            at = next((k for k, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected)))
+            at = next(
+                (k for k, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected))
+            )
             wrong.append(
                 f"{tag}: {len(found)} transitions, {len(expected)} expected; number {at} is {found[at : at + 1]}, expected {expected[at : at + 1]}"
             )
@@ -195,7 +199,12 @@ def lines_say_what_the_lake_says(lines: Iterable[Mapping[str, Any]], where: Path
             continue
         at = line["row"]
         value = whole[at] if values[at] is None else values[at]
-        wrong += (line["tag"], line.get("value"), line.get("text"), line["quality"]) != (tags[at], value, texts[at], qualities[at])
+        wrong += (line["tag"], line.get("value"), line.get("text"), line["quality"]) != (
+            tags[at],
+            value,
+            texts[at],
+            qualities[at],
+        )
     return [f"stream: {wrong} lines differ from the lake"] if wrong else []
 
 

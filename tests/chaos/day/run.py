@@ -61,9 +61,7 @@ def _credentials() -> Iterator[None]:
                 os.environ[name] = value
 
 
-async def run(
-    folder: Path, *, seed: int, kills: int, hours: float = 24.0, program: Sequence[str] = ("-m", "gateway")
-) -> Result:
+async def run(folder: Path, *, seed: int, kills: int, hours: float = 24.0, program: Sequence[str] = ("-m", "gateway")) -> Result:
     """Play `hours` of the plant through `kills` kills in `folder` and look at everything. `program` is what runs as the gateway."""
     result, began = Result(seed, kills), time.monotonic()
     rng = random.Random(seed)
@@ -143,7 +141,9 @@ class _Day:
 
     async def _ready(self) -> None:
         await e2e.until(
-            lambda: self._gateway.said("gateway is ready") is not None or self._gateway.process.returncode is not None, "ready", 40
+            lambda: self._gateway.said("gateway is ready") is not None or self._gateway.process.returncode is not None,
+            "ready",
+            40,
         )
         assert self._gateway.process.returncode is None, self._gateway.lines[-5:]
 
