@@ -19,6 +19,7 @@ from schemas.kinds import SCHEMAS, Kind, Origin, make_batch
 from schemas.lake import LakeFile, current
 
 _TIME_NAMES: Final = ("time", "timestamp", "datetime", "date", "t")
+_UNITS: Final[Mapping[str, tuple[int, int]]] = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 _LONGEST_US: Final = 2**62
 
 
@@ -213,11 +214,10 @@ def _spans(fragment: ds.Fragment, column: str, schema: pa.Schema) -> list[tuple[
 
 
 def _between(kind: pa.TimestampType, column: str, from_us: int, to_us: int) -> ds.Expression:
-    low, high = (pa.scalar(pa.scalar(at, pa.int64()).cast(pa.timestamp("us")), pa.timestamp("us")) for at in (from_us, to_us))
-    if kind.tz:
-        low, high = low.cast(pa.timestamp("us", kind.tz)), high.cast(pa.timestamp("us", kind.tz))
-    # Nanoseconds are rounded down to µs: whoever asks for microsecond 7 gets all of it.
-    wanted: ds.Expression = (ds.field(column) >= low.cast(kind, safe=False)) & (ds.field(column) < high.cast(kind, safe=False))
+    """from <= time < to, in the unit of the column: a coarser one is looked at from the next whole moment on."""
+    coarse, fine = _UNITS[kind.unit]
+    low, high = (pa.scalar(-(-at * fine // coarse), pa.int64()).cast(kind) for at in (from_us, to_us))
+    wanted: ds.Expression = (ds.field(column) >= low) & (ds.field(column) < high)
     return wanted
 
 

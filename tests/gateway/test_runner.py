@@ -288,7 +288,7 @@ async def test_without_a_usable_snapshot_models_start_fresh_say_so_and_score_wha
 
 async def test_rows_between_the_two_snapshots_are_held_for_the_models(start):
     rig = await start(ScriptedModels())
-    for expected in (10, 10, 20):
+    for expected in (0, 10, 20):
         rig.runner._finishing = False
         await rig.put([1.0] * 10)
         await rig.finished()
@@ -323,9 +323,9 @@ async def test_models_that_crash_once_lose_no_row(start):
 
 
 async def test_a_disk_that_takes_no_snapshot_is_said_once_and_is_no_crash(start, tmp_path):
-    rig = await start(ScriptedModels(), snapshot_every_s=0.0)
     (tmp_path / "models").write_text("a file where the directory should be")
     with capture_logs() as said:
+        rig = await start(ScriptedModels(), snapshot_every_s=0.0)
         async with running(rig) as task:
             for _ in range(5):
                 await rig.put([1.0])
@@ -410,11 +410,12 @@ async def test_the_time_that_models_see_never_decreases(start, manual_clock):
     assert len(times) == 4
 
 
-async def test_finish_scores_what_is_there_and_stores_a_snapshot(start):
+async def test_finish_scores_what_is_there_and_stores_a_snapshot(start, tmp_path):
     rig = await start(ScriptedModels())
     async with running(rig) as task:
         await rig.put([1.0] * 3)
         rig.runner.finish()
         await asyncio.wait_for(task, 2)
     assert rig.models.seen == [0, 1, 2]
-    assert rig.spool.ledger.pin_of("telemetry", "models").row == 3
+    assert (tmp_path / "models" / f"state-{3:014d}.bin").exists()
+    assert rig.spool.ledger.pin_of("telemetry", "models").row == 0  # of the one before
