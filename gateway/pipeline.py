@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
 import structlog
 
-from adapters.base import AdapterContext, BoundTag, TagConfig
+from adapters.base import Adapter, AdapterContext, BoundTag, TagConfig
 from cloud_sinks.base import Sink, SinkContext
 from edge_models.alarms import AlarmLayer
 from edge_models.runtime import ModelSet
@@ -60,6 +61,8 @@ class Pipeline:
     asset: str  # of the gateway itself
     spool_budget: int
     runner: ModelRunner | None = None
+    adapter_of: Callable[[Configuration, str, Sequence[Tag]], tuple[Adapter, list[Tag]]] | None = None
+    """The adapter of an entry below `adapters:`, not connected, and its tags out of those given. Raises ConfigError."""
     collectors: list[Collector] = field(default_factory=list)
     bookmarks: list[Bookmark] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
@@ -151,6 +154,15 @@ async def open_pipeline(
         absences = await Absences.open(
             directory, live, last_seen_us=last_seen, durable_gaps=spool.durable("gap"), log=log,
         )  # fmt: skip
+        pipeline.adapter_of = partial(
+            make_adapter,
+            clock=clock,
+            log=log,
+            directory=directory / "adapters",
+            endpoints=endpoints or {},
+            last_seen_us=last_seen,
+            bookmarks=pipeline.bookmarks,
+        )
         pipeline.collectors = build_collectors(
             configuration, tags, put=pipeline.put, clock=clock, rng=rng, log=log, directory=directory / "adapters",
             endpoints=endpoints or {}, last_seen_us=last_seen, bookmarks=pipeline.bookmarks, absences=absences,
@@ -182,28 +194,17 @@ def build_collectors(
 ) -> list[Collector]:
     """One collector per entry below `adapters:`, in the order of the file."""
     collectors = []
-    marked = {bookmark.name: bookmark for bookmark in bookmarks}
     for name, config in configuration.plant.adapters.items():
-        bound = bind(configuration, name, tags)
-        config = at_endpoint(config, endpoints.get(name))
-        bookmark = marked.get(bookmark_name(name)) if config.replays else None
-        context = AdapterContext(
-            name=name,
-            tags=bound,
-            clock=clock,
-            directory=directory / name,
-            log=log,
-            time_zone=configuration.plant.time_zone,
-            base=configuration.directory,
-            last_seen_us=last_seen_us,
-            reached={} if bookmark is None else bookmark.reached,
-        )
-        adapter = build_adapter(config, context)
+        adapter, mine = make_adapter(
+            configuration, name, tags, clock=clock, log=log, directory=directory, endpoints=endpoints, last_seen_us=last_seen_us,
+            bookmarks=bookmarks,
+        )  # fmt: skip
+        bookmark = _bookmark_of(bookmarks, name)
         collectors.append(
             Collector(
                 name,
                 adapter,
-                [one.tag for one in bound],
+                mine,
                 put=put if bookmark is None else bookmark.through(put),
                 clock=clock,
                 rng=rng,
@@ -213,6 +214,40 @@ def build_collectors(
             )
         )
     return collectors
+
+
+def make_adapter(
+    configuration: Configuration,
+    name: str,
+    tags: Sequence[Tag],
+    *,
+    clock: Clock,
+    log: structlog.stdlib.BoundLogger,
+    directory: Path,
+    endpoints: Mapping[str, str],
+    last_seen_us: int | None = None,
+    bookmarks: Sequence[Bookmark] = (),
+) -> tuple[Adapter, list[Tag]]:
+    """The adapter of one entry and its tags, with the ids of `tags`."""
+    bound = bind(configuration, name, tags)
+    bookmark = _bookmark_of(bookmarks, name)
+    context = AdapterContext(
+        name=name,
+        tags=bound,
+        clock=clock,
+        directory=directory / name,
+        log=log,
+        time_zone=configuration.plant.time_zone,
+        base=configuration.directory,
+        last_seen_us=last_seen_us,
+        reached={} if bookmark is None else bookmark.reached,
+    )
+    adapter = build_adapter(at_endpoint(configuration.plant.adapters[name], endpoints.get(name)), context)
+    return adapter, [one.tag for one in bound]
+
+
+def _bookmark_of(bookmarks: Sequence[Bookmark], adapter: str) -> Bookmark | None:
+    return next((bookmark for bookmark in bookmarks if bookmark.name == bookmark_name(adapter)), None)
 
 
 def _bookmarks(configuration: Configuration, tags: Sequence[Tag], spool: Spool, endpoints: Mapping[str, str]) -> list[Bookmark]:

@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 from adapters.base import BoundTag, TagConfig, replay_mark
 from schemas.errors import ConfigError, NotConnected
 from schemas.kinds import SCHEMAS, Kind, Origin, make_batch
-from schemas.lake import LakeFile, current
+from schemas.manifest import MANIFEST, Manifest, current, lake_files
 
 _TIME_NAMES: Final = ("time", "timestamp", "datetime", "date", "t")
 _UNITS: Final[Mapping[str, tuple[int, int]]] = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
@@ -164,14 +164,19 @@ def open_recording(path: Path, kinds: Sequence[Kind], tags: Sequence[BoundTag[Ta
 
 
 def _lake(path: Path, kind: Kind) -> ds.Dataset | None:
-    found = []
-    for file in path.glob(f"{kind}/site=*/date=*/*.parquet"):
+    """The files of a kind that count, as the manifests of compaction say."""
+    found: list[str] = []
+    for folder in sorted(path.glob(f"{kind}/site=*/date=*")):
+        below, names = folder.relative_to(path).as_posix(), [file.name for file in folder.iterdir()]
+        file = folder / MANIFEST
+        if not file.exists() and any(one.merged for one in lake_files(below, names)):
+            raise ConfigError(f"{file} is missing", hint="`genba lake compact` makes it again")
         try:
-            found.append(LakeFile.parse(file.relative_to(path).as_posix()))
-        except ValueError:
-            continue
-    names = [str(path / file.path()) for file in current(found)]
-    return _dataset(names) if names else None
+            manifest = Manifest.unpack(file.read_bytes()) if file.exists() else None
+            found += [str(path / one.path()) for one in current(below, names, manifest)]
+        except ValueError as error:
+            raise ConfigError(f"{file} cannot be read: {error}", hint="`genba lake compact` makes it again") from error
+    return _dataset(found) if found else None
 
 
 def _plain_files(path: Path) -> ds.Dataset:
