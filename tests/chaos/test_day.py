@@ -30,11 +30,11 @@ async def test_a_day_through_outages_and_kills_is_complete_once_each_in_the_lake
     tmp_path: Path,
 ) -> None:
     result = await run(tmp_path, seed=SEED, kills=KILLS)
-    print(result)
-    assert result.wrong == [], f"seed {SEED}"
+    assert result.wrong == [], result
     assert result.rows["telemetry"] > 150_000
     assert result.looks > KILLS
     assert len(result.troubles) > 5
+    assert {told.split(" (")[0] for told in result.verified.values()} == {"all is well"}
 
 
 async def test_a_lake_that_acknowledges_before_it_has_written_is_found_out(tmp_path: Path) -> None:

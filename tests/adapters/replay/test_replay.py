@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import structlog
@@ -23,6 +24,7 @@ from adapters.replay import PLUGIN
 from adapters.replay.config import ReplayConfig
 from schemas.errors import ConfigError, EndOfStream, NotConnected
 from schemas.kinds import TELEMETRY, Kind, Origin, kind_of
+from schemas.manifest import Manifest, Merged, Source
 from tests.chaos.day import recording
 from tests.conformance.adapter import FIRST_ID, Footprint, SystemClock, bind
 
@@ -189,14 +191,30 @@ async def test_times_of_any_resolution_are_microseconds(tmp_path, unit):
     assert [(row["time"], row["value"]) for row in rows] == [(T0, 1.0), (T0, 2.0)]
 
 
-async def test_of_a_lake_under_compaction_no_row_is_played_twice(tmp_path):
+@pytest.mark.parametrize("moment", ["before", "named", "sources gone"])
+async def test_of_a_lake_under_compaction_each_row_is_played_once(tmp_path, moment):
     readings, events = recording.make(3, hours=1)
     recording.write(tmp_path / "lake", readings, events)
-    (wide,) = (tmp_path / "lake" / "telemetry").rglob("*.parquet")
-    half = wide.with_name(wide.name.replace(f"{readings.num_rows - 1:014d}", f"{readings.num_rows // 2:014d}"))
-    pq.write_table(readings.slice(0, readings.num_rows // 2 + 1), half)
-    rows, _ = await played(adapter_of(tmp_path, "lake", {"temp": {"address": "furnace/temp"}}))
-    assert len(rows) == readings.filter(pa.compute.equal(readings["tag"], "acme/osaka/furnace/temp")).num_rows
+    (whole,) = (tmp_path / "lake" / "telemetry").rglob("*.parquet")
+    folder, rows, half = whole.parent, readings.num_rows, readings.num_rows // 2
+    whole.rename(folder / whole.name.replace(".parquet", "-m0123456789ab.parquet"))
+    name = "old-gw-0001-telemetry-{:014d}-{:014d}.parquet"
+    sources = [Source(0, half - 1, half), Source(half, rows - 1, rows - half)]
+    if moment != "sources gone":
+        for one in sources:
+            pq.write_table(readings.slice(one.first, one.rows), folder / name.format(one.first, one.last))
+    merged = Merged(f"{whole.stem}-m0123456789ab.parquet", tuple(sources), rows, "", 0, 0)
+    (folder / "_merged.json").write_bytes(Manifest(() if moment == "before" else (merged,)).pack())
+    found, _ = await played(adapter_of(tmp_path, "lake", {"temp": {"address": "furnace/temp"}}))
+    assert len(found) == readings.filter(pc.equal(readings["tag"], "acme/osaka/furnace/temp")).num_rows
+
+
+async def test_merged_files_without_their_manifest_are_not_guessed_about(tmp_path):
+    recording.write(tmp_path / "lake", *recording.make(3, hours=1))
+    (whole,) = (tmp_path / "lake" / "telemetry").rglob("*.parquet")
+    whole.rename(whole.with_name(whole.name.replace(".parquet", "-m0123456789ab.parquet")))
+    with pytest.raises(ConfigError, match=r"_merged.json is missing .*genba lake compact"):
+        await adapter_of(tmp_path, "lake").connect()
 
 
 # What goes wrong

@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import click
+
 from .run import Result, described, run
 
 
@@ -31,17 +33,17 @@ def main() -> int:
 
 
 def _one(seed: int, given: argparse.Namespace) -> Result:
-    print(f"seed {seed}, {given.kills} kills", flush=True)
+    click.echo(f"seed {seed}, {given.kills} kills")
     with tempfile.TemporaryDirectory(prefix="genba-day-") if given.keep is None else _kept(given.keep, seed) as folder:
         result = asyncio.run(run(Path(folder), seed=seed, kills=given.kills, hours=given.hours))
-    for name in ("rows", "troubles", "sent_twice"):
-        print(f"  {name.replace('_', ' ')}: " + ", ".join(f"{key} {value}" for key, value in getattr(result, name).items()))
-    print(
+    for name in ("rows", "troubles", "sent_twice", "verified"):
+        click.echo(f"  {name.replace('_', ' ')}: " + ", ".join(f"{key} {value}" for key, value in getattr(result, name).items()))
+    click.echo(
         f"  {result.starts} starts, {result.looks} looks at /metrics, {result.objects} objects in the bucket, {result.seconds} s"
     )
     for sentence in result.wrong[:20]:
-        print(f"  WRONG: {sentence}")
-    print("  all is well" if not result.wrong else f"  {len(result.wrong)} complaints", flush=True)
+        click.echo(f"  WRONG: {sentence}")
+    click.echo("  all is well" if not result.wrong else f"  {len(result.wrong)} complaints")
     return result
 
 

@@ -7,6 +7,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ import structlog
 from gateway.clock import WallClock
 from gateway.spool import Spool
 from schemas.kinds import KINDS
+from schemas.lake import LakeFile
 from tests.e2e import plant as e2e
 
 from . import check, recording
@@ -43,7 +46,7 @@ class Result:
     looks: int = 0
     starts: int = 0
     seconds: float = 0.0
-    verified: str = ""
+    verified: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
 
@@ -71,7 +74,7 @@ async def run(folder: Path, *, seed: int, kills: int, hours: float = 24.0, progr
     live = await e2e.load(e2e.write(folder / "live", LIVE))
     with _credentials():
         async with standing(folder, lambda: e2e.simulator_of(live, "live")) as stands:
-            path = e2e.write(folder, _plant(folder, stands, hours * 3600 / max(1.0, kills * 1.4)))
+            path = e2e.write(folder, _plant(folder, stands, hours * 3600 / max(1.0, kills * 1.1)))
             day = _Day(path, stands, rng, result, program)
             try:
                 await day.play(kills)
@@ -130,7 +133,7 @@ class _Day:
             await asyncio.sleep(self._rng.uniform(0.2, 2.0))
         else:
             await self._ready()
-            end = time.monotonic() + self._rng.uniform(0.2, 3.0)
+            end = time.monotonic() + self._rng.uniform(0.2, 2.2)
             while time.monotonic() < end:
                 await self._look()
                 await asyncio.sleep(max(0.0, min(0.35, end - time.monotonic())))
@@ -227,19 +230,66 @@ def _look(folder: Path, stands: Stands, day: _Day, readings: pa.Table, events: p
         result.sent_twice[name] = len(rows) - len({(kind, number) for kind, _, number in rows})
     if not wrong:
         wrong += check.lines_say_what_the_lake_says(lines, local)
+    for name, arguments in (("s3", _at(stands)), ("local", [str(local)])):
+        status, told = _verify(folder, name, arguments)
+        result.verified[name] = told.strip().splitlines()[-1]
+        if status:
+            wrong.append(f"genba lake verify, {name}: {told}")
+    if not wrong:
+        wrong += _what_verify_says_of_a_lost_object(folder, stands)
     result.wrong += wrong
 
 
+def _at(stands: Stands) -> list[str]:
+    return [f"s3://{BUCKET}/genba", "--endpoint", f"http://127.0.0.1:{stands.aws.port}"]
+
+
+def _verify(folder: Path, sink: str, arguments: Sequence[str]) -> tuple[int, str]:
+    """`genba lake verify` as a person calls it: exit status, and what it says."""
+    command = [
+        sys.executable,
+        "-m",
+        "gateway",
+        "lake",
+        "verify",
+        *arguments,
+        "--spool",
+        str(folder / "spool"),
+        "--sink",
+        sink,
+        "--deep",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def _what_verify_says_of_a_lost_object(folder: Path, stands: Stands) -> list[str]:
+    """The control: without one object it must not be well, and name the rows."""
+    s3 = stands.client("s3")
+    names = [name for name in sorted(_objects(s3)) if "/telemetry/" in name]
+    lost = LakeFile.parse(names[len(names) // 2].removeprefix("genba/")).span
+    s3.delete_object(Bucket=BUCKET, Key=names[len(names) // 2])
+    status, told = _verify(folder, "s3", _at(stands))
+    if status != 1 or "missing" not in told or str(lost.first) not in told:
+        return [f"an object of rows {lost.first} to {lost.last} was deleted, and genba lake verify says ({status}): {told}"]
+    return []
+
+
 def _download(s3: Any, folder: Path) -> int:
-    objects = 0
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="genba/"):
-        for one in page.get("Contents", ()):
-            name = one["Key"].removeprefix("genba/")
-            if not name.startswith("."):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                s3.download_file(BUCKET, one["Key"], str(folder / name))
-                objects += 1
-    return objects
+    names = [name for name in _objects(s3) if not name.startswith("genba/.")]
+    for name in names:
+        path = folder / name.removeprefix("genba/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        s3.download_file(BUCKET, name, str(path))
+    return len(names)
+
+
+def _objects(s3: Any) -> list[str]:
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="genba/")
+    return [one["Key"] for page in pages for one in page.get("Contents", ())]
 
 
 def _arrow_rows(kinesis: Any) -> list[tuple[str, str, int]]:
