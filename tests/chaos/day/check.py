@@ -183,11 +183,6 @@ def stream_is_complete(name: str, rows: Iterable[tuple[str, str, int]], ends: Ma
     return wrong[:8]
 
 
-def kind_of_line(line: Mapping[str, Any]) -> str:
-    """The kind of a message, by the fields that only it has."""
-    return "alert" if "alarm" in line else "event" if "event" in line else "telemetry" if "quality" in line else "gap"
-
-
 def lines_say_what_the_lake_says(lines: Iterable[Mapping[str, Any]], where: Path) -> list[str]:
     """The readings of the JSON stream are those of the lake."""
     frame = lake.scan(where).sort("seq").collect()
@@ -195,7 +190,7 @@ def lines_say_what_the_lake_says(lines: Iterable[Mapping[str, Any]], where: Path
     whole = frame["value_int"].to_list()
     wrong = 0
     for line in lines:
-        if kind_of_line(line) != "telemetry":
+        if line["kind"] != "telemetry":
             continue
         at = line["row"]
         value = whole[at] if values[at] is None else values[at]

@@ -215,7 +215,7 @@ def _look(folder: Path, stands: Stands, day: _Day, readings: pa.Table, events: p
     result.objects = _download(stands.client("s3"), bucket)
     lines = [json.loads(line) for _, data in list(stands.stub.taken) for line in data.splitlines()]
     keys = [key for key, data in list(stands.stub.taken) for _ in data.splitlines()]
-    named = [(check.kind_of_line(line), key, line["row"]) for key, line in zip(keys, lines, strict=True)]
+    named = [(line["kind"], key, line["row"]) for key, line in zip(keys, lines, strict=True)]
     arrow = _arrow_rows(stands.client("kinesis"))
     iot = [(kind, "all", row["row"]) for kind in ("alert", "event") for row in stands.listener.rows(kind)]
     wrong: list[str] = []
