@@ -104,7 +104,7 @@ class Bookmark:
             waiting, end = self._waiting[kind], self._spool.durable(kind)
             while waiting and waiting[0].end <= end:
                 self._settled[kind] = waiting.popleft().mark
-            row = waiting[0].first if waiting else end
+            row = min(end, waiting[0].first) if waiting else end  # rows of others before them may not be durable either
             row_before, mark_before = self._saved[kind]
             if self._settled[kind] != mark_before or row - row_before >= _LAZY_ROWS:
                 await self._pin(kind, row)

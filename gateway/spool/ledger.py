@@ -155,7 +155,12 @@ class Ledger:
         self._touch()
 
     async def pin(self, kind: Kind, name: str, row: int, note: str = "") -> None:
-        """Set the named cursor: rows from `row` on are still needed. Durable when it returns."""
+        """Set the named cursor: rows from `row` on are still needed. Durable when it returns.
+
+        Raises ValueError for a row beyond the first that is not durable: after a crash the rows up to it would count as lost.
+        """
+        if row > self._durable(kind):
+            raise ValueError(f"{kind} row {row - 1} is not durable")
         self._book.pins[kind, name] = Pin(row, note)
         await self._persist()
 
