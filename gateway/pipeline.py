@@ -61,8 +61,9 @@ class Pipeline:
     asset: str  # of the gateway itself
     spool_budget: int
     runner: ModelRunner | None = None
-    adapter_of: Callable[[Configuration, str, Sequence[Tag]], tuple[Adapter, list[Tag]]] | None = None
-    """The adapter of an entry below `adapters:`, not connected, and its tags out of those given. Raises ConfigError."""
+    adapter_of: Callable[[Configuration, str, Sequence[Tag], int | None], tuple[Adapter, list[Tag]]] | None = None
+    """The adapter of an entry below `adapters:`, not connected, and its tags out of those given; the last argument is the time up to
+    which everything is there (`AdapterContext.last_seen_us`). Raises ConfigError."""
     collectors: list[Collector] = field(default_factory=list)
     bookmarks: list[Bookmark] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
@@ -128,7 +129,7 @@ async def open_pipeline(
     )
     try:
         registry = await TagRegistry.open(directory, log=log)
-        tags = await registry.resolve(configuration.tags, clock.now_us())
+        tags = await registry.resolve(configuration.tags, clock.now_us(), row=spool.end("telemetry"))
         pipeline = Pipeline(
             configuration=configuration,
             clock=clock,
@@ -160,7 +161,6 @@ async def open_pipeline(
             log=log,
             directory=directory / "adapters",
             endpoints=endpoints or {},
-            last_seen_us=last_seen,
             bookmarks=pipeline.bookmarks,
         )
         pipeline.collectors = build_collectors(
@@ -196,7 +196,7 @@ def build_collectors(
     collectors = []
     for name, config in configuration.plant.adapters.items():
         adapter, mine = make_adapter(
-            configuration, name, tags, clock=clock, log=log, directory=directory, endpoints=endpoints, last_seen_us=last_seen_us,
+            configuration, name, tags, last_seen_us, clock=clock, log=log, directory=directory, endpoints=endpoints,
             bookmarks=bookmarks,
         )  # fmt: skip
         bookmark = _bookmark_of(bookmarks, name)
@@ -220,12 +220,12 @@ def make_adapter(
     configuration: Configuration,
     name: str,
     tags: Sequence[Tag],
+    last_seen_us: int | None,
     *,
     clock: Clock,
     log: structlog.stdlib.BoundLogger,
     directory: Path,
     endpoints: Mapping[str, str],
-    last_seen_us: int | None = None,
     bookmarks: Sequence[Bookmark] = (),
 ) -> tuple[Adapter, list[Tag]]:
     """The adapter of one entry and its tags, with the ids of `tags`."""
