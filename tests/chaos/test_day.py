@@ -34,6 +34,7 @@ async def test_a_day_through_outages_and_kills_is_complete_once_each_in_the_lake
     assert result.rows["telemetry"] > 150_000
     assert result.looks > KILLS
     assert len(result.troubles) > 5
+    assert list(result.verified) == ["s3", "local", "s3, merged"]
     assert {told.split(" (")[0] for told in result.verified.values()} == {"all is well"}
 
 

@@ -24,6 +24,7 @@ from gateway.clock import WallClock
 from gateway.spool import Spool
 from schemas.kinds import KINDS
 from schemas.lake import LakeFile
+from schemas.manifest import MANIFEST
 from tests.e2e import plant as e2e
 
 from . import check, recording
@@ -230,14 +231,33 @@ def _look(folder: Path, stands: Stands, day: _Day, readings: pa.Table, events: p
         result.sent_twice[name] = len(rows) - len({(kind, number) for kind, _, number in rows})
     if not wrong:
         wrong += check.lines_say_what_the_lake_says(lines, local)
-    for name, arguments in (("s3", _at(stands)), ("local", [str(local)])):
-        status, told = _verify(folder, name, arguments)
-        result.verified[name] = told.strip().splitlines()[-1]
-        if status:
-            wrong.append(f"genba lake verify, {name}: {told}")
+    wrong += _told(result, "s3", _verify(folder, "s3", _at(stands)))
+    wrong += _told(result, "local", _verify(folder, "local", [str(local)]))
     if not wrong:
-        wrong += _what_verify_says_of_a_lost_object(folder, stands)
+        wrong += _what_verify_says_of_a_lost_file(folder, local)
+        wrong += _after_compaction(folder, stands, result, local)
     result.wrong += wrong
+
+
+def _after_compaction(folder: Path, stands: Stands, result: Result, before: Path) -> list[str]:
+    """The bucket's small files are merged: nothing is there twice or not at all."""
+    status, told = _genba(folder, "lake", "compact", *_at(stands), "--older-than", "0s", "--grace", "0s")
+    if status:
+        return [f"genba lake compact: {told}"]
+    merged = folder / "merged"
+    _download(stands.client("s3"), merged)
+    wrong = _told(result, "s3, merged", _verify(folder, "s3", _at(stands)))
+    wrong += check.lakes_agree(before, merged)
+    if not list(merged.rglob(MANIFEST)):
+        wrong.append(f"genba lake compact merged nothing: {told}")
+    return wrong
+
+
+def _told(result: Result, name: str, said: tuple[int, str]) -> list[str]:
+    """What `genba lake verify` says, noted; a complaint where it is not well."""
+    status, told = said
+    result.verified[name] = told.strip().splitlines()[-1]
+    return [f"genba lake verify, {name}: {told}"] if status else []
 
 
 def _at(stands: Stands) -> list[str]:
@@ -245,36 +265,28 @@ def _at(stands: Stands) -> list[str]:
 
 
 def _verify(folder: Path, sink: str, arguments: Sequence[str]) -> tuple[int, str]:
-    """`genba lake verify` as a person calls it: exit status, and what it says."""
-    command = [
-        sys.executable,
-        "-m",
-        "gateway",
-        "lake",
-        "verify",
-        *arguments,
-        "--spool",
-        str(folder / "spool"),
-        "--sink",
-        sink,
-        "--deep",
-    ]
+    return _genba(folder, "lake", "verify", *arguments, "--spool", str(folder / "spool"), "--sink", sink, "--deep")
+
+
+def _genba(folder: Path, *arguments: str) -> tuple[int, str]:
+    """A command as a person calls it: exit status, and what it says."""
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=120, cwd=folder,
+        [sys.executable, "-m", "gateway", *arguments], capture_output=True, text=True, check=False, timeout=120, cwd=folder,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
 
-def _what_verify_says_of_a_lost_object(folder: Path, stands: Stands) -> list[str]:
-    """The control: without one object it must not be well, and name the rows."""
-    s3 = stands.client("s3")
-    names = [name for name in sorted(_objects(s3)) if "/telemetry/" in name]
-    lost = LakeFile.parse(names[len(names) // 2].removeprefix("genba/")).span
-    s3.delete_object(Bucket=BUCKET, Key=names[len(names) // 2])
-    status, told = _verify(folder, "s3", _at(stands))
+def _what_verify_says_of_a_lost_file(folder: Path, lake: Path) -> list[str]:
+    """The control: without one file it must not be well, and name the rows."""
+    files = sorted(lake.glob("telemetry/**/*.parquet"))
+    file = files[len(files) // 2]
+    lost = LakeFile.parse(file.relative_to(lake).as_posix()).span
+    aside = file.rename(folder / "aside")
+    status, told = _verify(folder, "local", [str(lake)])
+    aside.rename(file)
     if status != 1 or "missing" not in told or str(lost.first) not in told:
-        return [f"an object of rows {lost.first} to {lost.last} was deleted, and genba lake verify says ({status}): {told}"]
+        return [f"a file with rows {lost.first} to {lost.last} was lost, and genba lake verify says ({status}): {told}"]
     return []
 
 
