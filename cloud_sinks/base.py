@@ -63,7 +63,7 @@ class Sink(Protocol):
     """
 
     def policy(self, kind: Kind) -> BatchPolicy:
-        """How delivery cuts this kind for this sink. Constant over the life of the sink."""
+        """How delivery cuts this kind for this sink. Asked before every cut; a cut that is in flight keeps its rows."""
         ...
 
     async def connect(self) -> None:
@@ -112,5 +112,17 @@ class Reporter(Protocol):
         """Make `state`, plain JSON, what the service has; costs nothing where it has it already. Called again and again, by one task.
 
         Raises NotConnected while the sink is not connected, ConfigError where a person must allow it first.
+        """
+        ...
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """A sink that `genba doctor` can ask what is wrong."""
+
+    def examine(self) -> str:
+        """Look whether the service would take rows, and say what was found in a few words. Blocking; legal instead of `connect`.
+
+        Writes nothing there and does not take the place of a gateway that runs. Raises NotConnected and ConfigError.
         """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -13,12 +14,14 @@ _ALPN: Final = "x-amzn-mqtt-ca"
 _PATIENCE_S: Final = 2.5
 
 
-def context_of(certificate: Path, key: Path, ca: Path | None, where: str) -> ssl.SSLContext:
-    """Raises ConfigError that names the file."""
+def context_of(certificate: Path | None, key: Path | None, ca: Path | None, where: str) -> ssl.SSLContext:
+    """Without certificate and key only the other side is judged. Raises ConfigError that names the file."""
     try:
         made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=None if ca is None else str(ca))
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{ca} cannot be used: {error}", where=f"{where}.ca", hint="a PEM file is wanted") from error
+    if certificate is None or key is None:
+        return made
     for file, option in ((certificate, "certificate"), (key, "key")):
         if not file.is_file():
             raise ConfigError(f"{file} is not there", where=f"{where}.{option}", hint="paths are relative to the YAML file")
@@ -30,14 +33,33 @@ def context_of(certificate: Path, key: Path, ca: Path | None, where: str) -> ssl
             where=f"{where}.certificate",
             hint="PEM files that belong together, the key without a pass phrase",
         ) from error
+    _dates(certificate, where)
     made.maximum_version = ssl.TLSVersion.TLSv1_2  # here the other side judges our certificate within the handshake
     return made
 
 
-def examine(host: str, port: int, context: ssl.SSLContext, where: str) -> None:
+def _dates(certificate: Path, where: str) -> None:
+    """Raises when the certificate is of another time than this machine has: the other side would say no more than that it refuses."""
+    from cryptography import x509
+
+    parsed, now = x509.load_pem_x509_certificate(certificate.read_bytes()), datetime.now(UTC)
+    if parsed.not_valid_after_utc < now:
+        raise ConfigError(
+            f"{certificate} has expired on {parsed.not_valid_after_utc:%Y-%m-%d}",
+            where=f"{where}.certificate",
+            hint=f"give the thing a new certificate, or set the clock of this machine, which says {now:%Y-%m-%d}",
+        )
+    if parsed.not_valid_before_utc > now:
+        raise NotConnected(
+            f"{certificate} is valid from {parsed.not_valid_before_utc:%Y-%m-%d %H:%M} UTC and the clock of this machine says "
+            f"{now:%Y-%m-%d %H:%M}: is it right?"
+        )
+
+
+def examine(host: str, port: int, context: ssl.SSLContext, where: str, *, alpn: str = _ALPN) -> None:
     """One handshake. Raises NotConnected where nobody is there, ConfigError where a certificate is the reason."""
     if port == 443:
-        context.set_alpn_protocols([_ALPN])
+        context.set_alpn_protocols([alpn])
     try:
         with (
             socket.create_connection((host, port), timeout=_PATIENCE_S) as plain,

@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 
 from schemas.kinds import TIME
 from schemas.span import SpoolSpan
-from schemas.tags import TagDirectory
+from schemas.tags import TagDirectory, TagHistory
 
 from .columns import ORIGINS, lake_schema
 
 _DAY_US: Final = 86_400_000_000
 _EARLIEST_US: Final = 946_684_800_000_000
 """2000-01-01: an older time is a device clock that was never set, not a measurement."""
-_BLOCK: Final = 65_536
+_BLOCK: Final = 81_920
 _SATURATED_MS: Final = 2**31 - 1
 """A lag this large stands for every larger one."""
 _FIRST_DAY: Final = (date(1, 1, 1) - date(1970, 1, 1)).days
@@ -41,10 +41,31 @@ class Names:
         self.paths = pa.array([tag.path for tag in known], pa.string())
         self.rank = np.empty(len(known), dtype=np.int64)
         self.rank[np.argsort(np.array([tag.path for tag in known], dtype=object), kind="stable")] = np.arange(len(known))
-        units = sorted({tag.unit for tag in known})
+        versions = [(tag.id, 0, tag.unit) for tag in known]
+        if isinstance(tags, TagHistory):
+            versions = [(version.tag.id, version.valid_from_row, version.tag.unit) for version in tags.history()]
+        units = sorted({unit for _, _, unit in versions})
         code = {unit: i for i, unit in enumerate(units)}
         self.units = pa.array(units, pa.string())
-        self.unit_code = np.array([code[tag.unit] for tag in known], dtype=np.int32)
+        self._unit_code = np.zeros(len(known), dtype=np.int32)
+        self._renamed: dict[int, list[tuple[int, int]]] = {}
+        for tag_id, row, unit in versions:  # of one tag in order of time
+            if row and self._unit_code[tag_id] != code[unit]:
+                self._renamed.setdefault(tag_id, [(0, int(self._unit_code[tag_id]))]).append((row, code[unit]))
+            self._unit_code[tag_id] = code[unit]
+
+    def unit_codes(self, codes: npt.NDArray[np.int32], present: npt.NDArray[np.int64], rows: pa.Array) -> npt.NDArray[np.int32]:
+        """For each row the index into `units` of the unit it was read in: of codes as `_codes` gives them, in their order.
+
+        A tag whose unit was changed has the old one in the rows before the change, however late they are written.
+        """
+        found: npt.NDArray[np.int32] = np.append(self._unit_code[present], np.int32(0))[codes]
+        for code in np.flatnonzero(np.isin(present, list(self._renamed))).tolist() if self._renamed else ():
+            start, end = np.searchsorted(codes, [code, code + 1]).tolist()
+            since, unit = zip(*self._renamed[int(present[code])], strict=True)
+            numbers = rows[start:end].to_numpy()
+            found[start:end] = np.array(unit, dtype=np.int32)[np.searchsorted(np.array(since), numbers, side="right") - 1]
+        return found
 
     def __len__(self) -> int:
         return len(self.rank)
@@ -59,7 +80,7 @@ class Names:
 class Part:
     """The rows of one span that belong to one date, as the lake's table, sorted by (tag, time, row number).
 
-    `ids`, `first_us` and `last_us` give the oldest and newest time of each tag in it.
+    `ids`, `first_us` and `last_us` give the oldest and newest time of each tag in it, impossible clocks left out.
     """
 
     date: date
@@ -105,14 +126,17 @@ def _part(day: int, rows: npt.NDArray[np.intp] | None, columns: _Columns, span: 
     no_tag = codes == len(present) if codes[-1] == len(present) else None
     made["tag"] = pa.DictionaryArray.from_arrays(pa.array(codes, mask=no_tag), names.paths.take(pa.array(present)))
     if span.kind == "telemetry":
-        unit = np.append(names.unit_code[present], 0)[codes].astype(np.int32)
+        unit = names.unit_codes(codes, present, made[columns.names[-1]])
         made["unit"] = pa.DictionaryArray.from_arrays(pa.array(unit, mask=no_tag), names.units)
         made["origin"] = _origins(made["origin"])
     made["gateway"] = _repeated(pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), pa.array([span.gateway])), n)
     made["epoch"] = _repeated(pa.array([span.epoch], pa.int64()), n)
     arrays = [_fitted(made[field.name], field.type) for field in schema]
-    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
-    ends = np.r_[starts[1:], n] - 1
+    if rows is not None:  # an impossible clock says nothing about when
+        here = times // _DAY_US == day
+        codes, times = codes[here], times[here]
+    starts = np.flatnonzero(np.r_[len(codes) > 0, codes[1:] != codes[:-1]])
+    ends = np.r_[starts[1:], len(codes)][: len(starts)] - 1
     seen = codes[starts]
     real = seen < len(present)
     return Part(
@@ -163,12 +187,13 @@ def clock_is_impossible(time_us: npt.NDArray[np.int64], lag_ms: npt.NDArray[np.i
 
 def _codes(ids: npt.NDArray[np.int32], names: Names) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """(codes, present): `present` are the ids in alphabetical order of their paths, `codes` index it; len(present) is no tag."""
-    seen = np.flatnonzero(np.bincount(ids + 1, minlength=1)) - 1
+    shifted = ids + 1
+    seen = np.flatnonzero(np.bincount(shifted, minlength=1)) - 1
     present = seen[seen >= 0]
     present = present[np.argsort(names.rank[present])]
     code_of = np.full(len(names) + 1, len(present), dtype=np.int32)
     code_of[present + 1] = np.arange(len(present), dtype=np.int32)
-    return code_of[ids + 1], present
+    return code_of[shifted], present
 
 
 def _sorted(
@@ -217,12 +242,11 @@ class _Columns:
             first, last = column[0].as_py(), column[-1].as_py()
             if last - first + 1 == len(column):  # row numbers without a hole
                 return pc.add(order, first)
-        whole = self._kept.get(name)
-        if whole is None:
-            whole = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
         if self.keep:
-            self._kept[name] = whole
-        return whole.take(order)
+            if name not in self._kept:
+                self._kept[name] = pa.concat_arrays(column.chunks)
+            return self._kept[name].take(order)
+        return pc.take(column, order, boundscheck=False)
 
 
 def _constant(column: pa.ChunkedArray) -> bool:

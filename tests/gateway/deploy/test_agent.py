@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
@@ -57,9 +58,10 @@ def kept(opened, level):
         plant.keeper = p.sinks["broker"] = Keeper()
         delivery = next(one for one in p.deliveries if one.name == "broker")
         delivery._sink = plant.sinks["broker"] = plant.keeper
-        plant.planned = []
+        plant.planned, plant.seen = [], []
 
-        def adapter_of(configuration, name, tags):
+        def adapter_of(configuration, name, tags, last_seen_us):
+            plant.seen.append(last_seen_us)
             mine = [tag for tag in tags if tag.adapter == name]
             device = Device(mine[0].id)
             plant.planned.append((name, [tag.period_us for tag in mine], device))
@@ -153,6 +155,7 @@ async def test_another_scan_class_is_planned_anew_and_rows_stay_those_of_the_tag
         await until(lambda: last(plant).get("adapters", {}).get("press", {}).get("scan") == "5s")
         ((name, periods, after),) = plant.planned
         assert (name, periods) == ("press", [5_000_000])
+        assert abs(plant.seen[0] - p.clock.now_us()) < 60e6  # and not the end of the run before: history is fetched from there
         await until(lambda: after.sent > 3)
         assert before.closed == 1
         assert robot.closed == 0
@@ -169,6 +172,21 @@ async def test_another_scan_class_is_planned_anew_and_rows_stay_those_of_the_tag
     numbers = plant.sinks["lake"].rows()
     assert numbers == list(range(len(numbers)))
     assert plant.sinks["lake"].rows("gap") == []
+
+
+async def test_a_scan_class_is_wished_for_before_the_first_reading_of_the_next_run(kept):
+    plant = await kept()
+    async with plant.running():
+        plant.keeper.desire(adapters={"press": {"scan": "5s"}})
+        await until(lambda: len(plant.planned) == 1)
+        await until(lambda: last(plant).get("adapters", {}).get("press", {}).get("scan") == "5s")
+    again = await kept()
+    async with again.running():
+        ((name, periods, device),) = again.planned
+        assert (name, periods) == ("press", [5_000_000])
+        await until(lambda: device.sent > 3)
+        assert again.devices["press"].connects == 0
+        assert [tag.period_us for tag in again.pipeline.tags] == [5_000_000, 1_000_000]
 
 
 async def test_the_log_level(kept):
@@ -201,7 +219,7 @@ async def test_a_wrong_wish_is_refused_whole_and_said(kept):
 
 
 async def test_what_cannot_be_carried_out_changes_nothing_and_is_tried_again(kept):
-    plant = await kept()
+    plant = await kept(retry_s=0.5)
     made = plant.pipeline.adapter_of
     refusals = [ConfigError("the certificate is gone")]
 
@@ -217,8 +235,28 @@ async def test_what_cannot_be_carried_out_changes_nothing_and_is_tried_again(kep
         assert "the certificate is gone" in last(plant)["errors"][0]["message"]
         assert not delivery_of(plant, "lake").paused
         assert plant.devices["press"].closed == 0
-        plant.keeper.desire(adapters={"press": {"scan": "5s"}}, sinks={"lake": {"paused": True}})
-        await until(lambda: last(plant).get("errors") == [] and delivery_of(plant, "lake").paused)
+        await until(lambda: last(plant).get("errors") == [] and delivery_of(plant, "lake").paused)  # it is tried again
+
+
+async def test_wishes_that_failed_are_not_tried_again_once_something_else_is_desired(kept):
+    plant = await kept(retry_s=0.2)
+
+    def adapter_of(*given):
+        plant.seen.append(given)
+        raise ConfigError("the certificate is gone")
+
+    plant.pipeline.adapter_of = adapter_of
+    async with plant.running():
+        plant.keeper.desire(log_level="error")
+        await until(lambda: last(plant).get("log_level") == "error")
+        plant.keeper.desire(2, log_level="error", adapters={"press": {"scan": "5s"}})
+        await until(lambda: len(plant.seen) > 1)
+        plant.keeper.desire(3, log_level="error")
+        await until(lambda: last(plant).get("errors") == [])
+        tried = len(plant.seen)
+        await asyncio.sleep(1.5)
+        assert len(plant.seen) == tried
+        assert last(plant)["log_level"] == "error"
 
 
 async def test_only_the_sink_with_the_shadow_is_obeyed(kept):
