@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, TypeVar
@@ -115,6 +116,10 @@ class Outcome:
     bad: frozenset[str] = frozenset()
 
 
+class _Unreadable(Exception):
+    """A manifest that nobody understands."""
+
+
 class Compactor:
     """One run over a lake. Raises what the shelf raises where the place cannot be reached; damage of single files is reported."""
 
@@ -126,53 +131,73 @@ class Compactor:
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         sleep: Callable[[float], None] = time.sleep,
         at: Callable[[str], None] = lambda point: None,
-        elsewhere: Callable[[Sequence[Plan]], Iterable[Outcome]] | None = None,
     ) -> None:
-        """`shelf` is open unless it is a dry run. `elsewhere` has plans carried out by compactors of other processes, `carry_out` there."""
+        """`shelf` is open unless it is a dry run."""
         self._shelf, self._options, self._now_us, self._sleep, self._at = shelf, options, now_us, sleep, at
-        self._elsewhere = elsewhere
         self._bad: set[str] = set()
         self._due: dict[str, int] = {}  # folder -> when its replaced files may be removed
         self.report = Report()
 
     def run(self) -> Report:
         """Merge what there is to merge, wait until nobody can still be reading what was replaced, remove that."""
-        folders = [one for kind in self._options.kinds for one in folders_of(self._shelf, kind) if self._is_due(one)]
-        if self._options.dry_run:
-            self.report.planned = [plan for folder in folders for plan in self._plan(folder)]
-            return self.report
-        for some in [folders] if self._elsewhere is not None else [[folder] for folder in folders]:
-            for folder in some:
+        for folder in self._folders():
+            with self._reported():
+                if self._options.dry_run:
+                    self.report.planned += self._plan(folder)
+                    continue
                 self._tidy(folder)
-            while plans := [plan for folder in some for plan in self._plan(folder)]:
-                if self._elsewhere is None:
+                while plans := self._plan(folder):
                     for plan in plans:
-                        self._merge(plan)
-                else:
-                    for outcome in self._elsewhere(plans):
-                        self._take(outcome)
+                        self.merge(plan)
             self._remove_due()
+        self.finish()
+        return self.report
+
+    def plans(self) -> list[Plan]:
+        """What can be merged now, after what earlier runs left is cleared up: for whoever merges elsewhere, each plan by a `Compactor` of its own.
+
+        Merged files may be small still: ask again until there is none, then `finish`.
+        """
+        found: list[Plan] = []
+        for folder in self._folders():
+            with self._reported():
+                self._tidy(folder)
+                found += self._plan(folder)
+        return found
+
+    def carry_out(self, plan: Plan) -> Outcome:
+        """One plan of another compactor, for it to `take`; clearing up is left to that one."""
+        with self._reported():
+            self.merge(plan)
+        report = self.report
+        return Outcome(report.merged[-1] if report.merged else None, tuple(report.problems), frozenset(self._bad))
+
+    def take(self, outcome: Outcome) -> None:
+        """What another compactor made of a plan; a file that it found damaged is not planned again."""
+        self.report.problems += [problem for problem in outcome.problems if problem not in self.report.problems]
+        self._bad |= outcome.bad
+        if outcome.done is not None:
+            self.report.merged.append(outcome.done)
+            self._due[outcome.done.plan.folder] = self._now_us() + int(self._options.grace_s * 1e6)
+
+    def finish(self) -> None:
+        """Wait until nobody can still be reading what was replaced, and remove it."""
         while self._due:
             self._sleep(max(0.0, (min(self._due.values()) - self._now_us()) / 1e6))
             self._at("waited")
             self._remove_due()
-        return self.report
 
-    def carry_out(self, plan: Plan) -> Outcome:
-        """One plan of another compactor, for it to take; what was replaced is for that one to remove."""
-        self._merge(plan)
-        report = self.report
-        return Outcome(report.merged[-1] if report.merged else None, tuple(report.problems), frozenset(self._bad))
+    def _folders(self) -> Iterator[str]:
+        return (folder for kind in self._options.kinds for folder in folders_of(self._shelf, kind) if self._is_due(folder))
 
-    def _take(self, outcome: Outcome) -> None:
-        self.report.problems += outcome.problems
-        self._bad |= outcome.bad
-        if outcome.done is not None:
-            self._note(outcome.done)
-
-    def _note(self, done: Done) -> None:
-        self.report.merged.append(done)
-        self._due[done.plan.folder] = self._now_us() + int(self._options.grace_s * 1e6)
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """A folder that cannot be kept does not keep the others from it."""
+        try:
+            yield
+        except _Unreadable as error:
+            if str(error) not in self.report.problems:
+                self.report.problems.append(str(error))
 
     def _is_due(self, folder: str) -> bool:
         older_than_s = self._options.older_than_s
@@ -229,7 +254,8 @@ class Compactor:
 
     # Merging
 
-    def _merge(self, plan: Plan) -> None:
+    def merge(self, plan: Plan) -> None:
+        """Merge the files of a plan; what they replace stays until `finish`, or the next run. A plan that is out of date does nothing."""
         try:
             inputs = [self._input(file) for file in plan.files]
             span = plan.files[0].span
@@ -260,7 +286,8 @@ class Compactor:
         self._at("published")
         if self._commit(plan, name, made):
             self._at("committed")
-            self._note(Done(plan, name, made.rows, made.bytes))
+            self.report.merged.append(Done(plan, name, made.rows, made.bytes))
+            self._due[plan.folder] = self._now_us() + int(self._options.grace_s * 1e6)
         else:  # somebody else was faster; nothing counts this file, nor will
             self._retire(plan.folder, [name])
             self._shelf.remove(target.path())
@@ -394,7 +421,8 @@ class Compactor:
         now = self._now_us()
         for folder in [folder for folder, at in self._due.items() if at <= now]:
             del self._due[folder]
-            self._remove(folder)
+            with self._reported():
+                self._remove(folder)
 
     def _remove(self, folder: str) -> None:
         """Step 4, for everything in the folder that has been replaced for long enough."""
@@ -499,9 +527,8 @@ class Compactor:
         try:
             return Manifest.unpack(data)
         except ValueError as error:
-            raise ConfigError(
-                f"{folder}/{MANIFEST} cannot be read: {error}",
-                hint="remove it: it is made again from what the merged files say of themselves",
+            raise _Unreadable(
+                f"{folder}/{MANIFEST} cannot be read: {error}; remove it: it is made again from what the merged files say of themselves"
             ) from error
 
     def _bytes(self, file: LakeFile, entries: Mapping[str, Entry]) -> int:

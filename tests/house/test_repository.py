@@ -116,7 +116,7 @@ def test_every_make_target_that_is_named_exists(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_that_is_named_exists(page: str) -> None:
     commands = {
-        name.removeprefix("gateway/cli/").removesuffix("/__init__.py").removesuffix(".py").split("_")[0]
+        name.removesuffix("/__init__.py").rpartition("/")[2].removesuffix(".py").split("_")[0]
         for name in TRACKED
         if re.fullmatch(r"gateway/cli/[a-z_]+(?:\.py|/__init__\.py)", name)
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +92,15 @@ def command(
     with engine.session() as spark, opened(location, gateway) as shelf:
         if not dry_run:
             shelf.open()
-        report = Compactor(shelf, options, elsewhere=_in_spark(spark, location, gateway, options)).run()
+        compactor = Compactor(shelf, options)
+        if spark is None or dry_run:
+            compactor.run()
+        else:
+            while plans := compactor.plans():
+                for outcome in _in_spark(spark, plans, location, gateway, options):
+                    compactor.take(outcome)
+            compactor.finish()
+        report = compactor.report
     if as_json:
         click.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=1))
     else:
@@ -102,23 +110,18 @@ def command(
 
 
 def _in_spark(
-    spark: SparkSession | None, location: Location, gateway: Gateway | None, options: Options
-) -> Callable[[Sequence[Plan]], Iterator[Outcome]] | None:
-    if spark is None:
-        return None
+    spark: SparkSession, plans: Sequence[Plan], location: Location, gateway: Gateway | None, options: Options
+) -> Iterator[Outcome]:
+    """Each plan is a task."""
     from cloud_sinks.parquet.remote import OUTCOME, CarryOut, unpacked
     from gateway.jobs.spark import each, explained
 
     base, kms_key = (gateway.base, gateway.config.kms_key if gateway.config else None) if gateway else (Path(), None)
     work = CarryOut(str(location), aws_of(location, gateway), base.resolve(), kms_key, options)
-
-    def carried_out(plans: Sequence[Plan]) -> Iterator[Outcome]:
-        with explained():
-            rows = each(spark, work, list(enumerate(plans)), OUTCOME).toArrow().to_pylist()
-        for row in rows:
-            yield unpacked(row["outcome"], plans[row["plan"]])
-
-    return carried_out
+    with explained():
+        rows = each(spark, work, list(enumerate(plans)), OUTCOME).toArrow().to_pylist()
+    for row in rows:
+        yield unpacked(row["outcome"], plans[row["plan"]])
 
 
 def _tell(report: Report, *, dry_run: bool) -> None:
