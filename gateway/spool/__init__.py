@@ -3,11 +3,25 @@
 `Spool` is what other rooms use; `docs/spool-format.md` describes the files.
 """
 
-from .book import Cursor, Cut, Pin
+from .book import Cursor, Cut, Pin, Resend
 from .ledger import Ledger
+from .losses import Loss
 from .recovery import KindRecovery
-from .retention import Loss, WhenFull
+from .retention import WhenFull
 from .spool import Account, Spool
 from .storage import DiskStorage, Storage
 
-__all__ = ["Account", "Cursor", "Cut", "DiskStorage", "KindRecovery", "Ledger", "Loss", "Pin", "Spool", "Storage", "WhenFull"]
+__all__ = [
+    "Account",
+    "Cursor",
+    "Cut",
+    "DiskStorage",
+    "KindRecovery",
+    "Ledger",
+    "Loss",
+    "Pin",
+    "Resend",
+    "Spool",
+    "Storage",
+    "WhenFull",
+]

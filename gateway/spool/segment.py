@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from . import format as f
+from .spans import Span
 from .storage import Storage, read_file, read_patiently, write_all
 
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
@@ -45,6 +46,9 @@ class Segment:
     summary: f.Summary | None = None
     bad: set[int] = field(default_factory=set)  # first rows of records that failed their checksum
     lost: bool = False  # the file is gone
+    level: int = 0  # how often its rows were downsampled
+    thin: tuple[Span, ...] = ()  # row numbers that downsampling left without a row
+    full: bool = False  # downsampling it again would win nothing
 
     def commit_us(self, row: int) -> int:
         """When `row` was handed to the disk: exact where the index is in memory, else in proportion."""
@@ -53,6 +57,11 @@ class Segment:
             return entries[min(find(entries, row), len(entries) - 1)].commit_us
         part = (row - self.first) / max(1, self.next - self.first)
         return self.first_commit_us + round(part * (self.last_commit_us - self.first_commit_us))
+
+
+def thinned(entries: Sequence[f.Entry]) -> tuple[Span, ...]:
+    """The row numbers that records stand for without holding a row."""
+    return tuple((entry.first + entry.rows, entry.next) for entry in entries if entry.rows < entry.span)
 
 
 def find(entries: Sequence[f.Entry], row: int) -> int:

@@ -101,9 +101,11 @@ async def test_a_cut_in_flight_pins_its_rows_and_later_ones_go_instead(open_spoo
     assert numbers(await spool.read("telemetry", 0, max_rows=100, last=99)) == list(range(100))
     dropped = spool.account("telemetry", "lake").dropped
     assert dropped == sum(loss.last - loss.first + 1 for loss in losses)
+    spool.ledger.told(losses[:-1])
+    await spool.ledger.save()
     crash(spool)
     async with running(open_spool, max_bytes=1 << 20) as again:
-        assert again.take_losses() == []  # known, so not told twice
+        assert again.take_losses() == losses[-1:]  # the others are known, so not told twice
         account = again.account("telemetry", "lake")
         assert (account.read, account.dropped) == (end, dropped)
         assert numbers(await again.read("telemetry", 0, max_rows=100, last=99)) == list(range(100))
