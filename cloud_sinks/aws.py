@@ -140,9 +140,17 @@ class Account:
                 elif code in _SKEWED and "clock" not in healed and self._learn_skew(error):
                     healed.add("clock")
                 else:
-                    raise self._in_words(error, code, what) from error
+                    raise self.in_words(error, what) from error
             except BotoCoreError as error:
-                raise self._without_answer(error, what) from error
+                raise self.in_words(error, what) from error
+
+    def in_words(self, error: Exception, what: str) -> GenbaError:
+        """An error of botocore as one that says who must act; `what` completes "cannot …"."""
+        from botocore.exceptions import ClientError
+
+        if isinstance(error, ClientError):
+            return self._refused(error, error.response.get("Error", {}).get("Code", ""), what)
+        return self._without_answer(error, what)
 
     def close(self) -> None:
         """Close every connection. Clients are made anew when they are asked for again."""
@@ -222,7 +230,7 @@ class Account:
         self.skew = skew
         return True
 
-    def _in_words(self, error: ClientError, code: str, what: str) -> GenbaError:
+    def _refused(self, error: ClientError, code: str, what: str) -> GenbaError:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         said = error.response.get("Error", {}).get("Message") or code
         if code in _THROTTLED or status in (429, 503):

@@ -1,4 +1,4 @@
-"""Reads the lake: `scan` gives one kind's rows as a polars LazyFrame, `tags` the data dictionary.
+"""Reads the lake: `scan` gives one kind's rows as a polars LazyFrame, `pivot` a wide table, `tags` the data dictionary, `gaps` what is missing.
 
 Needs polars (and boto3 for a bucket), and imports it when called; the gateway's own libraries are not needed.
 
@@ -8,23 +8,34 @@ Needs polars (and boto3 for a bucket), and imports it when called; the gateway's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from schemas.asset import matches_any
-from schemas.lake import COLUMNS, TAGS_COLUMNS, Column, LakeFile, current
+from schemas.lake import COLUMNS, TAGS_COLUMNS, Column, LakeFile
+from schemas.manifest import MANIFEST, Manifest, current, lake_files, sources_of
 
-from .places import Place, place_of
+from .places import Access, Place, place_of
 
 if TYPE_CHECKING:
     import polars as pl
 
     from schemas.kinds import Kind
 
+    from .align import How
+    from .signals import Units
+    from .wide import Wide
+
 Moment = datetime | str
 """A point in time: an aware datetime, or ISO 8601 text with an offset (`2026-03-01T00:00:00+09:00`)."""
+_GAP_AT_MOST: Final = timedelta(days=31)
+_MOST_ROWS: Final = 100_000_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SPANS: Final = {"us": 1, "ms": 10**3, "s": 10**6, "m": 60 * 10**6, "min": 60 * 10**6, "h": 3600 * 10**6, "d": 86400 * 10**6}
+_SPAN: Final = re.compile(rf"\s*([0-9]+(?:\.[0-9]+)?)\s*({'|'.join(_SPANS)})\s*")
 _EXPLICIT: Final = 10_000
 """Up to this many tags are looked for by name, which lets the reader pass over row groups; beyond it every row is looked at."""
 
@@ -61,7 +72,7 @@ def scan(
     since, until = _moment(start, "start"), _moment(end, "end")
     wanted_sites = {sites} if isinstance(sites, str) else None if sites is None else set(sites)
     schema = _schema(COLUMNS[kind])
-    files = current(_files(place, kind, wanted_sites, since, until))
+    files = list(_files(place, kind, wanted_sites, since, until))
     partitions = {"site": pl.String(), "date": pl.Date()}
     if not files:
         return pl.LazyFrame(schema={**schema, **partitions})
@@ -88,13 +99,154 @@ def tags(
     location: str | Path,
     *,
     sites: str | Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
     region: str | None = None,
     endpoint: str | None = None,
     profile: str | None = None,
 ) -> pl.DataFrame:
-    """The data dictionary: a row per tag and description, ordered by tag and valid_from, with the column `site`. Places as for `scan`."""
+    """The data dictionary: a row per tag and description, ordered by tag and valid_from, with the column `site`.
+
+    Places, sites and patterns of tags as for `scan`.
+    """
+
     place = place_of(location, region=region, endpoint=endpoint, profile=profile)
-    return _tags(place, {sites} if isinstance(sites, str) else None if sites is None else set(sites))
+    found = _tags(place, {sites} if isinstance(sites, str) else None if sites is None else set(sites))
+    return found if tags is None else found.filter(_matching(found["tag"], [tags] if isinstance(tags, str) else list(tags)))
+
+
+def gaps(
+    location: str | Path,
+    *,
+    tags: str | Sequence[str] | None = None,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    sites: str | Sequence[str] | None = None,
+    sink: str = "lake",
+    region: str | None = None,
+    endpoint: str | None = None,
+    profile: str | None = None,
+) -> pl.DataFrame:
+    """The intervals in which readings may be missing: GAPS(tag, time, end, cause, source), a row per tag, ordered; they may overlap.
+
+    A gap of a whole adapter, or of the spool, is there for each of its tags in the data dictionary. What was dropped on the way
+    to a sink counts only where that is `sink`, the name that writes this lake. Gaps are looked for that began up to 31 days
+    before `start`. Everything else as for `scan`.
+    """
+    import polars as pl
+
+    access = Access(region=region, endpoint=endpoint, profile=profile)
+    since, until = _moment(start, "start"), _moment(end, "end")
+    looked = None if since is None else max(since, datetime.min.replace(tzinfo=UTC) + _GAP_AT_MOST) - _GAP_AT_MOST
+    rows = scan(location, kind="gap", start=looked, end=until, sites=sites, **access)
+    rows = rows.filter(pl.col("sink").is_null() | (pl.col("sink") == sink))
+    if since is not None:
+        rows = rows.filter(pl.col("end") > since)
+    found = rows.select("tag", "time", "end", "cause", "source", "gateway", "site").collect()
+    whole = found.filter(pl.col("tag").is_null()).drop("tag")
+    own = found.filter(pl.col("tag").is_not_null()).drop("gateway", "site")
+    patterns = None if tags is None else [tags] if isinstance(tags, str) else list(tags)
+    if whole.height:
+        described = _tags(place_of(location, **access), None).select("tag", "adapter", "gateway", "site").unique()
+        each = whole.join(described, on=["gateway", "site"]).filter(
+            (pl.col("source") == pl.col("adapter")) | (pl.col("source") == "spool") | pl.col("source").is_null()
+        )
+        own = pl.concat([own, each.select(own.columns)])
+    if patterns is not None:
+        own = own.filter(_matching(own["tag"], patterns))
+    return own.sort("tag", "time", "end")
+
+
+def pivot(
+    location: str | Path,
+    *,
+    tags: str | Sequence[str] | None = None,
+    every: timedelta | str = "1s",
+    start: Moment | None = None,
+    end: Moment | None = None,
+    how: How = "last",
+    tolerance: timedelta | str = "5m",
+    units: Units = "refuse",
+    uncertain: bool = False,
+    coverage: float = 0.0,
+    sites: str | Sequence[str] | None = None,
+    sink: str = "lake",
+    region: str | None = None,
+    endpoint: str | None = None,
+    profile: str | None = None,
+) -> Wide:
+    """Readings as a wide table: a row per moment start, start + every, … before end; a column per tag, with its unit.
+
+    `how` says what a cell is: `last` the value at the moment, the newest reading that is not older than `tolerance`;
+    `mean`, `min` and `max` over the readings from the moment until the next; `time_weighted` the mean in which a reading counts
+    for as long as it held, null where less than the share `coverage` of the window is known. Text is always as of the moment.
+
+    No value is carried over what is not known: a gap (see `gaps`, which also explains `sink`), a bad reading, or longer than
+    `tolerance`; there a cell is null. Uncertain readings count as bad unless `uncertain`. Of several readings of a tag for the
+    same moment the one written last counts; order is that of `time`, so a clock that jumps back overlays what it wrote before.
+    Downsampled rows keep their least, greatest and mean value, and their weight.
+
+    A tag that changes its unit is refused with its name, or gets a column per unit with `units="split"`: nothing is converted.
+    One that turns from number to text gets two columns, `tag` and `tag [text]`. Tags of the data dictionary that were silent
+    have a column of nulls, so that the columns do not depend on the day. Waveforms are left out.
+
+    Without `start` or `end` the table reaches from the first to the last reading. Nothing but these facts is read until
+    `Wide.collect()` or `Wide.batches()` is called. Raises ValueError as `scan` does, and for a unit that changed, more than 10,000
+    columns, or a table that has no end in sight.
+    """
+    import polars as pl
+
+    from .align import HOW
+    from .signals import described, facts_of, seen, signals
+    from .wide import Grid, Wide, moment
+
+    if how not in HOW:
+        raise ValueError(f"how={how!r} is not known; known are {', '.join(HOW)}")
+    if units not in ("refuse", "split"):
+        raise ValueError(f"units={units!r} is not known; known are refuse, split")
+    access = Access(region=region, endpoint=endpoint, profile=profile)
+    every_us, tolerance_us = _span_us(every, "every"), _span_us(tolerance, "tolerance", zero=True)
+    since, until = _moment(start, "start"), _moment(end, "end")
+    before = None if since is None else moment(_us(since) - tolerance_us)
+    readings = scan(location, tags=tags, start=before, end=until, sites=sites, **access)
+    facts = facts_of(readings, uncertain=uncertain)
+    table = _tags(place_of(location, **access), {sites} if isinstance(sites, str) else None if sites is None else set(sites))
+    if tags is not None:
+        table = table.filter(_matching(table["tag"], [tags] if isinstance(tags, str) else list(tags)))
+    columns = signals(seen(facts.iter_rows(named=True)), described(table, since, until), units)
+    first = _us(since) if since else facts["first"].min()
+    last = _us(until) if until else facts["last"].max()
+    grid = Grid(0, 0, every_us)
+    if isinstance(first, int) and isinstance(last, int):
+        begin = first if since else first // every_us * every_us
+        grid = Grid(begin, last if until else last + 1, every_us)
+    if (since is None or until is None) and len(grid) > _MOST_ROWS:
+        raise ValueError(
+            f"from the first to the last reading there are {len(grid):,} rows, {every_us / 1e6:g} s apart; "
+            "give start= and end=, or a longer every="
+        )
+    missing = gaps(location, tags=tags, start=before, end=until, sites=sites, sink=sink, **access)
+    return Wide(
+        readings, missing.select("tag", pl.col("time", "end").to_physical()), columns, grid,
+        how=how, tolerance_us=tolerance_us, uncertain=uncertain, coverage=coverage, total=int(facts["rows"].sum()),
+    )  # fmt: skip
+
+
+def _span_us(span: timedelta | str, what: str, *, zero: bool = False) -> int:
+    """A time span in µs. Raises ValueError for other text, and for none at all unless `zero`."""
+    if isinstance(span, timedelta):
+        found = span // timedelta(microseconds=1)
+    else:
+        match = _SPAN.fullmatch(span)
+        if match is None:
+            raise ValueError(f"{what}={span!r} is no time span; write it like 500ms, 1s, 15m, 8h or 1d")
+        found = round(float(match[1]) * _SPANS[match[2]])
+    if found < 0 or (found == 0 and not zero):
+        raise ValueError(f"{what}={span} must be longer than nothing")
+    return found
+
+
+def _us(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _tags(place: Place, wanted: set[str] | None) -> pl.DataFrame:
@@ -174,7 +326,7 @@ def _moment(moment: Moment | None, what: str) -> datetime | None:
 def _files(
     place: Place, kind: Kind, sites: set[str] | None, since: datetime | None, until: datetime | None
 ) -> Iterator[LakeFile]:
-    """The lake's files in the folders that can hold wanted rows; anything else that lies there is passed over."""
+    """The files that count in the folders that can hold wanted rows; anything else that lies there is passed over."""
     first = since.date() if since else date.min
     last = (until - timedelta(microseconds=1)).date() if until and until > datetime.min.replace(tzinfo=UTC) else date.max
     for site in _folders(place, kind, "site"):
@@ -187,11 +339,42 @@ def _files(
             except ValueError:
                 continue
             folder = f"{kind}/site={site}/date={day}"
-            for name in place.names(folder):
-                try:
-                    yield LakeFile.parse(f"{folder}/{name}")
-                except ValueError:
-                    continue
+            names = place.names(folder)
+            yield from current(folder, names, _manifest(place, folder, names))
+
+
+def _manifest(place: Place, folder: str, names: Sequence[str]) -> Manifest | None:
+    """The manifest of a folder that was listed before, None where nothing was merged."""
+    merged = [file for file in lake_files(folder, names) if file.merged]
+    if MANIFEST not in names and not merged:
+        return None
+    data = place.read(f"{folder}/{MANIFEST}")
+    if data is not None:
+        try:
+            return Manifest.unpack(data)
+        except ValueError as error:
+            raise ValueError(f"{place.address(folder)}/{MANIFEST} cannot be read: {error}") from error
+    for file in merged:  # published and not yet named, so that its sources are all there; or the manifest was lost
+        span = file.span
+        if not _sources(place, file) <= {
+            (one.span.first, one.span.last)
+            for one in lake_files(folder, names)
+            if not one.merged and (one.span.gateway, one.span.epoch) == (span.gateway, span.epoch)
+        }:
+            raise ValueError(
+                f"{place.address(folder)}/{MANIFEST} is missing, and without it nobody knows which of the merged files count; "
+                "`genba lake compact` makes it again"
+            )
+    return None
+
+
+def _sources(place: Place, file: LakeFile) -> set[tuple[int, int]]:
+    """First and last row of the files that a merged file replaces, as it says itself."""
+    import polars as pl
+
+    options = None if place.options is None else dict(place.options)
+    about = pl.read_parquet_metadata(place.address(file.path()), storage_options=options)
+    return {(source.first, source.last) for source in sources_of(about["genba.sources"])}
 
 
 def _folders(place: Place, parent: str, key: str) -> list[str]:

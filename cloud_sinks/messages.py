@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 Severity = Literal["info", "warning", "critical"]
 Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_ORIGINS: Final = ("live", "backfill", "replay", "downsampled")
+ORIGINS: Final = ("live", "backfill", "replay", "downsampled")
 
 
 class Message(BaseModel):
@@ -314,7 +314,7 @@ class _Published(GenerateJsonSchema):
 
 def _telemetry(fields: dict[str, Any], row: Row, unit: str) -> None:
     code = row["quality"] if row.get("quality") is not None else 0
-    fields |= {"quality": code, "quality_name": quality.name(code), "origin": _ORIGINS[row.get("origin") or 0]}
+    fields |= {"quality": code, "quality_name": quality.name(code), "origin": ORIGINS[row.get("origin") or 0]}
     fields |= {"lag_ms": fields.pop("lag", None), "min": fields.pop("value_min", None), "max": fields.pop("value_max", None)}
     if "value_int" in fields:
         fields["value"] = fields.pop("value_int")

@@ -9,10 +9,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
+
+
+class Access(TypedDict):
+    """How a bucket is reached, as keyword arguments."""
+
+    region: str | None
+    endpoint: str | None
+    profile: str | None
 
 
 class Place(Protocol):
@@ -20,6 +28,10 @@ class Place(Protocol):
 
     def names(self, folder: str) -> list[str]:
         """Names of the files and folders in a folder; none when there is no such folder."""
+        ...
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of a small file; None when there is none."""
         ...
 
     def address(self, path: str) -> str:
@@ -49,6 +61,13 @@ class Directory:
             return os.listdir(self.root / folder)
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def read(self, path: str) -> bytes | None:
+        """See `Place`."""
+        try:
+            return (self.root / path).read_bytes()
+        except FileNotFoundError:
+            return None
 
     def address(self, path: str) -> str:
         """See `Place`."""
@@ -105,6 +124,14 @@ class Bucket:
         for page in pages.paginate(Bucket=self._bucket, Prefix=prefix, Delimiter="/"):
             found += [one["Prefix"][len(prefix) :].rstrip("/") for one in page.get("CommonPrefixes", ())]
             found += [one["Key"][len(prefix) :] for one in page.get("Contents", ())]
+        return found
+
+    def read(self, path: str) -> bytes | None:
+        """See `Place`."""
+        try:
+            found: bytes = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + path)["Body"].read()
+        except self._s3.exceptions.NoSuchKey:
+            return None
         return found
 
     def address(self, path: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -17,6 +17,10 @@ from schemas.values import Duration, Rate, Strict
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+Scope = Literal["tag", "asset", "gateway"]
+"""Which rows a score can depend on: those of its own tag, of the tags of its asset, or any that the gateway reads."""
 
 
 class AlarmConfig(Strict):
@@ -96,6 +100,14 @@ class Explains(Protocol):
     def problem(self, tag: Tag, row: ScoreRow) -> str:
         """One plain sentence without a full stop, from the row alone: `Zone 1 temperature is 96.2 °C, above its limit of 90 °C`."""
         ...
+
+
+@runtime_checkable
+class Scoped(Protocol):
+    """A model that says which rows its scores depend on, so that a job over the lake may give parts of the plant to many
+    processors. Without this it gets all rows of a gateway, in one piece."""
+
+    scope: ClassVar[Scope]
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from schemas.errors import StateMismatch
 from schemas.plugin import Plugin
 from schemas.tags import Severity, Tag
 
-from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
+from .base import EdgeModel, ModelConfig, ModelContext, Scope, ScoreRow
 from .scores import ScoreRows
 from .sentences import quantity
 from .slots import NEVER, Bools, Floats, Index, Readings, Slots, decode
@@ -38,6 +38,7 @@ class Limits:
 
     kind: ClassVar[str] = "limits"
     version: ClassVar[int] = 1
+    scope: ClassVar[Scope] = "tag"
 
     def __init__(self, config: LimitsConfig, context: ModelContext) -> None:
         tags = [tag for tag in context.tags if tag.limits is not None]

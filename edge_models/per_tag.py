@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from schemas.errors import StateMismatch
 
-from .base import ModelConfig, ModelContext
+from .base import ModelConfig, ModelContext, Scope
 from .scores import ScoreRows
 from .slots import NEVER, At, Bools, Floats, Index, Readings, Round, Slots, Times, decode
 from .state import pack, unpack
@@ -35,6 +35,7 @@ class PerTagModel(ABC):
 
     kind: ClassVar[str]
     version: ClassVar[int]
+    scope: ClassVar[Scope] = "tag"
     initial: ClassVar[Mapping[str, float]]
     """The float64 state arrays and what a cold slot holds. `count` (readings learnt) is there for every model."""
     learnt_with: ClassVar[tuple[str, ...]] = ()

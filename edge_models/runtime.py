@@ -187,9 +187,10 @@ class ModelSet:
         scores, alarm = _named(scores, member)
         inactive: Bools | None = None
         if shut is not None and readings is not None:
-            # A score names the row it was made from; rows of a batch are numbered without holes.
-            row = scores.column("seq").to_numpy() - int(readings.seq[0])
-            inside = (row >= 0) & (row < len(shut))
+            # A score names the row it was made from. In a lake there are holes where rows went elsewhere.
+            seq = scores.column("seq").to_numpy()
+            row = np.searchsorted(readings.seq, seq)
+            inside = (row < len(shut)) & (readings.seq[np.minimum(row, len(shut) - 1)] == seq)
             inactive = np.zeros(len(row), dtype=bool)
             inactive[inside] = shut[row[inside]]
         cold = member.warmth.cold(scores)

@@ -1,7 +1,8 @@
 """Layout of the lake: paths, file names and columns, for the sink that writes and the reader that scans.
 
 `{kind}/site={site}/date={YYYY-MM-DD}/{gateway}-{epoch}-{kind}-{first}-{last}.parquet`. The name carries the row span, so a
-retry after a crash writes the same name; nothing visible starts with `_` or `.`, and temporary files start with `.tmp-`.
+retry after a crash writes the same name; no data file starts with `_` or `.`, and temporary files start with `.tmp-`. A file that
+compaction made has `-m` and twelve hexadecimal digits before `.parquet`; which of those count, `manifest` says.
 The columns of a kind are fixed for ever: a later version may append columns, it never renames, retypes or drops one.
 Imports nothing heavy, so that notebooks read a lake without the gateway's libraries.
 """
@@ -9,10 +10,10 @@ Imports nothing heavy, so that notebooks read a lake without the gateway's libra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, cast
 
 from .span import SpoolSpan
 
@@ -185,21 +186,30 @@ TAGS_COLUMNS: Final = _columns(
 )
 """The data dictionary beside the data: one row per tag and description."""
 
-_NAME = re.compile(r"(?P<gateway>[a-z0-9-]+)-(?P<epoch>\d{4,})-(?P<kind>[a-z]+)-(?P<first>\d{14,})-(?P<last>\d{14,})\.parquet")
+_NAME: Final = re.compile(
+    r"(?P<gateway>[a-z0-9-]+)-(?P<epoch>\d{4,})-(?P<kind>[a-z]+)-(?P<first>\d{14,})-(?P<last>\d{14,})(-m(?P<merged>[0-9a-f]{12}))?\.parquet"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LakeFile:
-    """One data file: its partition and the rows it answers for."""
+    """One data file: its partition and the rows it answers for.
+
+    `merged` is empty for a file of the sink, which holds what the route let through of the rows first … last; for one that
+    compaction made it is what sets its name apart, and it answers for exactly the sources that it names (see `manifest`).
+    """
+
+    NAME: ClassVar[re.Pattern[str]] = _NAME
 
     site: str
     date: date
     span: SpoolSpan
+    merged: str = ""
 
     def path(self) -> str:
         """The path relative to the lake's location, with `/`."""
         s = self.span
-        name = f"{s.gateway}-{s.epoch:04d}-{s.kind}-{s.first:014d}-{s.last:014d}.parquet"
+        name = f"{s.gateway}-{s.epoch:04d}-{s.kind}-{s.first:014d}-{s.last:014d}{self.merged and f'-m{self.merged}'}.parquet"
         return f"{s.kind}/site={self.site}/date={self.date.isoformat()}/{name}"
 
     @classmethod
@@ -214,7 +224,7 @@ class LakeFile:
         span = SpoolSpan(
             match["gateway"], int(match["epoch"]), cast("Kind", match["kind"]), int(match["first"]), int(match["last"])
         )
-        found = cls(parts[1][5:], date.fromisoformat(parts[2][5:]), span)
+        found = cls(parts[1][5:], date.fromisoformat(parts[2][5:]), span, match["merged"] or "")
         if found.path() != path:
             raise ValueError(f"not a file of the lake: {path!r}")
         return found
@@ -223,27 +233,6 @@ class LakeFile:
 def tags_path(site: str, gateway: str) -> str:
     """Where a gateway keeps its part of the data dictionary, relative to the lake's location."""
     return f"tags/site={site}/{gateway}.parquet"
-
-
-def current(files: Iterable[LakeFile]) -> list[LakeFile]:
-    """The files that count, ordered by path: one whose rows a wider file of the same partition and log answers for is passed over.
-
-    So compaction publishes the wide file first and removes its sources afterwards, a late retry of a source cannot bring rows
-    back, and no reader sees a row twice or not at all in between.
-    """
-    found: list[LakeFile] = []
-    for file in sorted(
-        files, key=lambda f: (f.site, f.date, f.span.gateway, f.span.epoch, f.span.kind, f.span.first, -f.span.last)
-    ):
-        if found:
-            last, mine = found[-1], file.span
-            same_log = (last.site, last.date, last.span.gateway, last.span.epoch, last.span.kind) == (
-                file.site, file.date, mine.gateway, mine.epoch, mine.kind,
-            )  # fmt: skip
-            if same_log and mine.last <= last.span.last:
-                continue
-        found.append(file)
-    return found
 
 
 def date_of(time_us: int) -> date:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Options:
 
 
 class Connection:
-    """`open`, then `publish` until `lost` is done, then `close`."""
+    """`open`, then `send` until `lost` is done, then `close`."""
 
     def __init__(self, options: Options, on_message: Callable[[str, bytes, bool], None]) -> None:
         self._options, self._on_message = options, on_message
@@ -49,6 +50,10 @@ class Connection:
         self._up: asyncio.Future[None] = self._loop.create_future()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._client: Any = None
+        self._sent: deque[tuple[float, asyncio.Future[int]]] = deque()  # with the deadline of each acknowledgement, oldest first
+        self._answers: deque[tuple[asyncio.Future[int], Any]] = deque()  # from the SDK's thread to the loop
+        self._watch: asyncio.TimerHandle | None = None
+        self._woken = False
 
     async def open(self) -> None:
         """Connect within the timeout. Raises NotConnected and ConfigError."""
@@ -65,8 +70,9 @@ class Connection:
         if self.lost.done():
             raise NotConnected(self.lost.result())
 
-    async def publish(self, topic: str, payload: bytes, *, content_type: str, encoding: str) -> int:
-        """Send with QoS 1; the reason code of the acknowledgement. Raises NotConnected when it does not come in time."""
+    def send(self, topic: str, payload: bytes, *, content_type: str, encoding: str) -> asyncio.Future[int]:
+        """Send with QoS 1. The future holds the reason code of the acknowledgement, or NotConnected when the connection is lost or the
+        acknowledgement does not come in time; who no longer waits cancels it."""
         packet = mqtt5.PublishPacket(
             topic=topic,
             payload=payload,
@@ -74,8 +80,15 @@ class Connection:
             content_type=content_type,
             user_properties=[mqtt5.UserProperty("content-encoding", encoding)] if encoding else None,
         )
-        answer = await self._answer(self._client.publish(packet))
-        return int(answer.puback.reason_code)
+        waiting: asyncio.Future[int] = self._loop.create_future()
+        if self.lost.done():
+            waiting.set_exception(NotConnected(self._reason("the connection is lost")))
+            return waiting
+        self._sent.append((self._loop.time() + self._options.timeout_s, waiting))
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._options.timeout_s, self._expire)
+        self._client.publish(packet).add_done_callback(lambda operation: self._answered(waiting, operation))
+        return waiting
 
     async def subscribe(self, topic: str) -> int:
         """The reason code of the answer. Raises NotConnected."""
@@ -90,6 +103,7 @@ class Connection:
             return
         client.stop(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION))
         await asyncio.wait({self._stopped}, timeout=2.0)
+        self._lose("closed")
         for future in (self._up, self.lost):
             if not future.done():
                 future.cancel()
@@ -117,6 +131,14 @@ class Connection:
             return waiting.result()
         waiting.cancel()
         raise NotConnected(self._reason(f"no acknowledgement within {self._options.timeout_s:g} s"))
+
+    def _answered(self, waiting: asyncio.Future[int], operation: Any) -> None:
+        """In the SDK's thread: many answers wake the loop once."""
+        self._answers.append((waiting, operation))
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                self._loop.call_soon_threadsafe(self._settle)
 
     def _reason(self, otherwise: str) -> str:
         why = self.lost.result() if self.lost.done() and not self.lost.cancelled() else otherwise
@@ -175,6 +197,41 @@ class Connection:
     def _lose(self, why: str) -> None:
         if not self.lost.done():
             self.lost.set_result(why)
+        self._settle()
+        while self._sent:
+            self._fail(self._sent.popleft()[1], why)
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _settle(self) -> None:
+        """Hand out the answers that have come."""
+        self._woken = False
+        while self._answers:
+            waiting, operation = self._answers.popleft()
+            if waiting.done():
+                continue
+            error = operation.exception()
+            if error is None:
+                waiting.set_result(int(operation.result().puback.reason_code))
+            else:
+                self._fail(waiting, str(error))
+        while self._sent and self._sent[0][1].done():
+            self._sent.popleft()
+
+    def _expire(self) -> None:
+        """Fail what has waited too long, and look again when the next one may have."""
+        self._watch = None
+        self._settle()
+        while self._sent and self._sent[0][0] <= self._loop.time():
+            self._fail(self._sent.popleft()[1], f"no acknowledgement within {self._options.timeout_s:g} s")
+        if self._sent:
+            self._watch = self._loop.call_at(self._sent[0][0], self._expire)
+
+    def _fail(self, waiting: asyncio.Future[int], why: str) -> None:
+        if not waiting.done():
+            waiting.set_exception(NotConnected(self._reason(why)))
+            waiting.exception()  # nobody may be waiting any more
 
     def _has_stopped(self) -> None:
         if not self._stopped.done():

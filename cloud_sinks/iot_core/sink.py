@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from cloud_sinks.base import BatchPolicy, SinkContext
 from cloud_sinks.commands import MAX_WAITING, parse
+from cloud_sinks.json_rows import JsonRows
 from cloud_sinks.messages import Messages
 from cloud_sinks.topics import Topics
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
@@ -31,6 +32,8 @@ _QUOTA: Final = (0x89, 0x97)
 _NOT_AUTHORIZED: Final = 0x87
 _NEVER: Final = {0x90: "topic name invalid", 0x95: "packet too large", 0x99: "payload format invalid"}
 _BATCHED_ROWS: Final = 10_000
+_BREATH: Final = 250
+"""Messages that are sent at most before others on the loop have their turn, however wide the window."""
 
 
 class IotCoreSink:
@@ -99,22 +102,24 @@ class IotCoreSink:
             raise NotConnected(f"{self._config.endpoint} is not connected")
         encoding = "zstd" if self._config.compression == "zstd" else ""
         refusals: dict[int, str] = {}
-        under_way: deque[tuple[Publication, asyncio.Task[int]]] = deque()
+        under_way: deque[tuple[Publication, asyncio.Future[int]]] = deque()
         try:
-            async with asyncio.TaskGroup() as group:
-                for made in publications.of(batches, span):
-                    if isinstance(made, Refusal):
-                        refusals[made.row] = made.reason
-                        continue
-                    while under_way and (len(under_way) >= self._config.max_in_flight or under_way[0][1].done()):
-                        await self._settle(*under_way.popleft(), refusals)
-                    await self._pace.take(len(made.payload) + len(made.topic))
-                    sending = connection.publish(made.topic, made.payload, content_type="application/json", encoding=encoding)
-                    under_way.append((made, group.create_task(sending)))
-                while under_way:
+            for made in publications.of(batches, span):
+                if isinstance(made, Refusal):
+                    refusals[made.row] = made.reason
+                    continue
+                while under_way and (len(under_way) >= self._config.max_in_flight or under_way[0][1].done()):
                     await self._settle(*under_way.popleft(), refusals)
-        except BaseExceptionGroup as errors:
-            raise _first(errors) from errors
+                await self._pace.take(len(made.payload) + len(made.topic))
+                answer = connection.send(made.topic, made.payload, content_type="application/json", encoding=encoding)
+                under_way.append((made, answer))
+                if len(under_way) % _BREATH == 0:
+                    await asyncio.sleep(0)
+            while under_way:
+                await self._settle(*under_way.popleft(), refusals)
+        finally:
+            for _, answer in under_way:
+                answer.cancel()
         if refusals:
             raise Rejected(next(iter(refusals.values())), sorted(refusals))
 
@@ -145,7 +150,7 @@ class IotCoreSink:
         if connection is not None:
             await connection.close()
 
-    async def _settle(self, made: Publication, answer: asyncio.Task[int], refusals: dict[int, str]) -> None:
+    async def _settle(self, made: Publication, answer: asyncio.Future[int], refusals: dict[int, str]) -> None:
         code = await answer
         if not refused(code):
             return
@@ -166,10 +171,12 @@ class IotCoreSink:
         """Blocking: the first look at a time zone reads a file."""
         if self._publications is None:
             config, c = self._config, self._context
-            messages = Messages(c.tags, enterprise=c.enterprise, site=c.site, zone=ZoneInfo(c.time_zone))
+            plant = {"enterprise": c.enterprise, "site": c.site}
+            messages = Messages(c.tags, zone=ZoneInfo(c.time_zone), **plant)
             self._publications = Publications(
                 self._topics,
                 messages,
+                JsonRows(messages, c.tags, **plant),
                 prefix=config.prefix,
                 batched=config.batch,
                 compressed=config.compression == "zstd",
@@ -187,10 +194,3 @@ class IotCoreSink:
             return
         reason = command if isinstance(command, str) else "it is retained" if retained else "too many are waiting"
         self._context.log.warning("command is passed over", sink=self._context.name, topic=topic, error=reason)
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that was raised on purpose, whatever it took along."""
-    for error in errors.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    return errors

@@ -12,10 +12,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from cloud_sinks.messages import Messages, payload
-from cloud_sinks.messages import rows as plain_rows
+from cloud_sinks.json_rows import JsonRows
 from schemas.errors import ConfigError
 from schemas.kinds import Kind
 from schemas.span import SpoolSpan
@@ -25,16 +23,16 @@ from .config import PartitionKey
 
 _KEY_CHARACTERS: Final = 256
 _ROWS_AT_FIRST: Final = 20_000
+_ARROW: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)  # handing buffers round costs more than they do
 _AGGREGATION_BYTES: Final = 64
 """What KPL adds to a user record at most, beside its key: protobuf tags, lengths and index."""
 
 
 class Record(NamedTuple):
-    """One entry of PutRecords. `rows` are the row numbers that it holds."""
+    """One entry of PutRecords."""
 
     key: str
     data: bytes
-    rows: tuple[int, ...]
 
 
 class TooLarge(NamedTuple):
@@ -60,16 +58,29 @@ class Keys:
         self._tags, self._by, self._gateway = tags, by, gateway
         self._known: dict[int, str] = {}
 
-    def of(self, batch: pa.RecordBatch) -> list[str]:
-        """One key per row. A row about no tag goes with its asset, else with the gateway."""
+    def of(self, batch: pa.RecordBatch) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """A code per row and the key of each code, in order of first appearance. A row about no tag goes with its asset, else with the gateway."""
         if self._by == "gateway":
-            return [_short(self._gateway)] * batch.num_rows
-        ids = batch.column("tag").to_pylist()
-        assets = batch.column("asset").to_pylist() if "asset" in batch.schema.names else [None] * len(ids)
-        return [
-            self._of_tag(tag) if tag is not None else _short(asset or self._gateway)
-            for tag, asset in zip(ids, assets, strict=True)
-        ]
+            return np.zeros(batch.num_rows, np.int64), [_short(self._gateway)]
+        ids = batch.column("tag")
+        if ids.null_count or "asset" in batch.schema.names:
+            assets = batch.column("asset").to_pylist() if "asset" in batch.schema.names else [None] * len(ids)
+            names = [
+                self._of_tag(tag) if tag is not None else _short(asset or self._gateway)
+                for tag, asset in zip(ids.to_pylist(), assets, strict=True)
+            ]
+            return _encoded(names)
+        encoded = ids.dictionary_encode()
+        codes, names = _encoded([self._of_tag(tag) for tag in encoded.dictionary.to_pylist()])
+        return codes[encoded.indices.to_numpy()], names
+
+    def sorted(self, batches: Sequence[pa.RecordBatch]) -> tuple[pa.RecordBatch, Iterator[tuple[str, int, int]]]:
+        """All rows, those of one key together and in row order; and where each key's begin and end. `batches` hold a row at least."""
+        batch = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+        codes, names = self.of(batch)
+        order = np.argsort(codes, kind="stable")
+        bounds = np.searchsorted(codes[order], np.arange(len(names) + 1)).tolist()
+        return batch.take(pa.array(order)), zip(names, bounds[:-1], bounds[1:], strict=True)
 
     def _of_tag(self, tag_id: int) -> str:
         if tag_id not in self._known:
@@ -81,31 +92,31 @@ class Keys:
 class JsonLines:
     """A line of JSON per row."""
 
-    def __init__(self, keys: Keys, messages: Messages) -> None:
-        self._keys, self._messages = keys, messages
+    def __init__(self, keys: Keys, json_rows: JsonRows) -> None:
+        self._keys, self._json_rows = keys, json_rows
 
     def __call__(self, batches: Sequence[pa.RecordBatch], span: SpoolSpan, most: int) -> Iterator[Record | TooLarge]:
         """See `Encode`. Raises pydantic's ValidationError for a row that no message can say."""
-        waiting: dict[str, list[tuple[int, bytes]]] = {}
-        sizes: dict[str, int] = {}
-        for key, number, line in lines(self._keys, self._messages, batches, span):
+        batch, keys = self._keys.sorted(batches)
+        lines = self._json_rows.of(batch, span, end="\n")
+        data = memoryview(lines.buffers()[2])
+        offsets = np.frombuffer(lines.buffers()[1], np.int32, len(lines) + 1, 4 * lines.offset)
+        for key, at, last in keys:
             room = most - len(key.encode())
-            if len(line) > room:
-                yield TooLarge(number, len(line))
-                continue
-            if sizes.get(key, 0) + len(line) > room:
-                yield _joined(key, waiting.pop(key))
-                sizes[key] = 0
-            waiting.setdefault(key, []).append((number, line))
-            sizes[key] = sizes.get(key, 0) + len(line)
-        for key in waiting:
-            yield _joined(key, waiting[key])
+            while at < last:
+                end = min(last, int(np.searchsorted(offsets, offsets[at] + room, side="right")) - 1)
+                if end == at:
+                    yield TooLarge(batch.column(number_of(span.kind))[at].as_py(), int(offsets[at + 1] - offsets[at]))
+                    end += 1
+                else:
+                    yield Record(key, bytes(data[offsets[at] : offsets[end]]))
+                at = end
 
 
 class Aggregated:
     """User records of the KPL, one per row, those of one key together. Needs the package aws-kinesis-agg."""
 
-    def __init__(self, keys: Keys, messages: Messages) -> None:
+    def __init__(self, keys: Keys, json_rows: JsonRows) -> None:
         """Raises ConfigError when the package is not installed."""
         try:
             from aws_kinesis_agg.aggregator import RecordAggregator
@@ -114,29 +125,26 @@ class Aggregated:
                 "format kpl needs the package aws-kinesis-agg", hint="install it: pip install 'genba[kpl]', or take format: json"
             ) from error
         self._aggregator = RecordAggregator
-        self._keys, self._messages = keys, messages
+        self._keys, self._json_rows = keys, json_rows
 
     def __call__(self, batches: Sequence[pa.RecordBatch], span: SpoolSpan, most: int) -> Iterator[Record | TooLarge]:
         """See `Encode`."""
-        by_key: dict[str, list[tuple[int, bytes]]] = {}
-        for key, number, line in lines(self._keys, self._messages, batches, span):
-            by_key.setdefault(key, []).append((number, line))
-        for key, those in by_key.items():
+        batch, keys = self._keys.sorted(batches)
+        numbers, lines = batch.column(number_of(span.kind)), self._json_rows.of(batch, span, end="\n")
+        for key, start, end in keys:
             room = min(most - 2 * len(key.encode()), 1 << 20)
             made = self._aggregator(max_size=room)
-            held: list[int] = []
-            for number, line in those:
+            those = (part.slice(start, end - start).to_pylist() for part in (numbers, lines))
+            for number, line in zip(*those, strict=True):
                 if len(line) + len(key.encode()) + _AGGREGATION_BYTES > room:
                     yield TooLarge(number, len(line))
                     continue
                 full = made.add_user_record(key, line)
                 if full is not None:
-                    yield Record(key, full.get_contents()[2], tuple(held))
-                    held = []
-                held.append(number)
+                    yield Record(key, full.get_contents()[2])
             rest = made.clear_and_get()
-            if held and rest is not None:
-                yield Record(key, rest.get_contents()[2], tuple(held))
+            if rest is not None:
+                yield Record(key, rest.get_contents()[2])
 
 
 class ArrowStreams:
@@ -147,61 +155,33 @@ class ArrowStreams:
 
     def __call__(self, batches: Sequence[pa.RecordBatch], span: SpoolSpan, most: int) -> Iterator[Record | TooLarge]:
         """See `Encode`. A key's rows are halved until they fit."""
-        whole = pa.Table.from_batches(batches).combine_chunks()
-        if not whole.num_rows:
-            return
-        keys = [key for batch in batches for key in self._keys.of(batch)]
-        codes, names = _encoded(keys)
-        numbers = whole.column(number_of(span.kind)).to_numpy()
-        plain = self._named(whole, span)
-        order = np.argsort(codes, kind="stable")
-        bounds = np.r_[np.flatnonzero(np.r_[True, np.diff(codes[order]) != 0]), len(order)]
-        for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            rows = order[start:end]
-            yield from self._fitting(plain, rows, numbers, names[codes[rows[0]]], most)
-
-    def _fitting(
-        self, plain: pa.Table, rows: npt.NDArray[np.intp], numbers: npt.NDArray[np.int64], key: str, most: int
-    ) -> Iterator[Record | TooLarge]:
-        todo = [rows[at : at + _ROWS_AT_FIRST] for at in range(0, len(rows), _ROWS_AT_FIRST)]
-        while todo:
-            part = todo.pop(0)
-            data = _stream(plain.take(pa.array(part)))
-            if len(data) + len(key.encode()) <= most:
-                yield Record(key, data, tuple(numbers[part].tolist()))
-            elif len(part) == 1:
-                yield TooLarge(int(numbers[part[0]]), len(data))
-            else:
-                todo[:0] = [part[: len(part) // 2], part[len(part) // 2 :]]
-
-    def _named(self, table: pa.Table, span: SpoolSpan) -> pa.Table:
-        ids = table.column("tag").combine_chunks()
-        known = pc.unique(ids).drop_null()
-        paths = pa.array([self._tags[tag_id].path for tag_id in known.to_pylist()], pa.string())
-        named = pa.DictionaryArray.from_arrays(pc.index_in(ids, known), paths) if len(known) else pa.nulls(len(ids), pa.string())
         about = {"gateway": span.gateway, "epoch": str(span.epoch), "kind": span.kind, "version": "1"}
-        table = table.set_column(table.schema.get_field_index("tag"), "tag", named)
-        return table.replace_schema_metadata({f"genba.{name}": text for name, text in about.items()})
+        batch, keys = self._keys.sorted(batches)
+        batch = batch.replace_schema_metadata({f"genba.{name}": text for name, text in about.items()})
+        for key, start, end in keys:
+            todo = [(at, min(end, at + _ROWS_AT_FIRST)) for at in range(start, end, _ROWS_AT_FIRST)]
+            while todo:
+                at, last = todo.pop(0)
+                data = _stream(self._named(batch.slice(at, last - at)))
+                if len(data) + len(key.encode()) <= most:
+                    yield Record(key, data)
+                elif last - at == 1:
+                    yield TooLarge(batch.column(number_of(span.kind))[at].as_py(), len(data))
+                else:
+                    middle = (at + last) // 2
+                    todo[:0] = [(at, middle), (middle, last)]
+
+    def _named(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        ids = batch.column("tag").dictionary_encode()
+        paths = pa.array([self._tags[tag_id].path for tag_id in ids.dictionary.to_pylist()], pa.string())
+        named = pa.DictionaryArray.from_arrays(ids.indices, paths)
+        return batch.set_column(batch.schema.get_field_index("tag"), "tag", named)
 
 
-def lines(keys: Keys, messages: Messages, batches: Sequence[pa.RecordBatch], span: SpoolSpan) -> Iterator[tuple[str, int, bytes]]:
-    """(key, row number, line with its end) of every row, in order."""
-    number = number_of(span.kind)
-    for batch in batches:
-        for key, row in zip(keys.of(batch), plain_rows([batch]), strict=True):
-            yield key, row[number], payload(messages.of(row, span)) + b"\n"
-
-
-def _joined(key: str, those: Sequence[tuple[int, bytes]]) -> Record:
-    return Record(key, b"".join(line for _, line in those), tuple(number for number, _ in those))
-
-
-def _stream(table: pa.Table) -> bytes:
+def _stream(batch: pa.RecordBatch) -> bytes:
     out = pa.BufferOutputStream()
-    with pa.ipc.new_stream(
-        out, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd", unify_dictionaries=True)
-    ) as writer:
-        writer.write_table(table)
+    with pa.ipc.new_stream(out, batch.schema, options=_ARROW) as writer:
+        writer.write_batch(batch)
     data: bytes = out.getvalue().to_pybytes()
     return data
 

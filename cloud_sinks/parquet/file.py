@@ -17,17 +17,24 @@ from schemas.span import SpoolSpan
 
 from .checksum import checksum
 
-ROW_GROUP: Final = 131_072
-"""Measured: a tag of a thousand is read in the same or less time as from groups of a million, and engines read groups in parallel."""
-_PROBE_SLICES: Final = 8
-_PROBE_ROWS: Final = 2_048
-_CANDIDATES: Final = {
-    "value": ("PLAIN", "BYTE_STREAM_SPLIT"),
-    "value_int": ("DELTA_BINARY_PACKED", "PLAIN"),
-    "lag": ("DELTA_BINARY_PACKED",),
+ROW_GROUP: Final = 65_536
+"""Rows of a group, which is one page a column (`benchmarks/lake.py` measures it): smaller groups repeat less within what zstd sees, larger ones
+make a reader of one tag decode more. Text and waveforms make groups smaller, see `_GROUP_BYTES`."""
+_GROUP_BYTES: Final = 64 << 20
+_LONG: Final = 64
+"""Bytes a row of a text or waveform column from which on its pages are cut by their bytes and not by rows."""
+_LEVEL: Final = 3
+_PROBE_SLICES: Final = 2
+_PROBE_ROWS: Final = 16_384
+"""Long enough to see what repeats from tag to tag: the times of one poll."""
+_CANDIDATES: Final[Mapping[str, tuple[str, ...]]] = {
+    "time": ("PLAIN", "DELTA_BINARY_PACKED"),
+    "value": ("PLAIN", ""),
+    "value_int": ("DELTA_BINARY_PACKED", ""),
 }
-"""Columns whose best encoding depends on the data; a dictionary is a candidate of each."""
-_DELTA: Final = ("time", "since", "end", "seq", "row", "onset_seq", "valid_from", "valid_to", "first_seen", "last_seen")
+"""Columns whose best encoding depends on the data; the empty one is a dictionary. BYTE_STREAM_SPLIT would save a tenth where floats are noise in every bit, and is
+left out: Spark 3.5 and 4.0 refuse a file that has it (SPARK-56894)."""
+_DELTA: Final = ("lag", "since", "end", "seq", "row", "onset_seq", "valid_from", "valid_to", "first_seen", "last_seen")
 
 
 def write_file(path: Path, table: pa.Table, metadata: Mapping[str, str]) -> None:
@@ -36,20 +43,34 @@ def write_file(path: Path, table: pa.Table, metadata: Mapping[str, str]) -> None
     The Arrow schema is not stored: every reader then sees text as text, whatever it thinks of dictionaries.
     """
     dictionary, encoding = _encodings(table)
+    long = any(_bytes_a_row(table.column(name)) > _LONG for name in table.schema.names)
     with pq.ParquetWriter(
         path,
         table.schema.with_metadata({key: value.encode() for key, value in metadata.items()}),
         compression="zstd",
-        compression_level=3,
+        compression_level=_LEVEL,
         use_dictionary=dictionary,
         column_encoding=encoding,
         dictionary_pagesize_limit=1 << 20,
         write_page_index=True,
         write_page_checksum=True,
+        max_rows_per_page=ROW_GROUP,
+        write_batch_size=1024 if long else ROW_GROUP,
+        sorting_columns=sorting_columns(table.schema),
         store_schema=False,
     ) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP)
+        writer.write_table(table, row_group_size=group_rows(table))
         writer.add_key_value_metadata(dict(metadata))
+
+
+def sorting_columns(schema: pa.Schema) -> list[pq.SortingColumn]:
+    """What the rows are sorted by, as a Parquet file says it: tag, then time; rows without a tag last."""
+    return [pq.SortingColumn(schema.names.index(name)) for name in ("tag", "time") if {"tag", "time"} <= set(schema.names)]
+
+
+def group_rows(table: pa.Table) -> int:
+    """Rows of one row group of `table`: fewer where long text or waveforms would make a group large."""
+    return max(1, min(ROW_GROUP, int(_GROUP_BYTES / max(1.0, table.nbytes / max(1, table.num_rows)))))
 
 
 def data_metadata(table: pa.Table, span: SpoolSpan, *, enterprise: str, site: str) -> dict[str, str]:
@@ -89,17 +110,17 @@ def _encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
     for name in table.schema.names:
         column = table.column(name)
         if column.null_count == len(column):
-            dictionary.append(name)
+            chosen = ""
         elif name in _CANDIDATES:
-            best = _probe(name, column)
-            if best:
-                encoding[name] = best
-            else:
-                dictionary.append(name)
+            chosen = _probe(name, column)
         elif name in _DELTA:
-            encoding[name] = "DELTA_BINARY_PACKED"
+            chosen = "DELTA_BINARY_PACKED"
         elif pa.types.is_list(column.type):
-            encoding[f"{name}.list.element"] = "BYTE_STREAM_SPLIT"
+            name, chosen = f"{name}.list.element", "PLAIN"
+        else:
+            chosen = ""
+        if chosen:
+            encoding[name] = chosen
         else:
             dictionary.append(name)
     return dictionary, encoding
@@ -108,8 +129,7 @@ def _encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
 def _probe(name: str, column: pa.ChunkedArray) -> str:
     """The encoding that makes a sample of the column smallest; empty for a dictionary."""
     sample = pa.table({name: _sample(column)})
-    sizes = {candidate: _size(sample, [], {name: candidate}) for candidate in _CANDIDATES[name]}
-    sizes[""] = _size(sample, [name], None)
+    sizes = {candidate: _size(sample, candidate) for candidate in _CANDIDATES[name]}
     return min(sizes, key=lambda candidate: sizes[candidate])
 
 
@@ -120,9 +140,26 @@ def _sample(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for start in starts for chunk in column.slice(start, _PROBE_ROWS).chunks])
 
 
-def _size(sample: pa.Table, dictionary: list[str], encoding: dict[str, str] | None) -> int:
+def _size(sample: pa.Table, encoding: str) -> int:
+    """Bytes of a column in one encoding."""
     out = pa.BufferOutputStream()
+    (name,) = sample.schema.names
     pq.write_table(
-        sample, out, compression="zstd", compression_level=3, use_dictionary=dictionary or False, column_encoding=encoding, store_schema=False
-    )  # fmt: skip
+        sample,
+        out,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[] if encoding else [name],
+        column_encoding={name: encoding} if encoding else None,
+        max_rows_per_page=ROW_GROUP,
+        write_batch_size=ROW_GROUP,
+        write_statistics=False,
+        store_schema=False,
+    )
     return int(out.getvalue().size)
+
+
+def _bytes_a_row(column: pa.ChunkedArray) -> float:
+    """Of text that is not dictionary-encoded, and waveforms; else 0."""
+    long = pa.types.is_string(column.type) or pa.types.is_list(column.type)
+    return float(column.nbytes) / max(1, len(column)) if long else 0.0

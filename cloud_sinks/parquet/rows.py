@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from schemas.kinds import TIME
 from schemas.span import SpoolSpan
 from schemas.tags import TagDirectory
 
@@ -23,7 +25,7 @@ from .columns import ORIGINS, lake_schema
 _DAY_US: Final = 86_400_000_000
 _EARLIEST_US: Final = 946_684_800_000_000
 """2000-01-01: an older time is a device clock that was never set, not a measurement."""
-_BLOCK: Final = 131_072
+_BLOCK: Final = 65_536
 _SATURATED_MS: Final = 2**31 - 1
 """A lag this large stands for every larger one."""
 _FIRST_DAY: Final = (date(1, 1, 1) - date(1970, 1, 1)).days
@@ -76,52 +78,39 @@ def parts(batches: Sequence[pa.RecordBatch], span: SpoolSpan, names: Names) -> I
     if not batches:
         return
     columns = _Columns(batches)
-    time_us = columns.numbers("time")
-    ids = columns.numbers("tag", null=-1)
-    if int(ids.max()) >= len(names):
-        raise ValueError(f"tag id {int(ids.max())} is not in the registry")
-    lag_ms = columns.numbers("lag") if "lag" in columns.names else None
-    one_day = _one_day(time_us, lag_ms)
+    if int(columns.ids.max()) >= len(names):
+        raise ValueError(f"tag id {int(columns.ids.max())} is not in the registry")
+    one_day = _one_day(columns.time_us, columns.lag_ms)
     if one_day is not None:
-        yield _part(one_day, None, columns, ids, time_us, span, names)
+        yield _part(one_day, None, columns, span, names)
         return
-    days = partition_days(time_us, lag_ms)
+    days = partition_days(columns.time_us, columns.lag_ms)
     columns.keep = True
     for day in np.unique(days).tolist():
-        yield _part(day, np.flatnonzero(days == day), columns, ids, time_us, span, names)
+        yield _part(day, np.flatnonzero(days == day), columns, span, names)
 
 
-def _part(
-    day: int,
-    rows: npt.NDArray[np.intp] | None,
-    columns: _Columns,
-    ids: npt.NDArray[np.int32],
-    time_us: npt.NDArray[np.int64],
-    span: SpoolSpan,
-    names: Names,
-) -> Part:
+def _part(day: int, rows: npt.NDArray[np.intp] | None, columns: _Columns, span: SpoolSpan, names: Names) -> Part:
+    ids, time_us = columns.ids, columns.time_us
     codes, present = _codes(ids if rows is None else ids[rows], names)
-    order = _order(codes, time_us if rows is None else time_us[rows])
-    codes = codes[order]
+    order, codes, times = _sorted(codes, time_us if rows is None else time_us[rows])
     if rows is not None:
         order = rows[order]
     taken, n = pa.array(order), len(order)
-    made: dict[str, pa.Array | pa.ChunkedArray] = {}
+    made: dict[str, pa.Array | pa.ChunkedArray] = {"time": pa.array(times).view(TIME)}
+    schema = lake_schema(span.kind)
     for name in columns.names:
-        if name != "tag":
+        if name in schema.names and name not in ("tag", "time"):
             made[name] = columns.take(name, taken)
-    no_tag = codes == len(present)
-    mask = no_tag if no_tag.any() else None
-    made["tag"] = pa.DictionaryArray.from_arrays(pa.array(codes, mask=mask), names.paths.take(pa.array(present)))
+    no_tag = codes == len(present) if codes[-1] == len(present) else None
+    made["tag"] = pa.DictionaryArray.from_arrays(pa.array(codes, mask=no_tag), names.paths.take(pa.array(present)))
     if span.kind == "telemetry":
         unit = np.append(names.unit_code[present], 0)[codes].astype(np.int32)
-        made["unit"] = pa.DictionaryArray.from_arrays(pa.array(unit, mask=mask), names.units)
+        made["unit"] = pa.DictionaryArray.from_arrays(pa.array(unit, mask=no_tag), names.units)
         made["origin"] = _origins(made["origin"])
-    made["gateway"] = _repeated(pa.array([span.gateway]), n)
+    made["gateway"] = _repeated(pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), pa.array([span.gateway])), n)
     made["epoch"] = _repeated(pa.array([span.epoch], pa.int64()), n)
-    schema = lake_schema(span.kind)
     arrays = [_fitted(made[field.name], field.type) for field in schema]
-    times = time_us[order]
     starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
     ends = np.r_[starts[1:], n] - 1
     seen = codes[starts]
@@ -152,12 +141,11 @@ def partition_days(time_us: npt.NDArray[np.int64], lag_ms: npt.NDArray[np.int32]
     its own. Only the rows' own numbers count: a retry decides the same.
     """
     day = np.clip(time_us // _DAY_US, _FIRST_DAY, _LAST_DAY)
-    impossible = time_us < _EARLIEST_US
+    impossible = clock_is_impossible(time_us, lag_ms)
     if lag_ms is None:
         arrival, known = day, ~impossible
     else:
         lag_ms = lag_ms.astype(np.int64)
-        impossible = impossible | (lag_ms * 1000 < -_DAY_US)
         arrival = np.clip(time_us // _DAY_US + (time_us % _DAY_US + lag_ms * 1000) // _DAY_US, _FIRST_DAY, _LAST_DAY)
         known = (np.abs(lag_ms) < _SATURATED_MS) & (arrival * _DAY_US >= _EARLIEST_US)
     if not impossible.any():
@@ -165,6 +153,12 @@ def partition_days(time_us: npt.NDArray[np.int64], lag_ms: npt.NDArray[np.int32]
     latest = int(arrival[known].max()) if known.any() else None
     found = np.where(impossible & known, arrival, day)
     return found if latest is None else np.where(impossible & ~known, latest, found)
+
+
+def clock_is_impossible(time_us: npt.NDArray[np.int64], lag_ms: npt.NDArray[np.int32] | None) -> npt.NDArray[np.bool_]:
+    """Rows whose time is before 2000 or more than a day after the gateway's clock."""
+    early = time_us < _EARLIEST_US
+    return early if lag_ms is None else early | (lag_ms.astype(np.int64) * 1000 < -_DAY_US)
 
 
 def _codes(ids: npt.NDArray[np.int32], names: Names) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
@@ -177,14 +171,18 @@ def _codes(ids: npt.NDArray[np.int32], names: Names) -> tuple[npt.NDArray[np.int
     return code_of[ids + 1], present
 
 
-def _order(codes: npt.NDArray[np.int32], time_us: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
-    """Positions in order of (code, time), ties in the order they came."""
+def _sorted(
+    codes: npt.NDArray[np.int32], time_us: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """(order, codes, times): positions in order of (code, time), ties in the order they came, and both keys in that order."""
     narrow = codes.astype(np.uint16) if int(codes.max()) < 1 << 16 else codes  # numpy sorts 16 bits by radix
     order: npt.NDArray[np.intp] = np.argsort(narrow, kind="stable")
-    times, sorted_codes = time_us[order], codes[order]
-    if ((times[1:] < times[:-1]) & (sorted_codes[1:] == sorted_codes[:-1])).any():  # late, replayed or unset clocks
+    narrow, times = narrow[order], time_us[order]
+    back = np.flatnonzero(times[1:] < times[:-1])  # usual where the next tag begins; elsewhere late, replayed or unset clocks
+    if (narrow[back] == narrow[back + 1]).any():
         order = np.lexsort((time_us, codes))
-    return order
+        narrow, times = codes[order], time_us[order]
+    return order, narrow.astype(np.int32), times
 
 
 class _Columns:
@@ -194,38 +192,43 @@ class _Columns:
     """
 
     def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
-        self._batches = batches
-        self.names: list[str] = batches[0].schema.names
+        self._table = pa.Table.from_batches(batches)
+        self.names: list[str] = self._table.schema.names
+        self.time_us: npt.NDArray[np.int64] = self._table.column("time").cast(pa.int64()).to_numpy()
+        self.ids: npt.NDArray[np.int32] = self._numbers("tag", null=-1)
+        self.lag_ms: npt.NDArray[np.int32] | None = self._numbers("lag", null=0) if "lag" in self.names else None
         self.keep = False
-        self._kept: dict[str, pa.Array | None] = {}
+        self._kept: dict[str, pa.Array] = {}
 
-    def numbers(self, name: str, *, null: int = 0) -> npt.NDArray[Any]:
-        """A column of integers (in their own width) or times (int64, µs) as numpy."""
-        chunks = [batch.column(name) for batch in self._batches]
-        if pa.types.is_timestamp(chunks[0].type):
-            chunks = [chunk.cast(pa.int64()) for chunk in chunks]
-        return np.concatenate([(chunk.fill_null(null) if chunk.null_count else chunk).to_numpy() for chunk in chunks])
+    def _numbers(self, name: str, *, null: int) -> npt.NDArray[np.int32]:
+        column = self._table.column(name)
+        found: npt.NDArray[np.int32] = (column.fill_null(null) if column.null_count else column).to_numpy()
+        return found
 
     def take(self, name: str, order: pa.Array) -> pa.Array | pa.ChunkedArray:
         """The column in another order. One that holds the same everywhere is not moved."""
         n = len(order)
-        chunks = [batch.column(name) for batch in self._batches]
-        if all(chunk.null_count == len(chunk) for chunk in chunks):
-            return _repeated(pa.nulls(1, chunks[0].type), n)
-        if name in ("quality", "origin") and _constant(chunks):
-            return _repeated(chunks[0][:1], n)
-        column = self._kept.get(name)
-        if column is None:
-            column = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+        column = self._table.column(name)
+        if column.null_count == len(column):
+            return _repeated(pa.nulls(1, column.type), n)
+        if name in ("quality", "origin", "lag") and _constant(column):
+            return _repeated(column.chunk(0)[:1], n)
+        if name == self.names[-1] and not column.null_count:
+            first, last = column[0].as_py(), column[-1].as_py()
+            if last - first + 1 == len(column):  # row numbers without a hole
+                return pc.add(order, first)
+        whole = self._kept.get(name)
+        if whole is None:
+            whole = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
         if self.keep:
-            self._kept[name] = column
-        return column.take(order)
+            self._kept[name] = whole
+        return whole.take(order)
 
 
-def _constant(chunks: Sequence[pa.Array]) -> bool:
+def _constant(column: pa.ChunkedArray) -> bool:
     """True when every row holds the same number, as quality does while all is well."""
-    first = chunks[0][0].as_py()
-    return all(not chunk.null_count and bool((chunk.to_numpy() == first).all()) for chunk in chunks)
+    found = pc.min_max(column, skip_nulls=False)
+    return bool(pc.equal(found["min"], found["max"]).as_py())
 
 
 def _repeated(one: pa.Array, n: int) -> pa.ChunkedArray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -114,11 +115,15 @@ class S3Store:
 
     def _put(self, path: str, body: bytes | BinaryIO) -> bool:
         """False when the name is taken."""
+        return self._put_if(path, body, {"IfNoneMatch": "*"})
+
+    def _put_if(self, path: str, body: bytes | BinaryIO, condition: Mapping[str, str]) -> bool:
+        """False when the condition does not hold."""
 
         def put(s3: BaseClient) -> bool:
             return _conditional(
                 lambda: s3.put_object(
-                    Bucket=self._bucket, Key=self._prefix + path, Body=_rewound(body), IfNoneMatch="*", **self._encryption
+                    Bucket=self._bucket, Key=self._prefix + path, Body=_rewound(body), **condition, **self._encryption
                 )
             )
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
-
-import pyarrow as pa
 
 from cloud_sinks.aws import Account, AwsConfig
 from cloud_sinks.base import BatchPolicy, SinkContext
+from cloud_sinks.thread import OneThread
 from schemas.errors import ConfigError, GenbaError, NotConnected
-from schemas.lake import LakeFile
 from schemas.span import Command, SpoolSpan
 
 from .config import HINT, ParquetConfig, unsupported
 from .dictionary import TagTable
-from .file import data_metadata, read_metadata, same_rows, write_file
-from .rows import Names, Part, parts
+from .publish import publish
+from .rows import Names, parts
 from .s3 import S3Store
 from .store import LocalStore, Store
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from schemas.kinds import Kind
 
 T = TypeVar("T")
@@ -57,7 +55,7 @@ class ParquetSink:
         self._dictionary = TagTable(context.tags, enterprise=context.enterprise, site=context.site, gateway=context.gateway)
         self._names: Names | None = None
         self._described_us = 0
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = OneThread(f"genba-lake-{context.name}")
         self._closed = asyncio.Event()
 
     def policy(self, kind: Kind) -> BatchPolicy:
@@ -85,19 +83,10 @@ class ParquetSink:
     async def aclose(self) -> None:
         """Let a write under way finish, renew the data dictionary, end the thread."""
         self._closed.set()
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(thread, self._close)
-        finally:
-            thread.shutdown(wait=False)
+        await self._thread.aclose(self._close)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"genba-lake-{self._context.name}")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
+        return await self._thread.run(lambda: self._guarded(work))
 
     # What follows runs in the sink's thread.
 
@@ -124,32 +113,13 @@ class ParquetSink:
             self._names = Names(self._context.tags)
             self._dictionary.write(self._store)  # before the data, so that every tag in the lake is described there
         for part in parts(batches, span, self._names):
-            self._publish(part, span)
+            publish(self._store, part, span, enterprise=self._context.enterprise, site=self._context.site)
             if span.kind == "telemetry":
                 self._dictionary.note(part)
         now = self._context.clock.now_us()
         if self._dictionary.dirty and abs(now - self._described_us) >= _SEEN_EVERY_US:
             self._dictionary.write(self._store)
             self._described_us = now
-
-    def _publish(self, part: Part, span: SpoolSpan) -> None:
-        path = LakeFile(self._context.site, part.date, span).path()
-        about = data_metadata(part.table, span, enterprise=self._context.enterprise, site=self._context.site)
-        scratch = self._store.scratch(os.path.basename(path))
-        write_file(scratch, part.table, about)
-        if self._store.publish(scratch, path):
-            return
-        try:
-            with self._store.reader(path) as file:
-                there = read_metadata(file)
-        except pa.ArrowException as error:
-            raise ConfigError(f"{path} in the lake is not readable: {error}", hint="move it away; it is written again") from error
-        if not same_rows(about, there):
-            raise ConfigError(
-                f"{path} in the lake holds other rows ({there.get('genba.rows')}, checksum {there.get('genba.checksum')}) than "
-                f"this gateway is about to write ({about['genba.rows']}, checksum {about['genba.checksum']})",
-                hint="two gateways share a name, or a spool was replaced: give this gateway a name of its own, or move the file away",
-            )
 
     def _close(self) -> None:
         if self._dictionary.dirty:

@@ -10,7 +10,7 @@ import keyword
 import os
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -24,14 +24,20 @@ INTERRUPTED: Final = 130
 
 
 class Commands(click.Group):
-    """Finds commands by file name and imports one when it is called. A command that cannot be loaded leaves the others alone."""
+    """Finds commands by file name and imports one when it is called. A command that cannot be loaded leaves the others alone.
+
+    `package` is the folder of files that each export `command`; a folder in it that exports one too is a group of its own.
+    """
+
+    def __init__(self, *arguments: Any, package: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._package = package
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command, sorted."""
         del ctx
-        names = {
-            entry.stem for entry in Path(__file__).parent.iterdir() if entry.suffix == ".py" or (entry / "__init__.py").is_file()
-        }
+        folder = Path(next(iter(importlib.import_module(self._package).__path__)))
+        names = {entry.stem for entry in folder.iterdir() if entry.suffix == ".py" or (entry / "__init__.py").is_file()}
         return sorted(name.rstrip("_").replace("_", "-") for name in names if not name.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -40,7 +46,7 @@ class Commands(click.Group):
             return None
         try:
             file = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")  # import_.py is `import`
-            module = importlib.import_module(f"{__name__}.{file}")
+            module = importlib.import_module(f"{self._package}.{file}")
             found = module.command
         except Exception as error:  # noqa: BLE001 (whatever is wrong with one command, `genba --help` and the others work)
             return _unavailable(cmd_name, error)
@@ -68,7 +74,7 @@ def _unavailable(name: str, error: Exception) -> click.Command:
     return click.Command(name, callback=fail, help=f"Cannot be loaded: {type(error).__name__}.", add_help_option=False)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, package=__name__, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="genba", message="%(prog)s %(version)s")
 def genba() -> None:
     """Industrial edge gateway: reads machines, watches them with models, delivers alerts and a Parquet lake.

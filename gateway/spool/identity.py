@@ -49,7 +49,7 @@ def identify(
     spool belongs to a gateway of another name.
     """
     path = directory / _NAME
-    found = _read(path, storage)
+    found = read_identity(directory, storage)
     if found is None:
         if storage.exists(path):
             quarantine.take_file(path, _NAME)
@@ -66,7 +66,9 @@ def identify(
     return found
 
 
-def _read(path: Path, storage: Storage) -> Identity | None:
+def read_identity(directory: Path, storage: Storage) -> Identity | None:
+    """What a spool says it is; None where it says nothing that can be read."""
+    path = directory / _NAME
     if not storage.exists(path):
         return None
     try:

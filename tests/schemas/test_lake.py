@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.kinds import KINDS, SCHEMAS, Kind
-from schemas.lake import COLUMNS, SCHEMA_VERSION, TAGS_COLUMNS, ColumnType, LakeFile, current, date_of, tags_path
+from schemas.lake import COLUMNS, SCHEMA_VERSION, TAGS_COLUMNS, ColumnType, LakeFile, date_of, tags_path
 from schemas.span import SpoolSpan
 
 SLUG = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
@@ -25,7 +25,7 @@ def lake_files(draw: st.DrawFn) -> LakeFile:
     span = SpoolSpan(
         draw(SLUG), draw(st.integers(0, 10**6)), draw(st.sampled_from(KINDS)), first, first + draw(st.integers(0, 10**15))
     )
-    return LakeFile(draw(SLUG), draw(st.dates()), span)
+    return LakeFile(draw(SLUG), draw(st.dates()), span, draw(st.sampled_from(["", "0123456789ab"])))
 
 
 @given(lake_files())
@@ -51,26 +51,6 @@ def test_path_and_parse_are_inverse(file: LakeFile) -> None:
 def test_other_files_are_not_of_the_lake(path: str) -> None:
     with pytest.raises(ValueError, match=r"not a file of the lake|month must be|not a span"):
         LakeFile.parse(path)
-
-
-def file(first: int, last: int, *, gateway: str = "gw", epoch: int = 1, day: int = 1) -> LakeFile:
-    return LakeFile("osaka", date(2026, 1, day), SpoolSpan(gateway, epoch, "telemetry", first, last))
-
-
-def test_a_file_inside_a_wider_one_of_its_log_and_day_is_passed_over() -> None:
-    wide = file(0, 99)
-    others = [file(100, 120), file(0, 9, day=2), file(0, 9, gateway="gx"), file(0, 9, epoch=2)]
-    assert set(current([file(0, 9), file(10, 99), wide, file(50, 50), *others])) == {wide, *others}
-
-
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=20))
-def test_what_counts_covers_every_row_that_any_file_covers(spans: list[tuple[int, int]]) -> None:
-    files = [file(min(pair), max(pair)) for pair in spans]
-    rows = {row for f in files for row in range(f.span.first, f.span.last + 1)}
-    kept = current(files)
-    assert {row for f in kept for row in range(f.span.first, f.span.last + 1)} == rows
-    for f in kept:
-        assert not any(o != f and o.span.first <= f.span.first and f.span.last <= o.span.last for o in kept)
 
 
 def test_every_kind_has_a_table_with_its_own_row_number() -> None:
