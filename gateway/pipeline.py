@@ -118,6 +118,7 @@ async def open_pipeline(
         fsync=plant.spool.fsync,
         max_bytes=int(plant.spool.max_size),
         when_full=plant.spool.when_full,
+        keep_s=plant.spool.keep.s,
         log=log,
     )
     try:

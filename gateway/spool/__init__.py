@@ -3,12 +3,13 @@
 `Spool` is what other rooms use; `docs/spool-format.md` describes the files.
 """
 
+from .accounts import Account
 from .book import Cursor, Cut, Pin, Resend
 from .ledger import Ledger
 from .losses import Loss
 from .recovery import KindRecovery
 from .retention import WhenFull
-from .spool import Account, Spool
+from .spool import Spool
 from .storage import DiskStorage, Storage
 
 __all__ = [

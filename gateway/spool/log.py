@@ -89,6 +89,21 @@ class Log:
         at = self._locate(row)
         return self.segments[at].commit_us(max(row, self.segments[at].first)) if at < len(self.segments) else None
 
+    def row_at(self, time_us: int) -> int:
+        """The first row that was handed to the disk at `time_us` or later; the next row number when none was.
+
+        Exact to the record where the index is in memory, else in proportion within its segment. Clocks that step make it a guess.
+        """
+        for segment in self.segments:
+            if segment.last_commit_us < time_us:
+                continue
+            low, high = segment.first, segment.next
+            while low < high:
+                row = (low + high) // 2
+                low, high = (row + 1, high) if segment.commit_us(row) < time_us else (low, row)
+            return low
+        return self.next
+
     # Writing
 
     def append(self, records: Sequence[tuple[f.Record, memoryview]], now_us: int) -> None:
@@ -169,6 +184,11 @@ class Log:
         )
         self.rewritten += 1
         return self.remove(old) - new.bytes
+
+    def thinned(self) -> Iterator[Span]:
+        """The row numbers that downsampling left without a row."""
+        for segment in self.segments:
+            yield from segment.thin
 
     def without_row(self, first: int, end: int, gone: Spans) -> int:
         """How many of the rows `first` … `end` - 1 downsampling took, less those in `gone`."""

@@ -48,19 +48,22 @@ class Retention:
         reserve_bytes: int,
         other_bytes: int,
         measure: Callable[[], int],
+        keep_us: int,
+        now_us: Callable[[], int],
         when_full: Mapping[Kind, WhenFull],
         lost: Callable[[Loss], None],
         rewritten: Callable[[Kind, int], None],
     ) -> None:
         """`reserve_bytes` stay free for rewriting a segment. A kind that `when_full` does not name drops its oldest rows.
 
-        `other_bytes` is what else the directory holds, `measure` looks again (blocking). `lost` is told of rows that are no more, once the ledger has counted them; `rewritten`
+        Rows are kept for `keep_us` after they came, although everybody has had them, while there is room. `other_bytes` is what else the directory holds, `measure` looks again (blocking). `lost` is told of rows that are no more, once the ledger has counted them; `rewritten`
         of the row before which rows in memory are not those on disk any more.
         """
         self._logs, self._ledger, self._worker, self._thinner = logs, ledger, worker, thinner
         self._storage, self._epoch = storage, epoch
         self._max_bytes, self._reserve, self._other_bytes, self._measure = max_bytes, reserve_bytes, other_bytes, measure
         self._when_full, self._lost, self._rewritten = when_full, lost, rewritten
+        self._keep_us, self._now_us = keep_us, now_us
         self._working = asyncio.Lock()
 
     def used_bytes(self) -> int:
@@ -71,12 +74,12 @@ class Retention:
         """Whether the budget has room for a new segment of `size` bytes. Any thread."""
         return self._max_bytes is None or self.used_bytes() + size + self._reserve <= self._max_bytes
 
-    async def collect(self) -> int:
+    async def collect(self, *, urgent: bool = False) -> int:
         """Unlink the closed segments that every sink and named cursor has passed; returns the bytes freed.
 
-        Rows of a kind that nobody reads have been passed by everybody.
+        Rows of a kind that nobody reads have been passed by everybody. With `urgent` nothing is kept for a resend.
         """
-        freed = 0
+        freed, limit_us = 0, self._now_us() - self._keep_us
         for kind, log in self._logs.items():
             needed = self._ledger.needed(kind)
             limit = log.next if needed is None else needed
@@ -85,7 +88,7 @@ class Retention:
             gone: list[Segment] = []
             for segment in passed:
                 kept -= segment.bytes
-                if kept < KEPT_BYTES.get(kind, 0):
+                if kept < KEPT_BYTES.get(kind, 0) or (self._keep_us and not urgent and segment.last_commit_us > limit_us):
                     break
                 gone.append(segment)
             if gone:
@@ -99,7 +102,7 @@ class Retention:
         cut in flight stay: the sink may have them, and must get the same ones again.
         """
         async with self._working:
-            await self.collect()
+            await self.collect(urgent=True)
             while not self.allows(size):
                 if not await self._free_one():
                     return False
@@ -110,7 +113,7 @@ class Retention:
         self._other_bytes = await self._thinner.run(self._measure)
         async with self._working:
             while self._downsamples("telemetry") and not self.allows(size):
-                if await self.collect() or await self._thin_oldest("telemetry"):
+                if await self.collect(urgent=True) or await self._thin_oldest("telemetry"):
                     continue
                 return
 

@@ -15,6 +15,7 @@ from schemas.clock import Clock
 from schemas.errors import Busy
 from schemas.kinds import KINDS, SCHEMAS, Kind
 
+from .accounts import Account, account_of
 from .committing import Commits
 from .failures import Failures
 from .ledger import Ledger
@@ -35,18 +36,6 @@ _UNLIMITED: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """What became of the rows that one sink was to have of one kind. read = filtered + delivered + spooled + dropped + dead_lettered."""
-
-    read: int
-    filtered: int
-    delivered: int
-    spooled: int
-    dropped: int
-    dead_lettered: int
-
-
-@dataclass(frozen=True, slots=True)
 class Options:
     """What `Spool.open` takes, for the rooms behind it."""
 
@@ -59,6 +48,7 @@ class Options:
     buffer_bytes: int
     immediate: frozenset[Kind]
     retention_grace_s: float
+    keep_s: float
 
 
 class Spool:
@@ -102,7 +92,7 @@ class Spool:
         self.retention = Retention(
             self._logs, self.ledger, writer, storage=storage, epoch=self.epoch, thinner=thinner, max_bytes=options.max_bytes,
             reserve_bytes=options.segment_bytes, other_bytes=opened.other_bytes, when_full=options.when_full,
-            measure=lambda: other_bytes(directory, storage), lost=self._noticing.lost, rewritten=lambda kind, row: self._recent[kind].forget(row),
+            keep_us=round(options.keep_s * 1e6), now_us=clock.now_us, measure=lambda: other_bytes(directory, storage), lost=self._noticing.lost, rewritten=lambda kind, row: self._recent[kind].forget(row),
         )  # fmt: skip
         self._commits = Commits(
             self._waiting, self._logs, self.ledger, self.retention, writer, self._failures, clock=clock, recent=self._recent, durable=self._have,
@@ -135,6 +125,7 @@ class Spool:
         buffer_bytes: int = 32 << 20,
         immediate: Iterable[Kind] = ("alert",),
         retention_grace_s: float = 5.0,
+        keep_s: float = 0.0,
         writer: Worker | None = None,
         reader: Worker | None = None,
         thinner: Worker | None = None,
@@ -143,7 +134,8 @@ class Spool:
 
         Rows are flushed together when the oldest waits for `commit_every_s`, when `commit_bytes` wait, or at once for the kinds in
         `immediate`; with `fsync` always, each put is. `max_bytes` is the budget of the directory, `buffer_bytes` what may wait in memory per kind before
-        `put` waits. Nothing is unlinked in the first `retention_grace_s`, so that sinks can be registered.
+        `put` waits. Nothing is unlinked in the first `retention_grace_s`, so that sinks can be registered; rows are kept for `keep_s` after they came,
+        although every sink has had them, while there is room.
         Raises ConfigError when another process has the directory or a person must act otherwise; damaged files never keep it from opening.
         """
         storage = storage or DiskStorage()
@@ -167,6 +159,7 @@ class Spool:
         options = Options(
             commit_every_s, commit_bytes, segment_bytes, fsync, max_bytes, when_full or {}, buffer_bytes, frozenset(immediate),
             retention_grace_s,
+            keep_s,
         )  # fmt: skip
         spool = cls(
             directory,
@@ -303,13 +296,7 @@ class Spool:
 
     def account(self, kind: Kind, sink: str) -> Account:
         """What became of this sink's rows, at this moment. Rows count once they are durable."""
-        cursor, end = self.ledger.cursor(kind, sink), self._durable[kind]
-        spans = self.ledger.gone(kind)
-        gone = spans.within(cursor.acked, end) + self._logs[kind].without_row(cursor.acked, end, spans)
-        return Account(
-            read=end - cursor.start, filtered=cursor.filtered, delivered=cursor.delivered, spooled=end - cursor.acked - gone,
-            dropped=cursor.dropped + gone, dead_lettered=cursor.dead_lettered,
-        )  # fmt: skip
+        return account_of(self.ledger.cursor(kind, sink), self._durable[kind], self.ledger.gone(kind), self._logs[kind])
 
     def last_durable_us(self, kind: Kind) -> int | None:
         """Wall time (µs) at which the newest durable row was handed to the disk, after a restart too; None when there never was one."""
@@ -319,6 +306,20 @@ class Spool:
         """Wall time (µs) at which a row, or the next one held, was handed to the disk; now when there is none."""
         found = self._logs[kind].commit_us(row)
         return self._clock.now_us() if found is None else found
+
+    def row_at(self, kind: Kind, time_us: int) -> int:
+        """The first row that was handed to the disk at `time_us` or later; `durable` when none was."""
+        return min(self._logs[kind].row_at(time_us), self._durable[kind])
+
+    def note_loss(self, loss: Loss) -> None:
+        """Count rows that are no more, for a gap row."""
+        self.ledger.note_loss(loss)
+        self._noticing.lost(loss)
+
+    async def drop(self, kind: Kind, sink: str, end: int) -> tuple[int, int]:
+        """Let one sink do without the rows before `end`; how many were held of them, and where it stands now. Durable when it returns."""
+        rows = await self.ledger.drop(kind, sink, end, self._logs[kind].thinned())
+        return rows, self.ledger.cursor(kind, sink).acked
 
     def buffered_bytes(self) -> int:
         """Bytes in memory that are not durable yet."""
