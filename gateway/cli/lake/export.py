@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli._times import Interval, timed
 from schemas.lake import COLUMNS
 
 from ._frames import format_of, scratch_for
 from ._location import Location, located, sites
-from ._times import Interval, timed
 
 if TYPE_CHECKING:
     import polars as pl

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from gateway.cli._options import in_seconds
+from ._options import in_seconds
 
 
 @dataclass(frozen=True, slots=True)
