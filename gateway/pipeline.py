@@ -236,6 +236,7 @@ def _add_deliveries(pipeline: Pipeline, directory: Path, rng: random.Random, end
                 clock=pipeline.clock,
                 rng=rng,
                 dead_letters=directory / "dead-letters",
+                max_rows_per_s=None if config.max_rate is None else config.max_rate / 86_400,
                 report=report,
                 log=pipeline.log,
             )

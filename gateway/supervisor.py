@@ -32,8 +32,9 @@ class Supervisor:
         assert p.runner is not None
         try:
             for delivery in p.deliveries:
+                begin = p.configuration.plant.sinks[delivery.name].from_
                 for kind in delivery.kinds:
-                    await p.spool.ledger.register(kind, delivery.name)
+                    await p.spool.ledger.register(kind, delivery.name, begin)
             await p.runner.restore()
             await p.event("gateway_started", "info", f"{p.configuration.plant.gateway} started with {len(p.tags)} tags")
             async with asyncio.TaskGroup() as group:

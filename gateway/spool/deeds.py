@@ -37,6 +37,7 @@ async def resend(
             hint="rows are held until every sink has had them, and for spool.keep after that",
         )
     await spool.ledger.ask_resend(kind, sink, start, end - 1)
+    spool.wake()
     return {"kind": kind, "sink": sink, "first": start, "last": end - 1, "rows": end - start}
 
 

@@ -280,6 +280,10 @@ class Spool:
             self._check_alive()
             await self._commits.grown.wait()
 
+    def wake(self) -> None:
+        """Let everybody who waits for progress look again."""
+        self._commits.bump()
+
     async def died(self) -> None:
         """Return never while the spool works. Raises RuntimeError when its commits have ended, which only a bug does."""
         while True:
