@@ -48,6 +48,7 @@ class Segment:
     lost: bool = False  # the file is gone
     level: int = 0  # how often its rows were downsampled
     thin: tuple[Span, ...] = ()  # row numbers that downsampling left without a row
+    checked: bool = False  # every record was read once since the start
     full: bool = False  # downsampling it again would win nothing
 
     def commit_us(self, row: int) -> int:

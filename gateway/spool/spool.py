@@ -25,6 +25,7 @@ from .opening import Opened, open_directory, other_bytes
 from .recent import Recent
 from .recovery import KindRecovery
 from .retention import Retention, WhenFull
+from .scrubbing import Scrub
 from .storage import DiskStorage, Storage
 from .waiting import Waiting
 from .worker import ThreadWorker, Worker
@@ -49,6 +50,7 @@ class Options:
     immediate: frozenset[Kind]
     retention_grace_s: float
     keep_s: float
+    scrub_every_s: float
 
 
 class Spool:
@@ -100,11 +102,13 @@ class Spool:
             collect_from_s=loop.time() + options.retention_grace_s,
         )  # fmt: skip
         self._noticing.tell_recovery(opened.recovery)
+        self.scrub = Scrub(self._logs, thinner, storage=storage, look=self._look, pause_s=options.scrub_every_s)
         self._first_collection = loop.call_at(loop.time() + options.retention_grace_s, self.ledger.changed.set)
         self._tasks = [
             loop.create_task(self._commits.for_ever(), name="spool commits"),
             loop.create_task(self._commits.keep_books(), name="spool ledger"),
             loop.create_task(self._commits.make_room_ahead(), name="spool downsampling"),
+            loop.create_task(self.scrub.for_ever(), name="spool scrub"),
         ]
 
     @classmethod
@@ -126,6 +130,7 @@ class Spool:
         immediate: Iterable[Kind] = ("alert",),
         retention_grace_s: float = 5.0,
         keep_s: float = 0.0,
+        scrub_every_s: float = 1.0,
         writer: Worker | None = None,
         reader: Worker | None = None,
         thinner: Worker | None = None,
@@ -135,7 +140,7 @@ class Spool:
         Rows are flushed together when the oldest waits for `commit_every_s`, when `commit_bytes` wait, or at once for the kinds in
         `immediate`; with `fsync` always, each put is. `max_bytes` is the budget of the directory, `buffer_bytes` what may wait in memory per kind before
         `put` waits. Nothing is unlinked in the first `retention_grace_s`, so that sinks can be registered; rows are kept for `keep_s` after they came,
-        although every sink has had them, while there is room.
+        although every sink has had them, while there is room. Every `scrub_every_s` a segment is read to check it.
         Raises ConfigError when another process has the directory or a person must act otherwise; damaged files never keep it from opening.
         """
         storage = storage or DiskStorage()
@@ -160,6 +165,7 @@ class Spool:
             commit_every_s, commit_bytes, segment_bytes, fsync, max_bytes, when_full or {}, buffer_bytes, frozenset(immediate),
             retention_grace_s,
             keep_s,
+            scrub_every_s,
         )  # fmt: skip
         spool = cls(
             directory,
@@ -383,6 +389,10 @@ class Spool:
     def _have(self, kind: Kind, row: int, now_us: int) -> None:
         """Everything before `row` is durable."""
         self._durable[kind], self._durable_us[kind] = row, now_us
+
+    async def _look(self, kind: Kind, row: int) -> None:
+        """Read one row, so that what is wrong with it is noticed."""
+        await self.read(kind, row, max_rows=1, last=row)
 
     def _check_alive(self) -> None:
         for task in self._tasks:
