@@ -210,6 +210,7 @@ class _Loader:
                 self.storage.truncate(fd, result.end)
                 self.storage.fdatasync(fd)
                 summary, size = close_segment(self.storage, fd, entries, result.end)
+                self.storage.fdatasync(fd)
             finally:
                 self.storage.close(fd)
         except OSError as error:

@@ -135,11 +135,13 @@ def load_entries(storage: Storage, segment: Segment) -> list[f.Entry]:
 
 
 def close_segment(storage: Storage, fd: int, entries: Sequence[f.Entry], end: int) -> tuple[f.Summary, int]:
-    """Write the footer behind the last record and give back the rest of the file; returns summary and size. Raises OSError."""
+    """Write the footer behind the last record and give back the rest of the file; returns summary and size. Raises OSError.
+
+    Neither is flushed: the records are, and a start that finds a footer torn reads the records instead.
+    """
     footer = f.pack_footer(entries, end)
     write_all(storage, fd, [footer], end)
     storage.truncate(fd, end + len(footer))
-    storage.fdatasync(fd)
     summary = f.unpack_trailer(footer)
     assert summary is not None
     return summary, end + len(footer)
