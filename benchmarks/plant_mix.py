@@ -34,7 +34,28 @@ NAMES = (
     "motor_temp", "oil_temp", "coolant_temp", "bearing_temp", "pressure", "flow", "level", "power", "current", "vibration",
     "speed_setpoint", "temp_setpoint", "position", "pieces", "energy", "running", "door_closed", "heater_on", "order", "state",
 )  # fmt: skip
-UNITS = ("Cel", "Cel", "Cel", "Cel", "bar", "m3/h", "mm", "kW", "A", "mm/s", "/min", "Cel", "mm", "1", "W.h", "1", "1", "1", "1", "1")
+UNITS = (
+    "Cel",
+    "Cel",
+    "Cel",
+    "Cel",
+    "bar",
+    "m3/h",
+    "mm",
+    "kW",
+    "A",
+    "mm/s",
+    "/min",
+    "Cel",
+    "mm",
+    "1",
+    "W.h",
+    "1",
+    "1",
+    "1",
+    "1",
+    "1",
+)
 STATES = ("stopped", "starting", "running", "blocked", "starved", "alarm")
 TAGS = MACHINES * len(NAMES)
 SENSOR_FAILURE, UNCERTAIN, NO_COMMUNICATION = 0x808C0000, 0x408F0000, 0x80310000
@@ -153,7 +174,9 @@ def _numbers(name: str, n: int, period: float, rng: np.random.Generator) -> Numb
     if name == "pieces":
         return np.cumsum(rng.random(n) < min(1.0, period / 12)).astype(np.float64)
     if name == "state":
-        return rng.choice(len(STATES), size=n, p=[0.1, 0.05, 0.6, 0.1, 0.1, 0.05])[_changes(n, 90 / period, rng)].astype(np.float64)
+        return rng.choice(len(STATES), size=n, p=[0.1, 0.05, 0.6, 0.1, 0.1, 0.05])[_changes(n, 90 / period, rng)].astype(
+            np.float64
+        )
     return (_changes(n, rng.uniform(20, 300) / period, rng) % 2).astype(np.float64)
 
 

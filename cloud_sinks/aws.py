@@ -55,6 +55,14 @@ _REFUSED: Final = {
     "KMS.NotFoundException": "correct `kms_key`",
     "KMS.DisabledException": "enable the KMS key, or correct `kms_key`",
     "KMS.AccessDeniedException": "allow the KMS key to these credentials",
+    "KMSNotFoundException": "correct the KMS key of the stream",
+    "KMSDisabledException": "enable the KMS key of the stream",
+    "KMSInvalidStateException": "enable the KMS key of the stream",
+    "KMSAccessDeniedException": "allow the KMS key of the stream to these credentials",
+    "InvalidSignatureException": "the secret key does not belong to the access key",
+    "ValidationException": "lower `max_record` or `max_request` to what the service takes, or name the stream as it wants it",
+    "InvalidArgumentException": "lower `max_record` or `max_request` to what the service takes, or name the stream as it wants it",
+    "413": "lower `max_record` or `max_request` to what the service takes",
 }
 
 

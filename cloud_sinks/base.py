@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -109,4 +109,25 @@ class Holding(Protocol):
 
     async def holds(self, span: SpoolSpan) -> Sequence[tuple[int, int]]:
         """Spans (first, last) of its writes that touch rows of `span`, in row order. Raises NotConnected or ConfigError."""
+        ...
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """A sink whose service keeps a document about the gateway: what it reports, and what is desired of it.
+
+    What is desired comes as the command `desired` with the whole `document` (JSON) and its `version`: once after each connection that
+    reaches the service, then on each change. Only a sink that was asked to (`report_bytes` > 0) does either.
+    """
+
+    @property
+    def report_bytes(self) -> int:
+        """Most bytes of JSON that what is desired and what is reported may have together; 0: nothing is reported."""
+        ...
+
+    async def report(self, state: Mapping[str, object]) -> None:
+        """Make `state`, plain JSON, what the service has; costs nothing where it has it already. Called again and again, by one task.
+
+        Raises NotConnected while the sink is not connected, ConfigError where a person must allow it first.
+        """
         ...

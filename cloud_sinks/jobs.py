@@ -7,15 +7,12 @@ never sent along, each machine finds its own.
 from __future__ import annotations
 
 import bisect
-import hashlib
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypedDict
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +26,12 @@ from schemas.replay import READINGS, Log
 from schemas.span import SpoolSpan
 from schemas.tags import Tag
 
-from .lake import _files
+from .aws import AwsConfig
+from .lake import _described, _files
 from .parquet.publish import publish
 from .parquet.rows import Names, parts
-from .parquet.store import LocalStore, Store
-from .places import Place, place_of
+from .parquet.shelf import Shelf, shelf_of
+from .places import Access, Place, place_of
 
 if TYPE_CHECKING:
     from schemas.kinds import Kind
@@ -43,14 +41,6 @@ TALLY: Final = pa.schema(
 )
 _BATCH: Final = 65_536
 _ORIGINS: Final = pa.array(["live", "backfill", "replay", "downsampled"])
-
-
-class Access(TypedDict):
-    """How a bucket is reached."""
-
-    region: str | None
-    endpoint: str | None
-    profile: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,42 +55,27 @@ class Lake:
     @property
     def access(self) -> Access:
         """The keyword arguments of `cloud_sinks.lake`."""
-        return {"region": self.region, "endpoint": self.endpoint, "profile": self.profile}
+        return Access(region=self.region, endpoint=self.endpoint, profile=self.profile)
 
     def place(self) -> Place:
         """For listing and reading."""
         return place_of(self.location, region=self.region, endpoint=self.endpoint, profile=self.profile)
 
     @contextmanager
-    def store(self, work: str) -> Iterator[Store]:
-        """For reading and publishing files. `work` names the piece of work: when it is done again, it cleans up what a crash left."""
-        owner = f"job-{hashlib.sha256(work.encode()).hexdigest()[:12]}"
+    def store(self) -> Iterator[Shelf]:
+        """For publishing files; a directory that is not there is made. What a crash left in it is cleared away by the next that opens it."""
         if not self.location.startswith("s3://"):
-            local = LocalStore(Path(self.location), owner)
-            local.open()
-            try:
-                yield local
-            finally:
-                shutil.rmtree(local.scratch("").parent, ignore_errors=True)
-            return
-        from .aws import Account, AwsConfig
-        from .parquet.s3 import S3Store
+            Path(self.location).mkdir(parents=True, exist_ok=True)
+        shelf = self._shelf()
+        try:
+            shelf.open()
+            yield shelf
+        finally:
+            shelf.close()
 
-        config = AwsConfig(region=self.region, endpoint=self.endpoint, profile=self.profile)
-        with tempfile.TemporaryDirectory(prefix="genba-job-") as directory:
-            store = S3Store(
-                Account(config, Path(), self.location),
-                self.location,
-                owner="jobs",
-                directory=Path(directory),
-                kms_key=None,
-                log=_Quiet(),  # type: ignore[arg-type]
-            )
-            store.open()
-            try:
-                yield store
-            finally:
-                store.close()
+    def _shelf(self) -> Shelf:
+        aws = AwsConfig(region=self.region, endpoint=self.endpoint, profile=self.profile)
+        return shelf_of(self.location, aws, log=_Quiet())  # type: ignore[arg-type]
 
     def files(
         self, kind: Kind, sites: Iterable[str] | None = None, start: datetime | None = None, end: datetime | None = None
@@ -108,13 +83,17 @@ class Lake:
         """The files that count, in order of path."""
         return sorted(_files(self.place(), kind, None if sites is None else set(sites), start, end), key=LakeFile.path)
 
+    def described(self) -> list[tuple[str, str]]:
+        """(site, gateway) of every table of the data dictionary."""
+        return _described(self.place())
+
     @contextmanager
     def opened(self, path: str) -> Iterator[str | BinaryIO]:
         """A file as pyarrow opens it."""
         if not self.location.startswith("s3://"):
             yield str(Path(self.location) / path)
             return
-        with self.store("read") as store, store.reader(path) as file:
+        with closing(self._shelf()) as shelf, shelf.reader(path) as file:
             yield file
 
 
@@ -142,8 +121,14 @@ class Wanted:
     def read(self, file: LakeFile) -> Iterator[pa.RecordBatch]:
         """READINGS of one file in its own order. Row groups that can hold nothing wanted are passed over.
 
-        Raises ValueError for a tag that the data dictionary lacks, pa.ArrowException for what is no Parquet file.
+        Raises ValueError for a tag that the data dictionary lacks, and for what is no Parquet file.
         """
+        try:
+            yield from self._rows(file)
+        except pa.ArrowException as error:
+            raise ValueError(f"{file.path()} cannot be read: {error}") from error
+
+    def _rows(self, file: LakeFile) -> Iterator[pa.RecordBatch]:
         number, until = self.logs[Log(file.site, file.span.gateway, file.span.epoch)]
         groups = np.array([*self.groups, -1], dtype=np.int32)
         names = [path for path, group in zip(self.paths, self.groups, strict=True) if group >= 0]
@@ -233,7 +218,7 @@ class ScoreFiles:
         """SCORES sorted by (log, slice, ORDER), every slice whole -> one row (path, rows) per file that is now there."""
         for (log, slice_), scores in slices(batches):
             paths, rows = [], []
-            with self.lake.store(f"scores {self.logs[log]} {slice_}") as store:
+            with self.lake.store() as store:
                 names = Names(self.tags)
                 first = self.offsets[log, slice_]
                 key = self.logs[log]

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 from schemas.asset import matches_any
 from schemas.lake import COLUMNS, TAGS_COLUMNS, Column, LakeFile
@@ -147,6 +148,8 @@ def gaps(
     patterns = None if tags is None else [tags] if isinstance(tags, str) else list(tags)
     if whole.height:
         described = _tags(place_of(location, **access), None).select("tag", "adapter", "gateway", "site").unique()
+        if patterns is not None:
+            described = described.filter(_matching(described["tag"], patterns))
         each = whole.join(described, on=["gateway", "site"]).filter(
             (pl.col("source") == pl.col("adapter")) | (pl.col("source") == "spool") | pl.col("source").is_null()
         )
@@ -263,10 +266,10 @@ def _tags(place: Place, wanted: set[str] | None) -> pl.DataFrame:
             glob=False,
             storage_options=options,
         )
-        .with_columns(site=pl.lit(site))
+        .with_columns(site=pl.lit(unquote(site)))
         .collect()
         for site, gateway in _described(place)
-        if wanted is None or site in wanted
+        if wanted is None or unquote(site) in wanted  # as Hive writes the name of a folder, and engines read it
     ]
     if not frames:
         return pl.DataFrame(schema={**schema, "site": pl.String()})
@@ -330,7 +333,7 @@ def _files(
     first = since.date() if since else date.min
     last = (until - timedelta(microseconds=1)).date() if until and until > datetime.min.replace(tzinfo=UTC) else date.max
     for site in _folders(place, kind, "site"):
-        if sites is not None and site not in sites:
+        if sites is not None and unquote(site) not in sites:
             continue
         for day in _folders(place, f"{kind}/site={site}", "date"):
             try:

@@ -83,7 +83,7 @@ class _Member:
     def __init__(self, name: str, config: ModelConfig, model: EdgeModel, gate: Gate | None, tags: Sequence[Tag]) -> None:
         self.name, self.model, self.gate = name, model, gate
         self._take = model.take if isinstance(model, TakesReadings) else None
-        self.alarm = config.alarm.name or name
+        self.kind, self.alarm = config.kind, config.alarm.name or name
         self.warmth = Warmth(tags, config.warm_up.us)
         self.ids = np.zeros(max((tag.id for tag in tags), default=-1) + 2, dtype=bool)
         self.ids[[tag.id for tag in tags]] = True
@@ -157,6 +157,11 @@ class ModelSet:
     def names(self) -> list[str]:
         """Names of the models in the order in which they run."""
         return [member.name for member in self._members]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Kind and version of each model's algorithm by name: `stuck 1`."""
+        return {member.name: f"{member.kind} {getattr(member.model, 'version', '')}".strip() for member in self._members}
 
     def update(self, batch: pa.RecordBatch, now: int) -> Outputs:
         """TELEMETRY(n) with `seq` at `now` (µs) -> scores, alerts and health."""

@@ -81,6 +81,16 @@ class Collector:
         """What is driven."""
         return self._adapter
 
+    def replan(self, adapter: Adapter, tags: Sequence[Tag]) -> None:
+        """Go on with another adapter for the same tags, read at other times. Only while `run` does not run.
+
+        A pause of more than two periods of a tag is a gap; the rows before and behind it are of the same tag.
+        """
+        now = self._clock.now_us()
+        self._adapter, self.tags = adapter, tags
+        if self.state == "up":
+            self._gap_from_us, self._gap_cause = self._last_batch_us or now, "replanned"
+
     @property
     def certificates(self) -> Sequence[CertificateFact]:
         """The certificates that the connection rests on; none where the protocol or the connection has none."""
@@ -120,7 +130,7 @@ class Collector:
             async for batch in batches:
                 kind = kind_of(batch)
                 if kind == "telemetry" and batch.num_rows:
-                    if self.state != "up":
+                    if self.state != "up" or self._gap_from_us is not None:
                         await self._came_up(batch)
                     if _heard(batch):
                         self._last_batch_us = self._clock.now_us()
@@ -132,15 +142,15 @@ class Collector:
         start = self._gap_from_us
         if start is not None:
             end = _seen_us(batch)
-            if end > start:
-                await self._put(
-                    "gap",
-                    make_batch(
-                        "gap", len(self._ids), time=start, end=end, tag=self._ids, source=self.name, cause=self._gap_cause
-                    ),
-                )
+            missed = self._ids
+            if self._gap_cause == "replanned":
+                missed = missed[[end - start > 2 * tag.period_us for tag in self.tags]]
+            if end > start and len(missed):
+                gap = make_batch("gap", len(missed), time=start, end=end, tag=missed, source=self.name, cause=self._gap_cause)
+                await self._put("gap", gap)
         self._gap_from_us = None
-        await self._enter("up", "")
+        if self.state != "up":
+            await self._enter("up", "")
 
     async def _went_down(self, state: State, error: str, quality: int) -> None:
         if self.state in ("down", "misconfigured"):

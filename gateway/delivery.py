@@ -66,6 +66,9 @@ class Delivery:
         self._resends = Resends(name, sink, self.kinds, self._policy, spool, self._pace)
         self._dead_letters, self._report, self._log = dead_letters, report, log.bind(sink=name)
         self._waiting: dict[Kind, float] = {}  # loop time at which the oldest undelivered row of a kind was noticed
+        self.paused = False
+        self._released = asyncio.Event()  # not paused
+        self._released.set()
         self._finishing = asyncio.Event()
         self._enough = {kind: self._policy[kind].max_rows for kind in self.kinds}  # rows that fill a cut
         self._due = dict.fromkeys(self.kinds, 0)  # rows below this are due, whatever their age
@@ -75,6 +78,25 @@ class Delivery:
         """Deliver what there is, ages and sizes aside, and let `run` return."""
         self._finishing.set()
 
+    async def pause(self, paused: bool) -> None:
+        """Deliver nothing until it is called with False. The connection stays, and so does every row, in the spool.
+
+        What is being written when it comes is written to its end. A stop waits for nothing that is paused.
+        """
+        if paused == self.paused:
+            return
+        self.paused = paused
+        if paused:
+            self._released.clear()
+            self._waiting.clear()
+        else:
+            # What has waited is due now, and its age says nothing about the sink.
+            self._due = {kind: self._spool.durable(kind) for kind in self.kinds}
+            self._released.set()
+        self._log.info("sink is paused" if paused else "sink is resumed")
+        what = "is paused: its rows wait in the spool" if paused else "is resumed"
+        await self._report("sink_paused" if paused else "sink_resumed", "info", f"{self.name} {what}")
+
     def overdue_s(self) -> float:
         """Seconds by which the oldest waiting row should have been delivered; 0 while all is well. By the loop's time."""
         now = asyncio.get_running_loop().time()
@@ -83,7 +105,7 @@ class Delivery:
     async def run(self) -> None:
         """Deliver until `finish()` and nothing is left, or cancelled. Raises only what is a bug."""
         try:
-            while not (self._finishing.is_set() and self._nothing_left()):
+            while not (self._finishing.is_set() and (self.paused or self._nothing_left())):
                 wait_s = 0.0
                 try:
                     await self._sink.connect()
@@ -120,15 +142,17 @@ class Delivery:
         try:
             while True:
                 seen = self._spool.progress
-                kind, due_in_s = self._next()
+                kind, due_in_s = (None, None) if self.paused else self._next()
                 if kind is not None:
                     await self._cut_and_write(kind)
+                elif self._finishing.is_set() and due_in_s is None:
+                    return
+                elif self.paused:
+                    await self._wait_paused(lost)
                 elif (resend := self._resends.due()) is not None:
                     await self._once_more(resend)
                 elif self._finishing.is_set():
-                    if due_in_s is None:
-                        return
-                    await asyncio.sleep(due_in_s)
+                    await asyncio.sleep(due_in_s or 0.0)
                 else:
                     await self._wait(seen, self._resends.soonest(due_in_s), lost)
                 if lost.done():
@@ -139,7 +163,7 @@ class Delivery:
     async def _wait(self, seen: int, due_in_s: float | None, lost: asyncio.Future[None]) -> None:
         """Until rows have come, the next cut falls due, the connection is lost, or `finish()`."""
         grown = asyncio.ensure_future(self._spool.wait(seen))
-        finishing = asyncio.ensure_future(self._until_finishing())
+        finishing = asyncio.ensure_future(_until(self._finishing))
         try:
             await asyncio.wait({grown, finishing, lost}, timeout=due_in_s, return_when=asyncio.FIRST_COMPLETED)
             for future in (grown, lost):
@@ -148,8 +172,16 @@ class Delivery:
         finally:
             await _cancel(grown, finishing)
 
-    async def _until_finishing(self) -> None:
-        await self._finishing.wait()
+    async def _wait_paused(self, lost: asyncio.Future[None]) -> None:
+        """Until it is resumed, the connection is lost, or `finish()`."""
+        released = asyncio.ensure_future(_until(self._released))
+        finishing = asyncio.ensure_future(_until(self._finishing))
+        try:
+            await asyncio.wait({released, finishing, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                lost.result()
+        finally:
+            await _cancel(released, finishing)
 
     def _next(self) -> tuple[Kind | None, float | None]:
         """The kind to deliver now, or none and the seconds until one falls due. A kind that has to wait holds no other back."""
@@ -294,6 +326,10 @@ class Delivery:
         else:
             self._log.warning("sink is not connected" if state == "down" else "sink is misconfigured", error=error)
             await self._report("sink_down" if state == "down" else "sink_misconfigured", "warning", error)
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def _cancel(*futures: asyncio.Future[None]) -> None:

@@ -68,9 +68,12 @@ def sink_table(pipeline: Pipeline) -> Table:
             if account.read == 0:
                 continue
             lost = account.dropped + account.dead_lettered
+            state = Text(delivery.state, style="" if delivery.state == "up" else "red")
+            if delivery.paused:
+                state = Text("paused", style="yellow")
             table.add_row(
                 delivery.name, kind, f"{account.delivered:,}", f"{account.spooled:,}", f"{account.filtered:,}",
-                Text(f"{lost:,}", style="red" if lost else ""), Text(delivery.state, style="" if delivery.state == "up" else "red"),
+                Text(f"{lost:,}", style="red" if lost else ""), state,
             )  # fmt: skip
     return table
 

@@ -69,16 +69,18 @@ class GatewayMetrics(Collector):
         rows = CounterMetricFamily("genba_sink_rows", "Rows by what became of them", labels=["sink", "kind", "outcome"])
         waiting = GaugeMetricFamily("genba_spool_rows", "Rows not yet delivered", labels=["sink", "kind"])
         sink_up = GaugeMetricFamily("genba_sink_up", "1 while the sink is connected", labels=["sink"])
+        paused = GaugeMetricFamily("genba_sink_paused", "1 while somebody has paused the sink", labels=["sink"])
         age = GaugeMetricFamily("genba_spool_oldest_row_age_seconds", "Age of the oldest undelivered row", labels=["sink"])
         for delivery in p.deliveries:
             sink_up.add_metric([delivery.name], float(delivery.state == "up"))
+            paused.add_metric([delivery.name], float(delivery.paused))
             age.add_metric([delivery.name], p.oldest_age_s(delivery))
             for kind in delivery.kinds:
                 account = p.spool.account(kind, delivery.name)
                 waiting.add_metric([delivery.name, kind], account.spooled)
                 for outcome in ("delivered", "filtered", "dropped", "dead_lettered"):
                     rows.add_metric([delivery.name, kind, outcome], getattr(account, outcome))
-        yield from (rows, waiting, sink_up, age)
+        yield from (rows, waiting, sink_up, paused, age)
         yield GaugeMetricFamily("genba_spool_size_bytes", "Bytes the spool holds on disk", p.spool.bytes_used())
         yield CounterMetricFamily("genba_spool_written_bytes", "Bytes written to the spool", p.spool.bytes_written)
         if p.runner is not None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
 import structlog
 
-from adapters.base import AdapterContext, BoundTag, TagConfig
+from adapters.base import Adapter, AdapterContext, BoundTag, TagConfig
 from cloud_sinks.base import Sink, SinkContext
 from edge_models.alarms import AlarmLayer
 from edge_models.runtime import ModelSet
@@ -58,6 +59,8 @@ class Pipeline:
     asset: str  # of the gateway itself
     spool_budget: int
     runner: ModelRunner | None = None
+    adapter_of: Callable[[Configuration, str, Sequence[Tag]], tuple[Adapter, list[Tag]]] | None = None
+    """The adapter of an entry below `adapters:`, not connected, and its tags out of those given. Raises ConfigError."""
     collectors: list[Collector] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     sinks: dict[str, Sink] = field(default_factory=dict)
@@ -142,6 +145,14 @@ async def open_pipeline(
             pipeline.models, spool=spool, put=pipeline.put, keep=wanted, clock=clock, directory=directory / "models", log=log
         )
         last_seen = spool.last_durable_us("telemetry")
+        pipeline.adapter_of = partial(
+            make_adapter,
+            clock=clock,
+            log=log,
+            directory=directory / "adapters",
+            endpoints=endpoints or {},
+            last_seen_us=last_seen,
+        )
         pipeline.collectors = build_collectors(
             configuration, tags, put=pipeline.put, clock=clock, rng=rng, log=log, directory=directory / "adapters",
             endpoints=endpoints or {}, last_seen_us=last_seen,
@@ -171,23 +182,39 @@ def build_collectors(
 ) -> list[Collector]:
     """One collector per entry below `adapters:`, in the order of the file."""
     collectors = []
-    for name, config in configuration.plant.adapters.items():
-        bound = bind(configuration, name, tags)
-        config = at_endpoint(config, endpoints.get(name))
-        context = AdapterContext(
-            name=name,
-            tags=bound,
-            clock=clock,
-            directory=directory / name,
-            log=log,
-            time_zone=configuration.plant.time_zone,
-            base=configuration.directory,
-            last_seen_us=last_seen_us,
+    for name in configuration.plant.adapters:
+        adapter, mine = make_adapter(
+            configuration, name, tags, clock=clock, log=log, directory=directory, endpoints=endpoints, last_seen_us=last_seen_us
         )
-        adapter = build_adapter(config, context)
-        mine = [one.tag for one in bound]
         collectors.append(Collector(name, adapter, mine, put=put, clock=clock, rng=rng, log=log, last_seen_us=last_seen_us))
     return collectors
+
+
+def make_adapter(
+    configuration: Configuration,
+    name: str,
+    tags: Sequence[Tag],
+    *,
+    clock: Clock,
+    log: structlog.stdlib.BoundLogger,
+    directory: Path,
+    endpoints: Mapping[str, str],
+    last_seen_us: int | None = None,
+) -> tuple[Adapter, list[Tag]]:
+    """The adapter of one entry and its tags, with the ids of `tags`."""
+    bound = bind(configuration, name, tags)
+    context = AdapterContext(
+        name=name,
+        tags=bound,
+        clock=clock,
+        directory=directory / name,
+        log=log,
+        time_zone=configuration.plant.time_zone,
+        base=configuration.directory,
+        last_seen_us=last_seen_us,
+    )
+    adapter = build_adapter(at_endpoint(configuration.plant.adapters[name], endpoints.get(name)), context)
+    return adapter, [one.tag for one in bound]
 
 
 def bind(configuration: Configuration, adapter: str, tags: Sequence[Tag]) -> list[BoundTag[TagConfig]]:

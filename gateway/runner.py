@@ -74,6 +74,12 @@ class ModelRunner:
         """Rows in the spool that the models have not seen."""
         return self._spool.end("telemetry") - self.cursor
 
+    def replace(self, models: ModelSet) -> None:
+        """Go on with the same models built over tags that are read at other times; what they know goes along."""
+        for name, reason in models.restore(self.models.snapshot()).items():
+            self._log.warning("model starts fresh", model=name, error=reason)
+        self.models = models
+
     def finish(self) -> None:
         """Score what there is and let `run` return."""
         self._finishing = True

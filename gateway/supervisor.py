@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
+from adapters.base import Adapter
 from schemas.errors import Busy, ConfigError
+from schemas.tags import Tag
 
 from .backoff import Backoff
+from .deploy.agent import agent_of
 from .pipeline import Crashes, Pipeline
 from .troubles import Troubles
 
@@ -24,6 +27,9 @@ class Supervisor:
         """`grace_s` is how long models and sinks together may take at the stop for what there is; the rest stays in the spool."""
         self._pipeline, self._rng, self._grace_s = pipeline, rng, grace_s
         self._troubles = Troubles(pipeline, patience_s=patience_s)
+        self._devices: dict[str, asyncio.Task[None]] = {}  # by adapter, while they run
+        self._start: Callable[[str, Callable[[], Awaitable[None]]], asyncio.Task[None]] | None = None
+        self._agent = agent_of(pipeline, self._replan)
         self.ready = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -35,6 +41,8 @@ class Supervisor:
                 begin = p.configuration.plant.sinks[delivery.name].from_
                 for kind in delivery.kinds:
                     await p.spool.ledger.register(kind, delivery.name, begin)
+            if self._agent is not None:
+                await self._agent.restore()
             await p.runner.restore()
             await p.event("gateway_started", "info", f"{p.configuration.plant.gateway} started with {len(p.tags)} tags")
             async with asyncio.TaskGroup() as group:
@@ -42,19 +50,22 @@ class Supervisor:
                 def start(name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
                     return group.create_task(self._keep(name, run), name=name)
 
-                devices = [start(f"adapter {collector.name}", collector.run) for collector in p.collectors]
+                self._start = start
+                self._devices = {one.name: start(f"adapter {one.name}", one.run) for one in p.collectors}
                 models = start("models", p.runner.run)
                 sinks = [start(f"sink {delivery.name}", delivery.run) for delivery in p.deliveries]
                 sides = [start(f"commands of {name}", self._commands(name)) for name in p.sinks]
                 sides.append(start("troubles", self._troubles.run))
+                agent = [] if self._agent is None else [start("shadow", self._agent.run)]
                 # Nothing is of use without the spool: the process ends, and the service manager starts it anew.
                 sides.append(group.create_task(p.spool.died(), name="spool"))
                 self.ready.set()
-                p.log.info("gateway is ready", tags=len(p.tags), adapters=len(devices), sinks=len(sinks))
+                p.log.info("gateway is ready", tags=len(p.tags), adapters=len(self._devices), sinks=len(sinks))
                 try:
                     await stop.wait()
                 finally:
-                    await self._cancel(devices)
+                    await self._cancel(agent)  # first, that it starts no device any more
+                    await self._cancel(self._devices.values())
                     await self._wind_down(models, sinks)
                     await self._cancel([*sides, models, *sinks])
         finally:
@@ -78,10 +89,24 @@ class Supervisor:
             delivery.finish()
         await _wait(*sinks, until=end)
 
+    async def _replan(self, name: str, adapter: Adapter, tags: Sequence[Tag]) -> None:
+        """Let go of a device and go on with another adapter for it."""
+        collector = next(one for one in self._pipeline.collectors if one.name == name)
+        if self._start is None or collector.state == "finished":
+            collector.replan(adapter, tags)
+            return
+        await self._cancel([self._devices[name]])
+        collector.replan(adapter, tags)
+        self._devices[name] = self._start(f"adapter {name}", collector.run)
+
     def _commands(self, name: str) -> Callable[[], Awaitable[None]]:
         async def listen() -> None:
             p = self._pipeline
             async for command in p.sinks[name].commands():
+                if command.name == "desired":
+                    if self._agent is not None and self._agent.sink == name:
+                        self._agent.desired(command)
+                    continue
                 p.log.info("command received", sink=name, command=command.name)
                 try:
                     batch = p.alarms.command(command, p.clock.now_us())

@@ -129,7 +129,8 @@ class Troubles:
             yield from _expiring(collector, now)
         for delivery in p.deliveries:
             away = delivery.state in ("down", "misconfigured") and abs(now - delivery.since_us) >= self._patience_us
-            if away or delivery.state == "up":
+            away = away and not delivery.paused  # somebody works on it
+            if away or delivery.paused or delivery.state == "up":
                 yield Trouble(
                     f"sink_unreachable.{delivery.name}", delivery.name, away, "warning",
                     f"nothing can be delivered to {delivery.name}, its rows wait in the spool: {delivery.error}",

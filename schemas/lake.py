@@ -155,7 +155,7 @@ COLUMNS: Final[Mapping[Kind, tuple[Column, ...]]] = {
         ("tag", "text", "the tag, null for all of the source"),
         ("source", "text", "adapter, or `spool`"),
         ("sink", "text", "null: the data never arrived; a name: dropped before that sink had it"),
-        ("cause", "text", "not_connected, gateway_stopped, overflow, dropped, quarantined, overrun or lost"),
+        ("cause", "text", "not_connected, gateway_stopped, replanned, overflow, dropped, quarantined, overrun or lost"),
         ("rows", "int64", "rows given up, where known"),
     )
     + _IDENTITY
@@ -228,6 +228,34 @@ class LakeFile:
         if found.path() != path:
             raise ValueError(f"not a file of the lake: {path!r}")
         return found
+
+
+FEATURES_COLUMNS: Final = _columns(
+    ("time", "time", "begin of the window, UTC"),
+    ("tag", "text", "enterprise/site/asset/name"),
+    ("unit", "text", "UCUM code; readings in different units are never mixed"),
+    ("good", "int64", "readings of good quality"),
+    ("uncertain", "int64", "readings of uncertain quality"),
+    ("bad", "int64", "readings of bad quality"),
+    ("count", "int64", "numbers behind the columns below: all but bad ones; a downsampled row counts as the readings in it"),
+    ("min", "float64", "least number"),
+    ("max", "float64", "greatest number"),
+    ("mean", "float64", "arithmetic mean"),
+    ("std", "float64", "standard deviation, n - 1; null for one number. Of downsampled rows that of their means"),
+    ("rms", "float64", "root of the mean square"),
+    ("first", "float64", "oldest number"),
+    ("last", "float64", "newest number"),
+    ("slope", "float64", "least squares, per second; null where all are of one time"),
+    ("changes", "int64", "how often a number differs from the one before it in the window"),
+    ("silence", "float64", "longest time without a reading that is not bad, s; begin and end of the window count as readings"),
+    ("gap", "float64", "how much of the window lies in recorded gaps of the tag, s"),
+)
+"""What `genba lake features` writes: one row per tag, unit and window that has readings."""
+
+
+def features_path(every: str, site: str, day: date) -> str:
+    """Where the features of a site's date lie, relative to the lake's location."""
+    return f"features/every={every}/site={site}/date={day.isoformat()}/features.parquet"
 
 
 def tags_path(site: str, gateway: str) -> str:

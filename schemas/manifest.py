@@ -29,11 +29,12 @@ _FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True, order=True)
 class Source:
-    """Rows of one file that the sink wrote: the span in its name (both ends included) and how many rows it held."""
+    """Rows of one file that the sink wrote: the span in its name (both ends included), how many rows it held, and their checksum."""
 
     first: int
     last: int
     rows: int
+    checksum: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Manifest:
             "merged": [
                 {
                     "file": one.file,
-                    "sources": [[source.first, source.last, source.rows] for source in one.sources],
+                    "sources": _plain(one.sources),
                     "rows": one.rows,
                     "checksum": one.checksum,
                     "bytes": one.bytes,
@@ -93,7 +94,7 @@ class Manifest:
                 tuple(
                     Merged(
                         str(one["file"]),
-                        tuple(Source(int(first), int(last), int(rows)) for first, last, rows in one["sources"]),
+                        _sources(one["sources"]),
                         int(one["rows"]),
                         str(one["checksum"]),
                         int(one["bytes"]),
@@ -144,15 +145,23 @@ def lake_files(folder: str, names: Iterable[str]) -> list[LakeFile]:
 
 def sources_text(sources: Sequence[Source]) -> str:
     """As a merged file holds its sources in its own metadata, under `genba.sources`."""
-    return json.dumps([[source.first, source.last, source.rows] for source in sources], separators=(",", ":"))
+    return json.dumps(_plain(sources), separators=(",", ":"))
 
 
 def sources_of(text: str) -> tuple[Source, ...]:
     """The inverse of `sources_text`. Raises ValueError."""
     try:
-        return tuple(Source(int(first), int(last), int(rows)) for first, last, rows in json.loads(text))
+        return _sources(json.loads(text))
     except TypeError as error:
         raise ValueError(f"not a list of sources: {text[:80]!r}") from error
+
+
+def _plain(sources: Sequence[Source]) -> list[list[int | str]]:
+    return [[source.first, source.last, source.rows, source.checksum] for source in sources]
+
+
+def _sources(plain: Any) -> tuple[Source, ...]:
+    return tuple(Source(int(first), int(last), int(rows), str(checksum)) for first, last, rows, checksum in plain)
 
 
 def _log_of(name: str) -> tuple[str, int]:

@@ -54,6 +54,11 @@ class IotCoreConfig(SinkConfig):
     command_topic: str = Field(
         "genba/command/{gateway}", description="Below it the gateway takes commands: …/acknowledge, …/shelve, …/unshelve."
     )
+    shadow: bool = Field(
+        False,
+        description="Keep the thing's shadow `genba`: report there how the gateway is, and do what is desired there (log level, scan classes, "
+        "pausing a sink). The certificate's policy must allow it.",
+    )
     batch: bool = Field(
         True,
         description="Put many readings, scores and gaps into one message (docs/schemas/batch.schema.json). False: a message per row.",

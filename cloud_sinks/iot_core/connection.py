@@ -108,8 +108,26 @@ class Connection:
             if not future.done():
                 future.cancel()
 
+    @property
+    def client(self) -> Any:
+        """The SDK's client, for what the SDK builds upon it. Raises NotConnected unless the connection stands."""
+        if self._client is None or not self._up.done() or self._up.cancelled() or self.lost.done():
+            raise NotConnected(f"{self._options.host} is not connected")
+        return self._client
+
     async def _answer(self, operation: Any) -> Any:
-        """The SDK's futures do not fail when the connection does, and must not be cancelled: whichever ends first ends the wait."""
+        try:
+            return await self.settled(operation)
+        except NotConnected:
+            raise
+        except Exception as error:
+            raise NotConnected(self._reason(str(error))) from error
+
+    async def settled(self, operation: Any) -> Any:
+        """What a future of the SDK gives or raises, and NotConnected when the connection is lost or the timeout over before.
+
+        The SDK's futures do not fail when the connection does, and must not be cancelled: whichever ends first ends the wait.
+        """
         waiting: asyncio.Future[Any] = self._loop.create_future()
 
         def settle() -> None:
@@ -118,7 +136,7 @@ class Connection:
             if operation.exception() is None:
                 waiting.set_result(operation.result())
             else:
-                waiting.set_exception(NotConnected(self._reason(str(operation.exception()))))
+                waiting.set_exception(operation.exception())
 
         def done(_: object) -> None:
             with suppress(RuntimeError):  # the loop has ended meanwhile

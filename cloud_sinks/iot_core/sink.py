@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
 from cloud_sinks.base import BatchPolicy, SinkContext
-from cloud_sinks.commands import MAX_WAITING, parse
+from cloud_sinks.commands import Inbox
 from cloud_sinks.json_rows import JsonRows
 from cloud_sinks.messages import Messages
 from cloud_sinks.topics import Topics
@@ -23,6 +23,7 @@ from .connection import Connection, Options, refused
 from .handshake import context_of, examine
 from .messages import Publication, Publications, Refusal
 from .pacing import Pace
+from .shadow import MAX_BYTES, Shadow
 
 if TYPE_CHECKING:
     from schemas.kinds import Kind
@@ -47,8 +48,17 @@ class IotCoreSink:
         self._pace = Pace(config.max_messages, int(config.max_bytes))
         self._publications: Publications | None = None
         self._connection: Connection | None = None
-        self._commands: asyncio.Queue[Command | None] = asyncio.Queue(MAX_WAITING + 1)
-        self._closed = False
+        source, log = f"iot_core sink {context.name}", context.log.bind(sink=context.name)
+        self._inbox = Inbox(self._command_topic, source, log)
+        self._shadow = Shadow(
+            config.thing,
+            self._inbox,
+            self._pace,
+            source=source,
+            where=f"{self._where}.shadow",
+            timeout_s=config.timeout.s,
+            log=log,
+        )
 
     def policy(self, kind: Kind) -> BatchPolicy:
         """Readings, scores and gaps wait for company; everything else goes at once."""
@@ -75,7 +85,7 @@ class IotCoreSink:
                 keep_alive_s=config.keep_alive.s,
                 timeout_s=config.timeout.s,
             ),
-            self._on_message,
+            self._inbox.message,
         )
         self._connection = connection
         try:
@@ -123,13 +133,20 @@ class IotCoreSink:
         if refusals:
             raise Rejected(next(iter(refusals.values())), sorted(refusals))
 
-    async def commands(self) -> AsyncIterator[Command]:
+    @property
+    def report_bytes(self) -> int:
+        """See Reporter."""
+        return MAX_BYTES if self._config.shadow else 0
+
+    async def report(self, state: Mapping[str, object]) -> None:
+        """See Reporter. The document is the thing's shadow `genba`."""
+        if self._connection is None:
+            raise NotConnected(f"{self._config.endpoint} is not connected")
+        await self._shadow.exchange(self._connection, state)
+
+    def commands(self) -> AsyncIterator[Command]:
         """Commands as they come, over reconnects, until `aclose`. For one listener."""
-        while not self._closed or not self._commands.empty():
-            command = await self._commands.get()
-            if command is None:
-                return
-            yield command
+        return self._inbox.commands()
 
     async def lost(self) -> None:
         """Return when the broker is gone."""
@@ -138,11 +155,7 @@ class IotCoreSink:
 
     async def aclose(self) -> None:
         """Disconnect."""
-        if not self._closed:
-            self._closed = True
-            if self._commands.full():
-                self._commands.get_nowait()
-            self._commands.put_nowait(None)
+        self._inbox.close()
         await self._drop()
 
     async def _drop(self) -> None:
@@ -182,15 +195,3 @@ class IotCoreSink:
                 compressed=config.compression == "zstd",
                 max_payload=int(config.max_payload),
             )
-
-    def _on_message(self, topic: str, data: bytes, retained: bool) -> None:
-        """A command, or a warning in the log. One that was retained is old: it was meant for another day."""
-        prefix = f"{self._command_topic}/"
-        if not topic.startswith(prefix):
-            return
-        command = None if retained else parse(topic.removeprefix(prefix), data, f"iot_core sink {self._context.name}")
-        if isinstance(command, Command) and self._commands.qsize() < MAX_WAITING and not self._closed:
-            self._commands.put_nowait(command)
-            return
-        reason = command if isinstance(command, str) else "it is retained" if retained else "too many are waiting"
-        self._context.log.warning("command is passed over", sink=self._context.name, topic=topic, error=reason)

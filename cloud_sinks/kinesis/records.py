@@ -194,5 +194,7 @@ def _encoded(keys: Sequence[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
 
 
 def _short(key: str) -> str:
-    """At most 256 characters, which is what a partition key may have; the end of a path tells more than its beginning."""
-    return key[-_KEY_CHARACTERS:]
+    """At most 256 characters as Java counts them, which is what a partition key may have; the end of a path tells more than its beginning."""
+    if len(key) <= _KEY_CHARACTERS // 2:
+        return key
+    return key.encode("utf-16-le")[-2 * _KEY_CHARACTERS :].decode("utf-16-le", errors="ignore")

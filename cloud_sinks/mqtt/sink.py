@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import pyarrow as pa
 
 from cloud_sinks.base import BatchPolicy, SinkContext
-from cloud_sinks.commands import MAX_WAITING, parse
+from cloud_sinks.commands import Inbox
 from cloud_sinks.messages import Messages, payload, rows
 from cloud_sinks.topics import Topics
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
@@ -62,8 +62,7 @@ class MqttSink:
         self._command_topic = self._topics.of_plant(config.command_topic)
         self._version: Version | None = None if config.protocol == "auto" else config.protocol
         self._connection: Connection | None = None
-        self._commands: asyncio.Queue[Command | None] = asyncio.Queue(MAX_WAITING + 1)
-        self._closed = False
+        self._inbox = Inbox(self._command_topic, f"mqtt sink {context.name}", context.log.bind(sink=context.name))
 
     def policy(self, kind: Kind) -> BatchPolicy:
         """At once, a thousand at a time at most."""
@@ -94,7 +93,7 @@ class MqttSink:
         versions: tuple[Version, ...] = ("5", "3.1.1") if self._version is None else (self._version,)
         for version in versions:
             last = version == versions[-1]
-            connection = Connection(options, version, self._on_message)
+            connection = Connection(options, version, self._inbox.message)
             try:
                 await connection.open(options.timeout_s if last else min(_PATIENCE_S, options.timeout_s / 2))
             except Refused as refused:
@@ -141,13 +140,9 @@ class MqttSink:
         if refused:
             raise Rejected(next(iter(refused.values())), sorted(refused))
 
-    async def commands(self) -> AsyncIterator[Command]:
+    def commands(self) -> AsyncIterator[Command]:
         """Commands as they come, over reconnects, until `aclose`. For one listener."""
-        while not self._closed or not self._commands.empty():
-            command = await self._commands.get()
-            if command is None:
-                return
-            yield command
+        return self._inbox.commands()
 
     async def lost(self) -> None:
         """Return when the broker is gone."""
@@ -156,11 +151,7 @@ class MqttSink:
 
     async def aclose(self) -> None:
         """Leave `stopped` at the broker, if it still answers, and disconnect."""
-        if not self._closed:
-            self._closed = True
-            if self._commands.full():
-                self._commands.get_nowait()
-            self._commands.put_nowait(None)
+        self._inbox.close()
         connection = self._connection
         try:
             if connection is not None and not connection.lost.done():
@@ -279,16 +270,3 @@ class MqttSink:
             made.check_hostname = False
             made.verify_mode = ssl.CERT_NONE
         return made
-
-    def _on_message(self, topic: str, data: bytes, retained: bool) -> None:
-        """A command, or a warning in the log. One that was retained is old: it was meant for another day."""
-        prefix = f"{self._command_topic}/"
-        if not topic.startswith(prefix):
-            return  # amqtt sends retained messages that nobody asked for
-        name = topic.removeprefix(prefix)
-        command = None if retained else parse(name, data, f"mqtt sink {self._context.name}")
-        if isinstance(command, Command) and self._commands.qsize() < MAX_WAITING and not self._closed:
-            self._commands.put_nowait(command)
-            return
-        reason = command if isinstance(command, str) else "it is retained" if retained else "too many are waiting"
-        self._context.log.warning("command is passed over", sink=self._context.name, topic=topic, error=reason)

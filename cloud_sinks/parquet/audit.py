@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.kinds import Kind
@@ -23,6 +22,7 @@ from schemas.manifest import MANIFEST, Manifest, Source, current, lake_files, so
 from .checksum import checksum
 from .columns import lake_schema
 from .file import read_metadata
+from .merge import tables, whose
 from .order import Ordered
 from .rows import clock_is_impossible
 from .shelf import Entry, Shelf
@@ -163,7 +163,7 @@ def _look_at(shelf: Shelf, folder: str, *, deep: bool, now_us: int) -> Audit:
 def _examine(shelf: Shelf, file: LakeFile, size: int, findings: list[Finding], *, deep: bool) -> Counted:
     """Whether a file is what it says. What it says and what its name says must agree with what is in it."""
     span, path = file.span, file.path()
-    examined = Counted(file, size, 0, () if file.merged else (Source(span.first, span.last, 0),))
+    examined = Counted(file, size, 0, () if file.merged else (Source(span.first, span.last, 0, ""),))
     try:
         if deep:
             local = shelf.fetched(path)
@@ -212,7 +212,7 @@ def _check_footer(
         if not examined.sources or sum(source.rows for source in examined.sources) != rows:
             findings.append(_about(file, "wrong_metadata", "its sources do not add up to its rows"))
     else:
-        examined.sources = (Source(span.first, span.last, rows),)
+        examined.sources = (Source(span.first, span.last, rows, about.get("genba.checksum", "")),)
         if rows > len(span):
             findings.append(_about(file, "wrong_row_count", f"holds {rows:,} rows of a span of {len(span):,}", rows=rows))
     schema = lake_schema(span.kind)
@@ -258,18 +258,10 @@ def _check_rows(
     total, numbers, foreign, misplaced = 0, [], 0, 0
     ordered = Ordered(schema.names[-1])
     sorted_ = True
-    for table in tables_of(parquet, kind, _BATCH):
+    for table in tables(parquet, kind, _BATCH):
         total += int(checksum(kind, table), 16)
         numbers.append(table.column(schema.names[-1]).combine_chunks().to_numpy())
-        foreign += table.num_rows - int(
-            pc.sum(
-                pc.and_(
-                    pc.equal(table.column("gateway").cast(pa.string()), file.span.gateway),
-                    pc.equal(table.column("epoch"), file.span.epoch),
-                )
-            ).as_py()
-            or 0
-        )
+        foreign += table.num_rows - whose(table, file.span.gateway, file.span.epoch)
         misplaced += _misplaced(table, file.date)
         sorted_ = ordered.next(table) and sorted_
     said = about.get("genba.checksum")
@@ -292,19 +284,6 @@ def _check_rows(
         if inside != source.rows and not twice:
             message = f"rows {source.first} to {source.last}: {inside:,} are there, its sources say {source.rows:,}"
             findings.append(_about(file, "wrong_row_count", message, spans=((source.first, source.last),), rows=inside))
-
-
-def tables_of(parquet: pq.ParquetFile, kind: Kind, rows: int) -> Iterator[pa.Table]:
-    """The rows of a lake file in order as tables of up to about `rows` rows in today's columns: those that an older version did not write are null."""
-    schema = lake_schema(kind)
-    for batch in parquet.iter_batches(
-        batch_size=rows, columns=[name for name in schema.names if name in parquet.schema_arrow.names]
-    ):
-        arrays = [batch.column(f.name) if f.name in batch.schema.names else pa.nulls(batch.num_rows, f.type) for f in schema]
-        yield pa.Table.from_arrays(
-            [a if pa.types.is_dictionary(a.type) else a.cast(f.type) for a, f in zip(arrays, schema, strict=True)],
-            names=schema.names,
-        )
 
 
 def _misplaced(table: pa.Table, day: date) -> int:

@@ -24,16 +24,17 @@ _TYPES: Final[dict[str, pa.DataType]] = {
 ORIGINS: Final = pa.array([origin.name.lower() for origin in Origin])
 
 
-def _schema(columns: tuple[Column, ...]) -> pa.Schema:
+def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
+    """The logical schema of a table: text is plain string here, dictionary-encoded on disk."""
     return pa.schema([pa.field(column.name, _TYPES[column.type]) for column in columns])
 
 
 @lru_cache(maxsize=16)
 def lake_schema(kind: Kind) -> pa.Schema:
     """The logical schema of a kind's files: text is plain string here, dictionary-encoded on disk."""
-    return _schema(COLUMNS[kind])
+    return schema_of(COLUMNS[kind])
 
 
 def tags_schema() -> pa.Schema:
     """The logical schema of the data dictionary."""
-    return _schema(TAGS_COLUMNS)
+    return schema_of(TAGS_COLUMNS)

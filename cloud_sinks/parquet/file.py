@@ -42,11 +42,21 @@ def write_file(path: Path, table: pa.Table, metadata: Mapping[str, str]) -> None
 
     The Arrow schema is not stored: every reader then sees text as text, whatever it thinks of dictionaries.
     """
-    dictionary, encoding = _encodings(table)
-    long = any(_bytes_a_row(table.column(name)) > _LONG for name in table.schema.names)
-    with pq.ParquetWriter(
+    with parquet_writer(path, table) as writer:
+        writer.write_table(table, row_group_size=group_rows(table))
+        writer.add_key_value_metadata(dict(metadata))
+
+
+def parquet_writer(path: Path, sample: pa.Table, *, in_order: pa.Table | None = None) -> pq.ParquetWriter:
+    """A writer for tables like `sample`, encoded as suits it; how times repeat is looked for in `in_order`, where that is given.
+
+    Each table that is written has at most `group_rows` rows, so that it is one row group. What the file says of itself is added at the end.
+    """
+    dictionary, encoding = _encodings(sample, in_order if in_order is not None else sample)
+    long = any(_bytes_a_row(sample.column(name)) > _LONG for name in sample.schema.names)
+    return pq.ParquetWriter(
         path,
-        table.schema.with_metadata({key: value.encode() for key, value in metadata.items()}),
+        sample.schema.remove_metadata(),
         compression="zstd",
         compression_level=_LEVEL,
         use_dictionary=dictionary,
@@ -56,11 +66,9 @@ def write_file(path: Path, table: pa.Table, metadata: Mapping[str, str]) -> None
         write_page_checksum=True,
         max_rows_per_page=ROW_GROUP,
         write_batch_size=1024 if long else ROW_GROUP,
-        sorting_columns=sorting_columns(table.schema),
+        sorting_columns=sorting_columns(sample.schema),
         store_schema=False,
-    ) as writer:
-        writer.write_table(table, row_group_size=group_rows(table))
-        writer.add_key_value_metadata(dict(metadata))
+    )
 
 
 def sorting_columns(schema: pa.Schema) -> list[pq.SortingColumn]:
@@ -104,7 +112,7 @@ def same_rows(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
     return all(ours[key] == theirs.get(key) for key in ("genba.kind", "genba.gateway", "genba.epoch", "genba.first", "genba.last", "genba.rows", "genba.checksum"))  # fmt: skip
 
 
-def _encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
+def _encodings(table: pa.Table, in_order: pa.Table) -> tuple[list[str], dict[str, str]]:
     """(columns to dictionary-encode, encoding of the others). Numbers with several good encodings are probed on a sample."""
     dictionary, encoding = [], {}
     for name in table.schema.names:
@@ -112,7 +120,7 @@ def _encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
         if column.null_count == len(column):
             chosen = ""
         elif name in _CANDIDATES:
-            chosen = _probe(name, column)
+            chosen = _probe(name, in_order.column(name) if name == "time" else column)
         elif name in _DELTA:
             chosen = "DELTA_BINARY_PACKED"
         elif pa.types.is_list(column.type):

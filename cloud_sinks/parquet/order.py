@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +56,7 @@ class Keys:
     def upto(self, key: Key) -> int:
         """How many rows, from the first, have a key not greater than `key`; the rows are sorted."""
         none, tag, time_us, row = key
-        code = len(self.tags) if none else int(np.searchsorted(self._names(), tag))
+        code = len(self.tags) if none else bisect_left(self.tags, tag)
         left = int(np.searchsorted(self.code, code, "left"))
         if not none and (code == len(self.tags) or self.tags[code] != tag):
             return left
@@ -67,9 +68,6 @@ class Keys:
     def sorting(self) -> npt.NDArray[np.intp]:
         """Positions that bring the rows into order."""
         return np.lexsort((self.row, self.time_us, self.code))
-
-    def _names(self) -> npt.NDArray[np.object_]:
-        return np.array(self.tags, dtype=object)
 
 
 class Ordered:

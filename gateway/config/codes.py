@@ -187,6 +187,12 @@ _ALL: Final = (
         "Use one of the names in the message.",
     ),
     Code(
+        "E045",
+        "two sinks keep a shadow",
+        "What is desired of a gateway stands in one place: with two shadows one could ask for what the other forbids.",
+        "Leave `shadow: true` to one of them.",
+    ),
+    Code(
         "E050",
         "a secret or variable is missing",
         "An environment variable or a file that the configuration refers to is not there.",

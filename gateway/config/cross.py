@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from adapters.base import AdapterConfig
+from cloud_sinks.base import SinkConfig
 from edge_models.base import ModelConfig
 from gateway.destinations import DEFAULTS, destinations
 from gateway.suggest import did_you_mean, listed, nearest
@@ -92,6 +93,13 @@ def check_captures(adapters: Mapping[str, AdapterConfig], directory: Path, root:
             report.at("E035", root, ("adapters", name, "capture"), message, hint=hint)
         taken.setdefault(file, name)
         taken.setdefault(f"{file}.1", name)
+
+
+def check_shadows(sinks: Mapping[str, SinkConfig], root: Section, report: Report) -> None:
+    """At most one sink may say what is desired of the gateway."""
+    keepers = [name for name, config in sinks.items() if getattr(config, "shadow", False) is True]
+    for name in keepers[1:]:
+        report.at("E045", root, ("sinks", name, "shadow"), f"{keepers[0]!r} keeps a shadow already", hint="set it to false here")
 
 
 def check_model(name: str, config: ModelConfig, tags: Sequence[Tag], root: Section, report: Report) -> None:

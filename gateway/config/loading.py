@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,29 @@ class Configuration:
     tags: Sequence[Tag]
     bound: Mapping[str, Sequence[BoundTag[TagConfig]]]
     diagnostics: Sequence[Diagnostic] = ()
+    origin: Origin | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a configuration was made of, so that it can be judged again as it was read, whatever has become of the files."""
+
+    env: Mapping[str, str]
+    strict: bool
+    catalogue: Catalogue
+    texts: Mapping[Path, str]
+
+
+Lay = Callable[[Section, Report], None]
+"""Changes plain data, by place, before it is judged; what it finds wrong itself goes to the report."""
+
+
+def again(configuration: Configuration, lay: Lay) -> tuple[Configuration | None, list[Diagnostic]]:
+    """The same configuration with something laid over it, judged like a file: None when it has errors then, and all findings."""
+    origin = configuration.origin
+    assert origin is not None, "was not read by `load` or `examine`"
+    with _no_collector():
+        return _Examination(configuration.path, origin.env, origin.strict, origin.catalogue, origin.texts, lay).run()
 
 
 def load(
@@ -95,8 +118,17 @@ class _Entries:
 
 
 class _Examination:
-    def __init__(self, path: Path, env: Mapping[str, str], strict: bool, catalogue: Catalogue) -> None:
-        self._path, self._env, self._strict, self._catalogue = path, env, strict, catalogue
+    def __init__(
+        self,
+        path: Path,
+        env: Mapping[str, str],
+        strict: bool,
+        catalogue: Catalogue,
+        texts: Mapping[Path, str] | None = None,
+        lay: Lay | None = None,
+    ) -> None:
+        self._path, self._env, self._strict, self._catalogue, self._lay = path, env, strict, catalogue, lay
+        self._texts = dict(texts or {})
         self._report = Report()
         self._complete = True  # nothing was left out for want of a variable
 
@@ -113,12 +145,19 @@ class _Examination:
             configuration.tags,
             configuration.bound,
             tuple(diagnostics),
+            Origin(self._env, self._strict, self._catalogue, self._texts),
         ), diagnostics
+
+    def _read(self, path: Path, name: str) -> Source:
+        """A file, which is read once. Raises Unreadable."""
+        if path not in self._texts:
+            self._texts[path] = read(path, name).text
+        return Source(name, path, self._texts[path])
 
     def _parsed(self) -> Section | None:
         name = str(self._path)
         try:
-            source = read(self._path, name)
+            source = self._read(self._path, name)
         except Unreadable as unreadable:
             self._report.add("E001", Source(name, self._path, ""), None, unreadable.problem, hint=unreadable.hint)
             return None
@@ -131,7 +170,9 @@ class _Examination:
             del root[key]
         references = References(self._env, directory, report, strict=self._strict)
         references.substitute(root)
-        merger = Merger(root, directory, references, report)
+        if self._lay is not None:
+            self._lay(root, report)  # behind the references: what is laid over may hold none
+        merger = Merger(root, directory, references, report, self._read)
         found = {group: self._plugins(root, group, merger) for group in GROUPS}
         whole = self._merged(root, found["adapters"], merger)
         validator = Validator(whole, report)
@@ -147,6 +188,7 @@ class _Examination:
         bound = {name: resolver.adapter(name, config) for name, config in found["adapters"].configs.items()} if named else {}
         self._cross(whole, found, plant, resolver.tags)
         cross.check_captures(found["adapters"].configs, directory, whole, report)
+        cross.check_shadows(found["sinks"].configs, whole, report)
         cross.check_templates(merger.used, whole, report)
         if plant is None or report.failed or not self._complete:
             return None

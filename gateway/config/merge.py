@@ -6,7 +6,7 @@ over its template's, these over the connection's. Tags are merged by name and op
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from gateway.suggest import did_you_mean, listed
@@ -16,16 +16,23 @@ from .diagnose import dotted
 from .places import Items, Loc, Section, Spot, Unresolved, Value
 from .report import Report
 from .secrets import References
-from .source import Unreadable, read
+from .source import Source, Unreadable, read
 
 
 class Merger:
     """Merges the adapters of one file. Keeps each tag file that it has read, and which templates were used."""
 
-    def __init__(self, root: Section, directory: Path, references: References, report: Report) -> None:
+    def __init__(
+        self,
+        root: Section,
+        directory: Path,
+        references: References,
+        report: Report,
+        read: Callable[[Path, str], Source] = read,
+    ) -> None:
         templates = root.get("templates")
         self._templates = templates if isinstance(templates, Section) else Section(root.source)
-        self._directory, self._references, self._report = directory, references, report
+        self._directory, self._references, self._report, self._read_file = directory, references, report, read
         self._files: dict[str, Section | None] = {}
         self.used: set[str] = set()
 
@@ -119,7 +126,7 @@ class Merger:
         # The name for people is the path from where they stand, as they wrote the name of the configuration itself.
         shown = str(Path(self._templates.source.name).parent / name)
         try:
-            source = read(self._directory / name, shown)
+            source = self._read_file(self._directory / name, shown)
         except Unreadable as unreadable:
             hint = f"paths are relative to {self._templates.source.path.name}" if unreadable.missing else unreadable.hint
             self._report.at_spot("E001", spot, f"{shown}: {unreadable.problem}", key=key, hint=hint)

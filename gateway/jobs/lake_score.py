@@ -143,7 +143,7 @@ def tags_of(lake: Lake, sites: Sequence[str] = ()) -> list[Tag]:
                 period_us=round((row["period"] or 1.0) * 1e6),
                 limits=Limits(**levels) if any(one is not None for one in levels.values()) else None,
                 id=len(found),
-            )  # fmt: skip
+            )
         )
     return found
 
@@ -154,8 +154,13 @@ def _plan(request: Request) -> _Plan:
     files = lake.files("telemetry", request.sites or None, request.start, request.end)
     if not files:
         raise ConfigError(f"{lake.location} holds no telemetry of that time", hint="look at `genba lake tags`")
-    if not tags:
-        raise ConfigError(f"{lake.location} has no data dictionary (tags/)", hint="a gateway writes it; it must be copied along")
+    described = set(lake.described())
+    for file in files:
+        if (file.site, file.span.gateway) not in described:
+            raise ConfigError(
+                f"{lake.location} has no data dictionary of {file.span.gateway} ({tags_path(file.site, file.span.gateway)})",
+                hint="the gateway writes it; it must be copied along with the data",
+            )
     if config.kind != "limits":
         tags = without_limits(tags)
     plugin = catalogue.plugin("models", config.kind)
@@ -208,7 +213,7 @@ def _recorded(plan: _Plan, result: Lake) -> _Plan:
         "end": request.end.isoformat() if request.end else None,
     }
     until: list[tuple[str, str, int, int]] = [(*astuple(log), last) for log, last in sorted(plan.until.items())]
-    with result.store("score record") as store:
+    with result.store() as store:
         scratch = store.scratch(RECORD)
         scratch.write_text(json.dumps({**mine, "until": until}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if not store.publish(scratch, RECORD):

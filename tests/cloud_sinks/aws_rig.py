@@ -49,7 +49,7 @@ def process(*command: str, ready: Callable[[], bool]) -> Iterator[None]:
             started.wait()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -59,7 +59,7 @@ def moto() -> Iterator[str]:
     """moto's server, its endpoint. Its S3 honours If-None-Match; it looks at no signature."""
     port = free_port()
     program = "import sys; from moto.server import main; main(sys.argv[1:])"
-    with process(sys.executable, "-W", "ignore", "-c", program, "-H", "127.0.0.1", "-p", str(port), ready=lambda: _listens(port)):
+    with process(sys.executable, "-W", "ignore", "-c", program, "-H", "127.0.0.1", "-p", str(port), ready=lambda: listens(port)):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -79,7 +79,7 @@ def rclone(directory: Path) -> Iterator[str]:
     port = free_port()
     with process(
         program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", str(directory),
-        ready=lambda: _listens(port),
+        ready=lambda: listens(port),
     ):  # fmt: skip
         yield f"http://127.0.0.1:{port}"
 

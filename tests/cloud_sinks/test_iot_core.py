@@ -14,18 +14,26 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import awsiot
 import pytest
+import structlog
+from awsiot import iotshadow
 from pydantic import ValidationError
 
+from cloud_sinks.commands import Inbox
 from cloud_sinks.iot_core.config import IotCoreConfig, check, topic_problem
 from cloud_sinks.iot_core.handshake import context_of, examine
 from cloud_sinks.iot_core.pacing import Pace
+from cloud_sinks.iot_core.shadow import Shadow, difference, patched
 from cloud_sinks.topics import Topics
-from schemas.errors import ConfigError, NotConnected
+from schemas.errors import Busy, ConfigError, NotConnected
 from tests.authority import Authority
 from tests.conformance.sink import context_of as context_of_plant
 from tests.conftest import ManualClock
 
+SHADOW = "$aws/things/gw-1/shadow/name/genba"
+LISTENED = ("get/+", "update/accepted", "update/rejected", "update/documents")
+"""What the SDK's shadow client subscribes to; tests/interop/test_shadow.py holds the policy against the real calls."""
 GIVEN = {"endpoint": "a1-ats.iot.ap-northeast-1.amazonaws.com", "thing": "gw-1", "certificate": "gw.pem", "key": "gw.key"}
 
 
@@ -136,11 +144,11 @@ def test_one_that_never_answers_is_given_up(tmp_path: Path) -> None:
 def test_the_policy_that_is_shipped_allows_the_default_topics(tmp_path: Path) -> None:
     """What a certificate with this policy may do holds each topic that the sink uses, and the rule's prefix."""
     text = (Path(__file__).parents[2] / "deploy/iam/iot.json").read_text()
-    allowed = {
-        action: [resource.partition(":ACCOUNT:")[2] for resource in _several(statement["Resource"])]
-        for statement in json.loads(text.replace("THING", "gw-1").replace("GATEWAY", "gw-1").replace("RULE", "lake"))["Statement"]
-        for action in _several(statement["Action"])
-    }
+    allowed: dict[str, list[str]] = {}
+    for statement in json.loads(text.replace("THING", "gw-1").replace("GATEWAY", "gw-1").replace("RULE", "lake"))["Statement"]:
+        for action in _several(statement["Action"]):
+            resources = [resource.partition(":ACCOUNT:")[2] for resource in _several(statement["Resource"])]
+            allowed.setdefault(action, []).extend(resources)
     topics = Topics(config().topic, context_of_plant(tmp_path, ManualClock()))
     for kind in ("alert", "telemetry"):
         topic = topics.of({"tag": 0, "alarm": "x", "asset": None}, kind)  # type: ignore[arg-type]
@@ -149,8 +157,17 @@ def test_the_policy_that_is_shipped_allows_the_default_topics(tmp_path: Path) ->
         assert not any(fnmatch(f"topic/other/{kind}", pattern) for pattern in allowed["iot:Publish"])
     commands = topics.of_plant(config().command_topic)
     assert allowed["iot:Connect"] == ["client/gw-1"]
-    assert allowed["iot:Subscribe"] == [f"topicfilter/{commands}/#"]
-    assert allowed["iot:Receive"] == [f"topic/{commands}/*"]
+    assert allowed["iot:Subscribe"] == [f"topicfilter/{commands}/#", *(f"topicfilter/{SHADOW}/{end}" for end in LISTENED)]
+    assert allowed["iot:Receive"] == [
+        f"topic/{commands}/*",
+        *(f"topic/{SHADOW}/{end}" for listened in LISTENED for end in _ends(listened)),
+    ]
+    assert {f"topic/{SHADOW}/{end}" for end in ("get", "update")} <= set(allowed["iot:Publish"])
+
+
+def _ends(listened: str) -> list[str]:
+    """A filter of a shadow as the topics that come through it."""
+    return [listened.replace("+", end) for end in ("accepted", "rejected")] if "+" in listened else [listened]
 
 
 def _several(value: str | list[str]) -> list[str]:
@@ -190,3 +207,40 @@ def test_the_pace_is_kept_in_messages_and_in_bytes(messages: int, size: int, sec
         assert loop.run_until_complete(send()) == pytest.approx(seconds, abs=0.02)
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "patch"),
+    [
+        ({}, {}, {}),
+        ({"a": 1}, {"a": 1}, {}),
+        ({"a": 1, "b": {"c": 1, "d": 2}}, {"b": {"c": 1}}, {"a": None, "b": {"d": None}}),
+        ({"a": {"b": 1}}, {"a": 2}, {"a": 2}),
+        ({"a": 2}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+        ({"a": True}, {"a": 1}, {"a": 1}),
+        ({"a": [1, 2]}, {"a": [2]}, {"a": [2]}),
+    ],
+)
+def test_the_least_update(there: dict[str, Any], wanted: dict[str, Any], patch: dict[str, Any]) -> None:
+    assert difference(there, wanted) == patch
+    assert patched(there, patch) == wanted
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(429, Busy), (500, Busy), (403, ConfigError), (413, ConfigError), (400, ConfigError), (None, NotConnected)],
+)
+async def test_what_the_shadow_service_answers(code: int | None, error: type[Exception]) -> None:
+    """ministack refuses none of it."""
+    said = None if code is None else iotshadow.V2ErrorResponse(code=code, message="no")
+
+    class Refusing:
+        lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        async def settled(self, operation: object) -> object:
+            raise awsiot.V2ServiceException("get_named_shadow failure", TimeoutError("late"), said)
+
+    log = structlog.get_logger()
+    shadow = Shadow("gw-1", Inbox("c", "s", log), Pace(1, 1), source="s", where="sinks.x.shadow", timeout_s=1, log=log)
+    with pytest.raises(error):
+        await shadow._ask(Refusing(), object())  # type: ignore[arg-type]

@@ -139,3 +139,38 @@ async def test_a_device_that_has_only_events_is_up_before_the_first_of_them(play
     assert events(put) == ["adapter_up", "adapter_down", "adapter_up"]
     assert collector.state == "up"
     assert of(put, "gap") == []
+
+
+async def test_another_plan_goes_on_without_an_event_and_a_pause_of_two_periods_is_a_gap(manual_clock):
+    """One tag is read every second, one every minute: a pause of 10 s is a gap of the first only."""
+    put: list[tuple[str, pa.RecordBatch]] = []
+
+    async def record(kind, batch):
+        put.append((kind, batch))
+        return len(put)
+
+    async def play(script):
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(collector.run(), timeout=0.1)
+
+    tags = [make_tag(0), make_tag(1, period_us=60_000_000)]
+    first = ScriptedAdapter([((), (GOOD,))])
+    collector = Collector("press", first, tags, put=record, clock=manual_clock, rng=random.Random(1), log=structlog.get_logger())
+    await play(first)
+    stopped = collector._last_batch_us
+    second = ScriptedAdapter([((), (rows([0, 1], [1.0, 2.0], time_us=stopped + 10_000_000),))])
+    collector.replan(second, tags)
+    await play(second)
+    assert (first.closed, second.closed) == (1, 1)
+    assert events(put) == ["adapter_up"]
+    (gap,) = of(put, "gap")
+    assert gap.select(["tag", "cause"]).to_pylist() == [{"tag": 0, "cause": "replanned"}]
+    assert len(of(put, "telemetry")) == 2
+
+    collector.replan(ScriptedAdapter([((), (rows([0, 1], [1.0, 2.0], time_us=collector._last_batch_us + 1_500_000),))]), tags)
+    await play(second)
+    assert len(of(put, "gap")) == 1
+
+    collector.replan(ScriptedAdapter([(NotConnected("away"), ()), (EndOfStream(), ())]), tags)
+    await play(second)
+    assert events(put) == ["adapter_up", "adapter_down", "adapter_finished"]

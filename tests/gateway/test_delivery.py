@@ -592,3 +592,71 @@ async def test_a_cut_whose_first_rows_are_given_up_meanwhile_is_cut_again_and_no
     await finished(delivery)
     assert sink.rows() == [2, 3, 4, 5]
     assert (rig.account().dropped, rig.account().delivered) == (2, 4)
+
+
+# Paused by a person
+
+
+async def test_a_paused_sink_finishes_its_write_and_takes_up_behind_it(rig):
+    sink = ScriptedSink(policy=BatchPolicy(max_rows=5))
+    delivery = await rig.delivery(sink)
+    goes_on = asyncio.Event()
+    sink.on_write = [goes_on.wait]
+    async with running(delivery):
+        await rig.put(20)
+        await until(lambda: len(sink.tried) == 1)
+        await delivery.pause(True)
+        await delivery.pause(True)
+        goes_on.set()
+        await until(lambda: sink.taken)
+        await rig.put(5)
+        await asyncio.sleep(0.05)
+        assert [(first, last) for _, first, last, _ in sink.tried] == [(0, 4)]
+        assert (rig.account().delivered, rig.account().spooled) == (5, 20)
+        assert delivery.overdue_s() == 0.0
+        await delivery.pause(False)
+        await until(lambda: rig.account().delivered == 25)
+    assert sink.rows() == list(range(25))
+    assert rig.events() == ["sink_paused", "sink_resumed"]
+
+
+async def test_a_sink_that_is_paused_while_it_asks_to_wait_writes_the_same_rows_later(rig):
+    sink = ScriptedSink(policy=BatchPolicy(max_rows=5), on_write=[Busy(0.0)] * 3)
+    delivery = await rig.delivery(sink)
+    async with running(delivery):
+        await rig.put(8)
+        await until(lambda: len(sink.tried) == 1)
+        await delivery.pause(True)
+        await rig.put(8)
+        await asyncio.sleep(0.1)
+        assert len(sink.tried) <= 2
+        sink.on_write = []
+        await delivery.pause(False)
+        await until(lambda: rig.account().delivered == 16)
+    assert {(first, last) for _, first, last, _ in sink.tried[:2]} == {(0, 4)}
+    assert sink.rows() == list(range(16))
+
+
+async def test_what_waited_for_company_while_paused_is_due_when_resumed(rig):
+    sink = ScriptedSink(policy=BatchPolicy(max_rows=100, max_age_s=3600))
+    delivery = await rig.delivery(sink)
+    async with running(delivery):
+        await until(lambda: delivery.state == "up")
+        await delivery.pause(True)
+        await rig.put(3)
+        await delivery.pause(False)
+        await until(lambda: sink.rows() == [0, 1, 2])
+
+
+async def test_a_connection_lost_while_paused_is_made_again_and_a_stop_needs_no_delivery(rig):
+    sink = ScriptedSink()
+    delivery = await rig.delivery(sink)
+    await delivery.pause(True)
+    await rig.put(3)
+    run = asyncio.create_task(delivery.run())
+    await until(lambda: sink.connects == 1)
+    sink.gone.set()
+    await until(lambda: sink.connects == 2 and delivery.state == "up")
+    delivery.finish()
+    await asyncio.wait_for(run, 5)
+    assert (sink.tried, rig.account().spooled) == ([], 3)

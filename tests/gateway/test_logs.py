@@ -44,3 +44,18 @@ def test_a_reader_that_went_away_does_not_stop_the_gateway(tmp_path):
     with os.fdopen(write, "wb", buffering=0) as pipe:
         logs.configure(stream=io.TextIOWrapper(pipe, write_through=True))
         structlog.get_logger().error("nobody reads this either")
+
+
+def test_the_level_changes_for_loggers_that_exist():
+    out = io.StringIO()
+    logs.configure(stream=out, level="warning")
+    bound = structlog.get_logger().bind(sink="lake")
+    bound.info("too little")
+    logs.set_level("debug")
+    assert logs.level() == "debug"
+    bound.debug("enough")
+    logs.set_level("error")
+    bound.warning("too little")
+    bound.exception("enough too")
+    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["enough", "enough too"]
+    logs.set_level("info")

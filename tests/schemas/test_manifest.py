@@ -23,7 +23,7 @@ def merged(first: int, last: int, mark: str = MARK, **options: object) -> str:
 
 def entry(*spans: tuple[int, int], mark: str = MARK) -> Merged:
     name = merged(min(first for first, _ in spans), max(last for _, last in spans), mark)
-    return Merged(name, tuple(Source(*span, 5) for span in spans), 5 * len(spans), "0" * 16, 1, 7)
+    return Merged(name, tuple(Source(*span, 5, "0" * 16) for span in spans), 5 * len(spans), "0" * 16, 1, 7)
 
 
 def names(files: list[LakeFile]) -> set[str]:
@@ -55,7 +55,7 @@ def test_one_that_was_merged_again_or_never_counted_is_passed_over() -> None:
 
 
 spans = st.tuples(st.integers(0, 10**15), st.integers(0, 10**6), st.integers(0, 10**6)).map(
-    lambda t: Source(t[0], t[0] + t[1], t[2])
+    lambda t: Source(t[0], t[0] + t[1], t[2], f"{t[1]:016x}")
 )
 
 

@@ -65,6 +65,17 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def located_at(location: str, region: str | None, endpoint: str | None, profile: str | None) -> Location:
+    """The lake of that name. Raises ConfigError for a directory that is not there, click.UsageError for options of a bucket beside one."""
+    if "://" in location:
+        return Location(location, Access(region=region, endpoint=endpoint, profile=profile))
+    if region or endpoint or profile:
+        raise click.UsageError("--region, --endpoint and --profile are for a bucket: s3://bucket/prefix")
+    if not Path(location).is_dir():
+        raise ConfigError(f"{location}: no such directory", hint="name the `location` of the sink, or s3://bucket/prefix")
+    return Location(location, Access(region=None, endpoint=None, profile=None))
+
+
 def located(function: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command the argument LOCATION and the options of a bucket; the function takes one `location: Location` for them.
 
@@ -77,15 +88,7 @@ def located(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--profile", help="Profile of the AWS configuration with the credentials.")
     @functools.wraps(function)
     def wrapped(*args: Any, location: str, region: str | None, endpoint: str | None, profile: str | None, **options: Any) -> Any:
-        if "://" in location:
-            found = Location(location, Access(region=region, endpoint=endpoint, profile=profile))
-        elif region or endpoint or profile:
-            raise click.UsageError("--region, --endpoint and --profile are for a bucket: s3://bucket/prefix")
-        elif not Path(location).is_dir():
-            raise ConfigError(f"{location}: no such directory", hint="name the `location` of the sink, or s3://bucket/prefix")
-        else:
-            found = Location(location, Access(region=None, endpoint=None, profile=None))
-        return function(*args, location=found, **options)
+        return function(*args, location=located_at(location, region, endpoint, profile), **options)
 
     return wrapped
 

@@ -1,4 +1,4 @@
-"""The Kinesis sink: the suite every sink passes, over moto and over a stub that fails by plan; order, sizes, formats."""
+"""The Kinesis sink: the suite every sink passes, over a stub that fails by plan; order, sizes, formats. Real servers: test_servers."""
 
 from __future__ import annotations
 
@@ -17,34 +17,17 @@ from pydantic import ValidationError
 
 from cloud_sinks.aws import Account
 from cloud_sinks.base import Sink, SinkContext
-from cloud_sinks.kinesis import PLUGIN
 from cloud_sinks.kinesis.config import KinesisConfig
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
 from schemas.kinds import KINDS, Kind, telemetry, with_seq
-from tests.cloud_sinks.aws_rig import Proxy, moto
+from tests.cloud_sinks.aws_rig import moto
+from tests.cloud_sinks.kinesis.rig import ServerHarness, build
 from tests.cloud_sinks.kinesis.stub import Fault, Stub
 from tests.conformance.sink import T0, SinkConformance, Tags, batch_of, context_of, span_of
 from tests.conftest import ManualClock
 
+pytestmark = pytest.mark.usefixtures("aws_credentials")
 PRESS, FAN = "acme/osaka/press-07", "acme/osaka/fan-1"
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "genba-test-key-1")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def config(endpoint: str, **options: Any) -> KinesisConfig:
-    aws = {"endpoint": endpoint, "timeout": options.pop("timeout", "2s")}
-    return KinesisConfig.model_validate({"stream": "osaka", "region": "ap-northeast-1", "aws": aws, **options})
-
-
-def build(context: SinkContext, endpoint: str, **options: Any) -> Sink:
-    return PLUGIN.build(config(endpoint, **options), context)
 
 
 class StubHarness:
@@ -92,59 +75,6 @@ class TestStub(SinkConformance):
 def backend() -> Iterator[str]:
     with moto() as endpoint:
         yield endpoint
-
-
-class MotoHarness:
-    exactly_once = False
-    kinds = ("telemetry", "alert")
-
-    def __init__(self, backend: str) -> None:
-        self.proxy = Proxy(backend)
-        self._kinesis = boto3.client(
-            "kinesis",
-            endpoint_url=backend,
-            region_name="ap-northeast-1",
-            aws_access_key_id="genba-test-key-1",
-            aws_secret_access_key="x",
-        )
-        self._kinesis.create_stream(StreamName="osaka", ShardCount=2)
-        self._kinesis.get_waiter("stream_exists").wait(StreamName="osaka", WaiterConfig={"Delay": 1})
-
-    def build(self, context: SinkContext) -> Sink:
-        return build(context, self.proxy.endpoint)
-
-    async def down(self) -> None:
-        self.proxy.away = True
-
-    async def up(self) -> None:
-        self.proxy.away = False
-
-    async def rows(self, kind: Kind, context: SinkContext, expected: int) -> list[tuple[int, str]]:
-        found = await asyncio.to_thread(self._read)
-        return [(row["row"], row["tag"]) for row in found if ("transition" in row) == (kind == "alert")]
-
-    def _read(self) -> list[dict[str, Any]]:
-        rows = []
-        for shard in self._kinesis.list_shards(StreamName="osaka")["Shards"]:
-            iterator = self._kinesis.get_shard_iterator(
-                StreamName="osaka", ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
-            )["ShardIterator"]
-            for record in self._kinesis.get_records(ShardIterator=iterator)["Records"]:
-                rows += [json.loads(line) for line in record["Data"].splitlines()]
-        return rows
-
-    def close(self) -> None:
-        self.proxy.close()
-        self._kinesis.delete_stream(StreamName="osaka")
-        self._kinesis.close()
-
-
-class TestMoto(SinkConformance):
-    @pytest.fixture
-    def harness(self, backend: str) -> Iterator[MotoHarness]:
-        harness = MotoHarness(backend)
-        yield harness
-        harness.close()
 
 
 @pytest.fixture
@@ -362,7 +292,7 @@ async def test_the_policy_that_is_shipped_allows_what_is_called_and_no_more(
 ) -> None:
     called: set[str] = set()
     monkeypatch.setattr(Account, "call", _noting(called, Account.call))
-    harness = MotoHarness(backend)
+    harness = ServerHarness(backend)
     try:
         sink = harness.build(context)
         await sink.connect()

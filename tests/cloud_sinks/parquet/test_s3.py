@@ -1,9 +1,8 @@
-"""The lake in a bucket: the suite every sink passes, over moto (conditional puts) and rclone (signatures, files), and faults by plan."""
+"""The lake in a bucket: faults by plan, in front of moto. Real servers, and the suite every sink passes: test_s3_servers."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import json
 from collections.abc import Iterator
@@ -12,38 +11,25 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
-import boto3
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import structlog
-from botocore.config import Config
 
 from cloud_sinks import lake
 from cloud_sinks.aws import Account, AwsConfig
-from cloud_sinks.base import Sink, SinkContext
+from cloud_sinks.base import SinkContext
 from cloud_sinks.parquet import PLUGIN
 from cloud_sinks.parquet import s3 as s3_module
 from cloud_sinks.parquet.config import ParquetConfig, check
 from cloud_sinks.parquet.s3 import S3Store
 from schemas.errors import Busy, ConfigError, NotConnected
-from schemas.kinds import KINDS, Kind
-from tests.cloud_sinks.aws_rig import KEY, SECRET, Fault, Proxy, moto, rclone, reset
-from tests.conformance.sink import T0, SinkConformance, Tags, batch_of, context_of, span_of
+from tests.cloud_sinks.aws_rig import Fault, moto, rclone, reset
+from tests.cloud_sinks.bucket_rig import BUCKET, LOCATION, BucketHarness
+from tests.conformance.sink import T0, Tags, batch_of, context_of, span_of
 from tests.conftest import ManualClock
 
-BUCKET = "acme-plant-lake"
-LOCATION = f"s3://{BUCKET}/genba"
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-northeast-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("aws_credentials")
 
 
 @pytest.fixture(scope="module")
@@ -58,71 +44,6 @@ def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield endpoint
 
 
-def client(endpoint: str) -> Any:
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        aws_access_key_id=KEY,
-        aws_secret_access_key=SECRET,
-        region_name="ap-northeast-1",
-        config=Config(s3={"addressing_style": "path"}),
-    )
-
-
-class BucketHarness:
-    """A bucket behind a proxy, so that the line to it can be cut."""
-
-    exactly_once = True
-    kinds = KINDS
-
-    def __init__(self, backend: str) -> None:
-        self._backend = backend
-        self.proxy = Proxy(backend)
-        self._s3 = client(backend)
-        location = {"LocationConstraint": "ap-northeast-1"}
-        with contextlib.suppress(self._s3.exceptions.BucketAlreadyOwnedByYou, self._s3.exceptions.BucketAlreadyExists):
-            self._s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=location)
-
-    def build(self, context: SinkContext) -> Sink:
-        aws = AwsConfig.model_validate({"endpoint": self.proxy.endpoint, "timeout": "2s"})
-        return PLUGIN.build(ParquetConfig(location=LOCATION, aws=aws), context)
-
-    async def down(self) -> None:
-        self.proxy.away = True
-
-    async def up(self) -> None:
-        self.proxy.away = False
-
-    def keys(self) -> list[str]:
-        found = self._s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-        return sorted(entry["Key"] for entry in found)
-
-    def get(self, key: str) -> bytes:
-        body: bytes = self._s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-        return body
-
-    def head(self, key: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self._s3.head_object(Bucket=BUCKET, Key=key)
-        return answer
-
-    def uploads(self) -> list[Any]:
-        return list(self._s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
-
-    async def rows(self, kind: Kind, context: SinkContext, expected: int) -> list[tuple[int, str]]:
-        return await asyncio.to_thread(self.stored, kind)
-
-    def stored(self, kind: Kind) -> list[tuple[int, str]]:
-        number = "row" if kind in ("score", "health") else "seq"
-        files = [key for key in self.keys() if key.startswith(f"genba/{kind}/")]
-        return [row for key in files for row in pl.read_parquet(io.BytesIO(self.get(key))).select(number, "tag").rows()]
-
-    def close(self) -> None:
-        self.proxy.close()
-        for key in self.keys():
-            self._s3.delete_object(Bucket=BUCKET, Key=key)
-        self._s3.close()
-
-
 @pytest.fixture
 def bucket(moto_server: str) -> Iterator[BucketHarness]:
     reset(moto_server)
@@ -134,20 +55,6 @@ def bucket(moto_server: str) -> Iterator[BucketHarness]:
 @pytest.fixture
 def context(tmp_path: Path, manual_clock: ManualClock) -> SinkContext:
     return context_of(tmp_path, manual_clock)
-
-
-class TestMoto(SinkConformance):
-    @pytest.fixture
-    def harness(self, bucket: BucketHarness) -> BucketHarness:
-        return bucket
-
-
-class TestRclone(SinkConformance):
-    @pytest.fixture
-    def harness(self, rclone_server: str) -> Iterator[BucketHarness]:
-        harness = BucketHarness(rclone_server)
-        yield harness
-        harness.close()
 
 
 async def put(bucket: BucketHarness, context: SinkContext, first: int = 0, rows: int = 10, **changes: Any) -> None:
@@ -310,21 +217,6 @@ def test_an_upload_that_fails_is_aborted(bucket: BucketHarness, tmp_path: Path, 
         store.publish(scratch, "x.parquet")
     assert bucket.uploads() == []
     store.close()
-
-
-def test_without_conditional_puts_a_name_is_looked_up_first(rclone_server: str, tmp_path: Path) -> None:
-    harness = BucketHarness(rclone_server)
-    store = _store(harness, tmp_path)
-    try:
-        store.open()
-        for body, made in ((b"first", True), (b"second", False)):
-            scratch = store.scratch("x")
-            scratch.write_bytes(body)
-            assert store.publish(scratch, "x.parquet") is made
-        assert harness.get("genba/x.parquet") == b"first"
-    finally:
-        store.close()
-        harness.close()
 
 
 async def test_objects_are_encrypted_with_the_key_that_is_named(bucket: BucketHarness, context: SinkContext) -> None:

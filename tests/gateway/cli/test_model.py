@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from click.testing import CliRunner
 
 from gateway.cli.model import command
 from schemas.errors import ConfigError
+from tests.gateway.cli.conftest import Genba
+from tests.gateway.jobs.plant import Plant
 
 
 @pytest.fixture
@@ -58,3 +61,57 @@ def test_list_names_every_model_with_a_sentence() -> None:
     done = CliRunner().invoke(command, ["list"], catch_exceptions=False)
     assert {line.split()[0] for line in done.output.splitlines()} >= {"drift", "forecast_residual", "limits", "stuck"}
     assert all(len(line.split()) > 5 for line in done.output.splitlines())
+
+
+def test_score_of_a_lake(tmp_path: Path, genba: Genba) -> None:
+    Plant("osaka", "gw-1", polls=300).write(tmp_path / "lake")
+    asked = ("model", "score", "--model", "drift", "--lake", tmp_path / "lake", "--set", "warm_up=30s")
+    done = genba(*asked, "--tags", "**/motor_temp", "--tags", "**/vibration", "--output", tmp_path / "scores.parquet")
+    assert done.status == 0, done.err
+    assert " scores of 6 tags and 1 gateway, " in done.out
+    assert set(pq.read_table(tmp_path / "scores.parquet")["tag"].to_pylist()) == {
+        f"acme/osaka/{asset}/{name}" for asset in ("press-07", "press-08", "fan-1") for name in ("motor_temp", "vibration")
+    }
+    assert genba(*asked, "--site", "osaka", "--output", tmp_path / "scores").status == 0
+    assert len(list((tmp_path / "scores/score/site=osaka/date=2026-02-28").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--output", "o.parquet"], "give --input FILE or --lake LOCATION"),
+        (["--output", "o.parquet", "--input", "a.csv", "--lake", "."], "give --input FILE or --lake LOCATION"),
+        (["--output", "o.parquet", "--input", "a.csv", "--tags", "x"], "are for --lake"),
+        (["--output", "o.parquet", "--lake", ".", "--value", "x"], "are for --input"),
+        (["--output", "o.parquet", "--lake", "nowhere"], "nowhere: no such directory"),
+        (["--output", "o.parquet", "--lake", "."], "holds no telemetry"),
+        (["--output", "o.parquet", "--lake", ".", "--master", "local[2]"], "are for --engine spark"),
+        (["--output", "o.parquet", "--lake", ".", "--engine", "spark"], "Spark writes a lake"),
+        (["--output", "s3://b/o.parquet", "--lake", "."], "a file is written here"),
+        (["--output", "o", "--lake", ".", "--engine", "spark", "--conf", "x"], "write it like spark.executor.memory=4g"),
+    ],
+)
+def test_options_that_make_no_sense_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genba: Genba, more: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = genba("model", "score", "--model", "drift", *more)
+    assert done.status == 2
+    assert says in done.err
+
+
+def test_spark_that_is_not_there_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genba: Genba) -> None:
+    Plant("osaka", "gw-1", polls=30).write(tmp_path / "lake")
+    asked = ("model", "score", "--model", "drift", "--lake", tmp_path / "lake", "--output", tmp_path / "o", "--engine", "spark")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pyspark.errors", None)
+        done = genba(*asked)
+    assert done.status == 2
+    assert "pyspark is not installed" in done.err
+    assert "genba[spark]" in done.err
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr("pyspark.sql.SparkSession.getActiveSession", staticmethod(lambda: None))
+    done = genba(*asked)
+    assert done.status == 2
+    assert "Spark needs Java 17" in done.err

@@ -197,7 +197,7 @@ def _crash_debris(plant: Plant) -> None:
 
 def _manifest_names_what_is_not_there(plant: Plant) -> None:
     name = "gw-1-0001-telemetry-00000000000000-00000000000099-m0123456789ab.parquet"
-    manifest = Manifest((Merged(name, (Source(0, 49, 50), Source(50, 99, 50)), 100, "0" * 16, 1, 1),))
+    manifest = Manifest((Merged(name, (Source(0, 49, 50, "0" * 16), Source(50, 99, 50, "0" * 16)), 100, "0" * 16, 1, 1),))
     (plant.files[0].parent / MANIFEST).write_bytes(manifest.pack())
 
 
