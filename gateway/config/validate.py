@@ -179,7 +179,7 @@ class Validator:
                 hint = "write a blank behind the colon of a key"
                 self._report.at_spot("E012", found.spot, "unknown key", on="key", key=dotted((*at[:-1], "***")), hint=hint)
                 return
-        hint = did_you_mean(key, known) or self._belongs(key, model, here) or f"known keys are {listed(known, 30)}"
+        hint = self._belongs(key, model, here) or did_you_mean(key, known) or f"known keys are {listed(known, 30)}"
         self._report.at("E012", self._root, at, "unknown key", on="key", hint=hint)
 
     def _known(self, at: Loc, model: type[BaseModel], loc: Loc) -> list[str]:
