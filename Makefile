@@ -59,10 +59,10 @@ bench: $(STAMP)  ## every benchmark, quick; FULL=1 for the published figures; JS
 bundle: $(STAMP)  ## dist/genba-…tar.gz: installs on a machine without network
 	@$(BIN)/python deploy/build_bundle.py
 
-lock: requirements/runtime.in requirements/dev.in  ## pin the requirements anew, with hashes
+lock: requirements/runtime.in requirements/dev.in  ## pin the requirements anew, with hashes; a plant gets the versions that were tested
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip --disable-pip-version-check --quiet install uv
-	@build/lock/bin/$(LOCK) $(if $(UPGRADE),--upgrade) requirements/runtime.in -o requirements/runtime.txt
 	@build/lock/bin/$(LOCK) $(if $(UPGRADE),--upgrade) requirements/dev.in -o requirements/dev.txt
+	@build/lock/bin/$(LOCK) $(if $(UPGRADE),--upgrade) --constraint requirements/dev.txt requirements/runtime.in -o requirements/runtime.txt
 
 clean:  ## remove everything that was made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis lake spool tests/interop/node_modules

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -89,26 +90,41 @@ class RoleAlias(Strict):
     ca: Path | None = Field(None, description="PEM file of the authority of the endpoint; else the system's.")
 
 
-class AwsConfig(Strict):
-    """How a service of AWS (or one that speaks like it) is reached."""
+class AwsIdentity(Strict):
+    """Whose credentials are used, and for which region."""
 
     region: str | None = Field(None, description="Region; else what the environment or the profile says.")
+    profile: str | None = Field(None, description="Profile of the shared AWS configuration files.")
+    assume_role: AssumeRole | None = Field(None, description="Role to take on with the credentials that were found.")
+    role_alias: RoleAlias | None = Field(None, description="IoT role alias that gives credentials for a device certificate.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> AwsIdentity:
+        if self.role_alias is not None and self.profile is not None:
+            raise ValueError("role_alias and profile both say where credentials come from; keep one of them")
+        return self
+
+
+class AwsConfig(AwsIdentity):
+    """How a service of AWS (or one that speaks like it) is reached."""
+
     endpoint: str | None = Field(
         None,
         pattern=r"^https?://",
         description="URL of a service that speaks like AWS; else AWS itself.",
         examples=["http://nas:9000"],
     )
-    profile: str | None = Field(None, description="Profile of the shared AWS configuration files.")
-    assume_role: AssumeRole | None = Field(None, description="Role to take on with the credentials that were found.")
-    role_alias: RoleAlias | None = Field(None, description="IoT role alias that gives credentials for a device certificate.")
     timeout: Duration = Field(Duration("10s"), description="Deadline for one answer.")
 
-    @model_validator(mode="after")
-    def _one_source(self) -> AwsConfig:
-        if self.role_alias is not None and self.profile is not None:
-            raise ValueError("role_alias and profile both say where credentials come from; keep one of them")
-        return self
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Access key, secret key, session token, and the region that was configured with them."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    token: str | None = field(repr=False)
+    region: str | None
 
 
 class Account:
@@ -151,6 +167,21 @@ class Account:
                     raise self.in_words(error, what) from error
             except BotoCoreError as error:
                 raise self.in_words(error, what) from error
+
+    def credentials(self) -> Credentials:
+        """The credentials of this moment, for what is signed by others. Raises NotConnected and ConfigError."""
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            core = self._core_session()
+            found = core.get_credentials()
+            if found is None:
+                raise self._no_credentials()
+            frozen = found.get_frozen_credentials()
+            region = core.get_config_variable("region")
+        except BotoCoreError as error:
+            raise self._without_answer(error, "get credentials") from error
+        return Credentials(frozen.access_key, frozen.secret_key, frozen.token, region)
 
     def in_words(self, error: Exception, what: str) -> GenbaError:
         """An error of botocore as one that says who must act; `what` completes "cannot …"."""

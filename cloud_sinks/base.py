@@ -71,7 +71,7 @@ class Sink(Protocol):
     """
 
     def policy(self, kind: Kind) -> BatchPolicy:
-        """How delivery cuts this kind for this sink. Constant over the life of the sink."""
+        """How delivery cuts this kind for this sink. Asked before every cut; a cut that is in flight keeps its rows."""
         ...
 
     async def connect(self) -> None:

@@ -225,7 +225,7 @@ class ScoreFiles:
                 span = SpoolSpan(key.gateway, key.epoch, "score", first, first + scores.num_rows - 1)
                 enterprise = self.tags[0].path.partition("/")[0]
                 for part in parts(numbered(scores, first), span, names):
-                    paths.append(publish(store, part, span, enterprise=enterprise, site=key.site))
+                    paths.append(publish(store, part, span, enterprise=enterprise, site=key.site).path)
                     rows.append(part.table.num_rows)
             yield pa.RecordBatch.from_arrays([pa.array(paths, pa.string()), pa.array(rows, pa.int64())], names=["path", "rows"])
 

@@ -81,6 +81,11 @@ class Collector:
         """What is driven."""
         return self._adapter
 
+    @property
+    def seen_us(self) -> int | None:
+        """Time up to which everything is there; None when nothing ever was."""
+        return self._gap_from_us if self._gap_from_us is not None else self._last_batch_us or None
+
     def replan(self, adapter: Adapter, tags: Sequence[Tag]) -> None:
         """Go on with another adapter for the same tags, read at other times. Only while `run` does not run.
 

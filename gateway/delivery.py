@@ -16,7 +16,7 @@ from typing import Literal
 import pyarrow as pa
 import structlog
 
-from cloud_sinks.base import BatchPolicy, Sink
+from cloud_sinks.base import Sink
 from schemas.clock import Clock
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
 from schemas.kinds import PRIORITY, Kind, with_seq
@@ -59,18 +59,17 @@ class Delivery:
         self.since_us = clock.now_us()
         self.writes = 0
         self.kinds: tuple[Kind, ...] = tuple(kind for kind in PRIORITY if kind in kinds)
-        self._policy: dict[Kind, BatchPolicy] = {kind: sink.policy(kind) for kind in self.kinds}
         self._sink, self._spool, self._router, self._clock = sink, spool, router, clock
         self._backoff = Backoff(rng, first_s=0.25, max_s=5.0)
         self._pace = Pace(rng, max_rows_per_s)
-        self._resends = Resends(name, sink, self.kinds, self._policy, spool, self._pace)
+        self._resends = Resends(name, sink, self.kinds, spool, self._pace)
         self._dead_letters, self._report, self._log = dead_letters, report, log.bind(sink=name)
         self._waiting: dict[Kind, float] = {}  # loop time at which the oldest undelivered row of a kind was noticed
         self.paused = False
         self._released = asyncio.Event()  # not paused
         self._released.set()
         self._finishing = asyncio.Event()
-        self._enough = {kind: self._policy[kind].max_rows for kind in self.kinds}  # rows that fill a cut
+        self._enough = {kind: sink.policy(kind).max_rows for kind in self.kinds}  # rows that fill a cut
         self._due = dict.fromkeys(self.kinds, 0)  # rows below this are due, whatever their age
         self._start = {kind: spool.end(kind) for kind in self.kinds}
 
@@ -100,7 +99,7 @@ class Delivery:
     def overdue_s(self) -> float:
         """Seconds by which the oldest waiting row should have been delivered; 0 while all is well. By the loop's time."""
         now = asyncio.get_running_loop().time()
-        return max((now - began - self._policy[kind].max_age_s for kind, began in self._waiting.items()), default=0.0)
+        return max((now - began - self._sink.policy(kind).max_age_s for kind, began in self._waiting.items()), default=0.0)
 
     async def run(self) -> None:
         """Deliver until `finish()` and nothing is left, or cancelled. Raises only what is a bug."""
@@ -199,11 +198,16 @@ class Delivery:
             if available <= 0:
                 self._waiting.pop(kind, None)
                 continue
-            policy = self._policy[kind]
+            policy = self._sink.policy(kind)
             # Rows of a previous run have waited for an unknown time: they are due at once.
             began = self._waiting.setdefault(kind, now if cursor.acked >= self._start[kind] else now - policy.max_age_s)
             due_in = began + policy.max_age_s - now
-            if self._finishing.is_set() or due_in <= 0 or available >= self._enough[kind] or cursor.acked < self._due[kind]:
+            if (
+                self._finishing.is_set()
+                or due_in <= 0
+                or available >= min(policy.max_rows, self._enough[kind])
+                or cursor.acked < self._due[kind]
+            ):
                 due_in = pause
                 if pause <= 0:
                     return kind, 0.0
@@ -242,7 +246,7 @@ class Delivery:
 
     async def _cut_and_write(self, kind: Kind) -> None:
         cursor = self._spool.ledger.cursor(kind, self.name)
-        policy = self._policy[kind]
+        policy = self._sink.policy(kind)
         cut = cursor.cut
         if cut is None:
             end, rewritten = self._spool.durable(kind), self._spool.rewritten(kind)
@@ -252,7 +256,7 @@ class Delivery:
                 await self._spool.skip_missing(kind, self.name)
                 return
             cut = Cut(first=cursor.acked, last=read[-1][0] + read[-1][1].num_rows - 1)
-            self._learn(kind, cut, end)
+            self._learn(kind, cut, end, policy.max_rows)
             try:
                 if self._spool.rewritten(kind) != rewritten:
                     return  # what was read has become windows meanwhile, and a repeated read would give these
@@ -283,9 +287,9 @@ class Delivery:
         self._waiting.pop(kind, None)
         self.writes += 1
 
-    def _learn(self, kind: Kind, cut: Cut, end: int) -> None:
+    def _learn(self, kind: Kind, cut: Cut, end: int, most: int) -> None:
         """How many rows fill a cut, where bytes do before rows; and what such a cut leaves over has waited as long as it has."""
-        most, rows = self._policy[kind].max_rows, cut.last - cut.first + 1
+        rows = cut.last - cut.first + 1
         if cut.last + 1 < end and rows < most:
             self._enough[kind], self._due[kind] = rows, end
         elif rows >= self._enough[kind]:

@@ -59,8 +59,9 @@ class Pipeline:
     asset: str  # of the gateway itself
     spool_budget: int
     runner: ModelRunner | None = None
-    adapter_of: Callable[[Configuration, str, Sequence[Tag]], tuple[Adapter, list[Tag]]] | None = None
-    """The adapter of an entry below `adapters:`, not connected, and its tags out of those given. Raises ConfigError."""
+    adapter_of: Callable[[Configuration, str, Sequence[Tag], int | None], tuple[Adapter, list[Tag]]] | None = None
+    """The adapter of an entry below `adapters:`, not connected, and its tags out of those given; the last argument is the time up to
+    which everything is there (`AdapterContext.last_seen_us`). Raises ConfigError."""
     collectors: list[Collector] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     sinks: dict[str, Sink] = field(default_factory=dict)
@@ -126,7 +127,7 @@ async def open_pipeline(
     )
     try:
         registry = await TagRegistry.open(directory, log=log)
-        tags = await registry.resolve(configuration.tags, clock.now_us())
+        tags = await registry.resolve(configuration.tags, clock.now_us(), row=spool.end("telemetry"))
         pipeline = Pipeline(
             configuration=configuration,
             clock=clock,
@@ -151,7 +152,6 @@ async def open_pipeline(
             log=log,
             directory=directory / "adapters",
             endpoints=endpoints or {},
-            last_seen_us=last_seen,
         )
         pipeline.collectors = build_collectors(
             configuration, tags, put=pipeline.put, clock=clock, rng=rng, log=log, directory=directory / "adapters",
@@ -184,7 +184,7 @@ def build_collectors(
     collectors = []
     for name in configuration.plant.adapters:
         adapter, mine = make_adapter(
-            configuration, name, tags, clock=clock, log=log, directory=directory, endpoints=endpoints, last_seen_us=last_seen_us
+            configuration, name, tags, last_seen_us, clock=clock, log=log, directory=directory, endpoints=endpoints
         )
         collectors.append(Collector(name, adapter, mine, put=put, clock=clock, rng=rng, log=log, last_seen_us=last_seen_us))
     return collectors
@@ -194,12 +194,12 @@ def make_adapter(
     configuration: Configuration,
     name: str,
     tags: Sequence[Tag],
+    last_seen_us: int | None,
     *,
     clock: Clock,
     log: structlog.stdlib.BoundLogger,
     directory: Path,
     endpoints: Mapping[str, str],
-    last_seen_us: int | None = None,
 ) -> tuple[Adapter, list[Tag]]:
     """The adapter of one entry and its tags, with the ids of `tags`."""
     bound = bind(configuration, name, tags)

@@ -41,20 +41,23 @@ class _Version:
     tag: Tag
     from_us: int
     to_us: int | None = None
+    from_row: int = 0
 
 
 class _Change(NamedTuple):
-    """One line of the file: a tag as it is from `at_us` on, or (`tag` None) its end then."""
+    """One line of the file: a tag as it is from `at_us` and from telemetry row `row` on, or (`tag` None) its end then."""
 
     id: int
     at_us: int
     tag: Tag | None
+    row: int = 0
 
     def line(self) -> bytes:
         """The line."""
         if self.tag is None:
             return _line({"id": self.id, "to": self.at_us})
-        return _line({"id": self.id, "from": self.at_us, "tag": _pack(self.tag)})
+        since = {"from": self.at_us, "row": self.row} if self.row else {"from": self.at_us}
+        return _line({"id": self.id, **since, "tag": _pack(self.tag)})
 
     @classmethod
     def of(cls, body: bytes) -> _Change:
@@ -62,7 +65,7 @@ class _Change(NamedTuple):
         given = json.loads(body)
         if "tag" not in given:
             return cls(int(given["id"]), int(given["to"]), None)
-        return cls(int(given["id"]), int(given["from"]), _unpack(given["tag"], int(given["id"])))
+        return cls(int(given["id"]), int(given["from"]), _unpack(given["tag"], int(given["id"])), int(given.get("row", 0)))
 
 
 class TagRegistry:
@@ -110,19 +113,20 @@ class TagRegistry:
 
     def history(self) -> Iterator[TagVersion]:
         """Every version of every tag, in order of id, oldest first."""
-        return (TagVersion(v.tag, v.from_us, v.to_us) for versions in self._versions for v in versions)
+        return (TagVersion(v.tag, v.from_us, v.to_us, v.from_row) for versions in self._versions for v in versions)
 
-    async def resolve(self, tags: Sequence[Tag], now_us: int) -> list[Tag]:
+    async def resolve(self, tags: Sequence[Tag], now_us: int, *, row: int = 0) -> list[Tag]:
         """The configured tags with their ids, in the order given; the registry then knows exactly these as current.
 
         New paths get the next ids, changed descriptions a new version from `now_us` on, and tags that are not among `tags` are retired.
+        `row` is the next telemetry row: rows below it, which may still wait in the spool, keep the unit that they were read in.
         Durable when it returns, with one flush. Raises OSError when the disk does not take it (then nothing has changed), ValueError
         for a path named twice.
         """
         if len({tag.path for tag in tags}) != len(tags):
             raise ValueError("a tag path is named twice")
         async with self._changing:
-            resolved, changes = await asyncio.to_thread(self._compare, tags, now_us)
+            resolved, changes = await asyncio.to_thread(self._compare, tags, now_us, row)
             if changes:
                 await asyncio.to_thread(self._append, changes)
                 for change in changes:
@@ -131,7 +135,7 @@ class TagRegistry:
                 self._versions[tag.id][-1].tag = tag
             return resolved
 
-    def _compare(self, tags: Sequence[Tag], now_us: int) -> tuple[list[Tag], list[_Change]]:
+    def _compare(self, tags: Sequence[Tag], now_us: int, row: int) -> tuple[list[Tag], list[_Change]]:
         """The tags with ids, and the changes that make it so."""
         resolved: list[Tag] = []
         changes: list[_Change] = []
@@ -148,7 +152,7 @@ class TagRegistry:
             if current is None or current.to_us is not None or current.tag != made:
                 # The wall clock may have been set back: versions of one tag never overlap.
                 since = now_us if current is None else max(now_us, current.to_us or current.from_us)
-                changes.append(_Change(tag_id, since, made))
+                changes.append(_Change(tag_id, since, made, row))
         kept = {tag.id for tag in resolved}
         for tag_id, versions in enumerate(self._versions):
             if tag_id not in kept and versions[-1].to_us is None:
@@ -156,7 +160,7 @@ class TagRegistry:
         return resolved, changes
 
     def _apply(self, change: _Change) -> None:
-        tag_id, at_us, tag = change
+        tag_id, at_us, tag, row = change
         if tag is None:
             if tag_id < len(self._versions):
                 self._versions[tag_id][-1].to_us = at_us
@@ -164,11 +168,11 @@ class TagRegistry:
         while len(self._versions) < tag_id:  # its line was damaged
             self._versions.append([_lost(len(self._versions))])
         if tag_id == len(self._versions):
-            self._versions.append([_Version(tag, at_us)])
+            self._versions.append([_Version(tag, at_us, None, row)])
         else:
             current = self._versions[tag_id][-1]
             current.to_us = at_us if current.to_us is None else current.to_us
-            self._versions[tag_id].append(_Version(tag, at_us))
+            self._versions[tag_id].append(_Version(tag, at_us, None, row))
         self._ids[tag.path] = tag_id
 
     @property
@@ -202,7 +206,7 @@ class TagRegistry:
         changes: list[_Change] = []
         for tag_id, versions in enumerate(self._versions):
             for version in versions:
-                changes.append(_Change(tag_id, version.from_us, version.tag))
+                changes.append(_Change(tag_id, version.from_us, version.tag, version.from_row))
                 if version.to_us is not None:
                     changes.append(_Change(tag_id, version.to_us, None))
         data = b"".join(change.line() for change in changes)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from cloud_sinks.base import BatchPolicy, Holding, Sink
+from cloud_sinks.base import Holding, Sink
 from schemas.errors import Busy
 from schemas.kinds import Kind
 from schemas.span import SpoolSpan
@@ -21,10 +21,8 @@ _AGAIN_S: Final = 0.05
 class Resends:
     """The resends of one sink. It comes to them when nothing that waits is due."""
 
-    def __init__(
-        self, name: str, sink: Sink, kinds: Sequence[Kind], policy: Mapping[Kind, BatchPolicy], spool: Spool, pace: Pace
-    ) -> None:
-        self._name, self._sink, self._kinds, self._policy, self._spool, self._pace = name, sink, kinds, policy, spool, pace
+    def __init__(self, name: str, sink: Sink, kinds: Sequence[Kind], spool: Spool, pace: Pace) -> None:
+        self._name, self._sink, self._kinds, self._spool, self._pace = name, sink, kinds, spool, pace
 
     def _mine(self) -> list[Resend]:
         return [one for one in self._spool.ledger.resends if one.sink == self._name and one.kind in self._kinds]
@@ -45,7 +43,7 @@ class Resends:
         """
         if resend.cut is not None:
             return resend
-        spool, kind, policy = self._spool, resend.kind, self._policy[resend.kind]
+        spool, kind, policy = self._spool, resend.kind, self._sink.policy(resend.kind)
         first, last = resend.next, resend.last
         if isinstance(self._sink, Holding):
             held = await self._sink.holds(SpoolSpan(spool.gateway, spool.epoch, kind, first, last))

@@ -71,11 +71,15 @@ class TagDirectory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TagVersion:
-    """A tag as it was described from `valid_from_us` (included) to `valid_to_us` (not included; None: still so), µs UTC."""
+    """A tag as it was described from `valid_from_us` (included) to `valid_to_us` (not included; None: still so), µs UTC.
+
+    `valid_from_row` is the first telemetry row that can bear this description: what it holds for does not depend on a clock.
+    """
 
     tag: Tag
     valid_from_us: int
     valid_to_us: int | None = None
+    valid_from_row: int = 0
 
 
 @runtime_checkable

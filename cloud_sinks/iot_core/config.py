@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from cloud_sinks.aws import AwsIdentity
 from cloud_sinks.base import SinkConfig
 from cloud_sinks.topics import checked
 from schemas.plugin import Finding
 from schemas.values import Duration, Size
 
+from .pkcs11 import Pkcs11Config
+
 MAX_TOPIC_BYTES: Final = 256
 MAX_SLASHES: Final = 7
 """AWS IoT Core endpoints and quotas: both without the prefix of Basic Ingest."""
+_WEBSOCKET: Final = "wss://"
 _PLACES: Final = {"data", "asset", "alarm", "gateway", "site", "enterprise"}
 _LONGEST_SLUGS: Final = {"data": "telemetry", "gateway": "g", "site": "s", "enterprise": "e", "alarm": "a", "asset": "e/s/a"}
 
@@ -24,18 +28,27 @@ class IotCoreConfig(SinkConfig):
 
     kind: Literal["iot_core"] = Field("iot_core", description="The service.")
     endpoint: str = Field(
-        description="The account's data endpoint (`aws iot describe-endpoint --endpoint-type iot:Data-ATS`).",
+        description="The account's data endpoint (`aws iot describe-endpoint --endpoint-type iot:Data-ATS`); `wss://…` before it: by WebSocket, "
+        "with AWS credentials instead of a certificate.",
         examples=["a1b2c3-ats.iot.ap-northeast-1.amazonaws.com"],
     )
-    port: int = Field(8883, ge=1, le=65535, description="8883, or 443 where a firewall lets nothing else out (ALPN).")
+    port: int = Field(
+        8883, ge=1, le=65535, description="8883, or 443 where a firewall lets nothing else out (ALPN); 443 with `wss://`."
+    )
     thing: str = Field(
         description="Name of the thing, and the MQTT client id.",
         pattern=r"^[a-zA-Z0-9:_-]+$",
         max_length=128,
         examples=["stamping-gw-1"],
     )
-    certificate: str = Field(description="PEM file of the device certificate, relative to this file.")
-    key: str = Field(description="PEM file of its private key.")
+    certificate: str | None = Field(
+        None, description="PEM file of the device certificate, relative to this file; needed unless with `wss://`."
+    )
+    key: str | None = Field(None, description="PEM file of its private key.")
+    pkcs11: Pkcs11Config | None = Field(None, description="The private key is in a security module; instead of `key`.")
+    aws: AwsIdentity = Field(
+        AwsIdentity(), description="With `wss://`: whose credentials sign the connection; else the default chain."
+    )
     ca: str | None = Field(None, description="PEM file of Amazon's root; else the system's authorities.")
     topic: str = Field(
         "genba/{gateway}/{data}",
@@ -75,8 +88,11 @@ class IotCoreConfig(SinkConfig):
     @field_validator("endpoint")
     @classmethod
     def _host(cls, endpoint: str) -> str:
-        if "://" in endpoint or "/" in endpoint or ":" in endpoint or not endpoint:
-            raise ValueError("a host name alone is wanted, without scheme and port: a1b2c3-ats.iot.ap-northeast-1.amazonaws.com")
+        host = endpoint.removeprefix(_WEBSOCKET)
+        if "/" in host or ":" in host or not host:
+            raise ValueError(
+                "a host name alone is wanted, without port, `wss://` before it or nothing: a1b2c3-ats.iot.ap-northeast-1.amazonaws.com"
+            )
         return endpoint
 
     @field_validator("topic", "command_topic")
@@ -91,6 +107,38 @@ class IotCoreConfig(SinkConfig):
         if duration.s < 2:
             raise ValueError("at least 2s")
         return duration
+
+    @model_validator(mode="after")
+    def _one_identity(self) -> IotCoreConfig:
+        given = [name for name in ("certificate", "key", "pkcs11") if getattr(self, name) is not None]
+        if "key" in given and "pkcs11" in given:
+            raise ValueError("key and pkcs11 both say where the private key is; keep one of them")
+        if self.websocket and given:
+            raise ValueError(f"with `wss://` AWS credentials say who this is; delete {' and '.join(given)}")
+        if not self.websocket and len(given) < 2:
+            wanted = ("certificate", "pkcs11" if self.pkcs11 is not None else "key")
+            missing = " and ".join(name for name in wanted if name not in given)
+            raise ValueError(
+                f"{missing} must be given: IoT Core knows a gateway by its certificate (or by AWS credentials, with `wss://`)"
+            )
+        if not self.websocket and "aws" in self.model_fields_set:
+            raise ValueError("`aws` is for `wss://` only; delete it")
+        return self
+
+    @property
+    def websocket(self) -> bool:
+        """Whether MQTT goes over a WebSocket."""
+        return self.endpoint.startswith(_WEBSOCKET)
+
+    @property
+    def host(self) -> str:
+        """The endpoint's host name."""
+        return self.endpoint.removeprefix(_WEBSOCKET)
+
+    @property
+    def host_port(self) -> int:
+        """The port that is meant."""
+        return 443 if self.websocket and "port" not in self.model_fields_set else self.port
 
     @property
     def prefix(self) -> str:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from awscrt import mqtt5
+from awscrt import auth, mqtt5
 from awsiot import mqtt5_client_builder
 
+from cloud_sinks.aws import Credentials
 from schemas.errors import ConfigError, NotConnected
+
+from .pkcs11 import SecurityModule
 
 _FAILURE: Final = 128
 """Reason codes from here on are failures; 16, nobody is subscribed, is none."""
@@ -27,16 +30,18 @@ _NEVER_RECONNECTS_MS: Final = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to connect. Files are absolute or relative to where the process runs."""
+    """How to connect. Files are absolute or relative to where the process runs. Who this is, a certificate or signed credentials says."""
 
     host: str
     port: int
     client_id: str
-    certificate: str
-    key: str
     ca: str | None
     keep_alive_s: float
     timeout_s: float
+    certificate: str = ""
+    key: str = ""
+    module: SecurityModule | None = None  # has the key instead
+    signed_by: Credentials | None = None  # by WebSocket then
 
 
 class Connection:
@@ -57,7 +62,12 @@ class Connection:
 
     async def open(self) -> None:
         """Connect within the timeout. Raises NotConnected and ConfigError."""
-        self._client = await asyncio.to_thread(self._build)
+        try:
+            self._client = await asyncio.to_thread(self._build)
+        except RuntimeError as error:  # of the SDK, which has no others
+            if self._options.module is None:
+                raise
+            raise self._options.module.in_words(error) from error
         self._client.start()
         try:
             async with asyncio.timeout(self._options.timeout_s):
@@ -164,11 +174,18 @@ class Connection:
 
     def _build(self) -> Any:
         """Blocking: reads files."""
-        options = self._options
+        options, by = self._options, self._options.signed_by
         call = self._loop.call_soon_threadsafe
-        return mqtt5_client_builder.mtls_from_path(
-            options.certificate,
-            options.key,
+        if options.module is not None:
+            key = options.module.arguments()
+            builder = partial(mqtt5_client_builder.mtls_with_pkcs11, cert_filepath=options.certificate, **key)
+        elif by is None:
+            builder = partial(mqtt5_client_builder.mtls_from_path, options.certificate, options.key)
+        else:
+            # The ones of this moment: the connection is made anew after each loss, with those of then.
+            provider = auth.AwsCredentialsProvider.new_static(by.access_key, by.secret_key, by.token)
+            builder = partial(mqtt5_client_builder.websockets_with_default_aws_signing, by.region, provider)
+        return builder(
             endpoint=options.host,
             port=options.port,
             ca_filepath=options.ca,
@@ -204,7 +221,7 @@ class Connection:
                     ConfigError(f"{host}: {_REFUSALS[int(code)]}", hint="correct the policy of the certificate, or `thing`")
                 )
             else:
-                self._up.set_exception(NotConnected(f"{host}: {data.exception}"))
+                self._up.set_exception(NotConnected(f"{host}: {data.exception}{_advice(str(data.exception))}"))
             self._up.exception()  # nobody may be waiting any more
         self._lose(str(data.exception))
 
@@ -257,6 +274,12 @@ class Connection:
 
     def _received(self, packet: Any) -> None:
         self._on_message(packet.topic, bytes(packet.payload or b""), bool(packet.retain))
+
+
+def _advice(error: str) -> str:
+    if "WEBSOCKET_UPGRADE_FAILURE" in error:
+        return " Does the policy of these credentials allow iot:Connect, and is the clock right?"
+    return ""
 
 
 def refused(code: int) -> bool:

@@ -13,12 +13,14 @@ _ALPN: Final = "x-amzn-mqtt-ca"
 _PATIENCE_S: Final = 2.5
 
 
-def context_of(certificate: Path, key: Path, ca: Path | None, where: str) -> ssl.SSLContext:
-    """Raises ConfigError that names the file."""
+def context_of(certificate: Path | None, key: Path | None, ca: Path | None, where: str) -> ssl.SSLContext:
+    """Without certificate and key only the other side is judged. Raises ConfigError that names the file."""
     try:
         made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=None if ca is None else str(ca))
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{ca} cannot be used: {error}", where=f"{where}.ca", hint="a PEM file is wanted") from error
+    if certificate is None or key is None:
+        return made
     for file, option in ((certificate, "certificate"), (key, "key")):
         if not file.is_file():
             raise ConfigError(f"{file} is not there", where=f"{where}.{option}", hint="paths are relative to the YAML file")
@@ -34,10 +36,10 @@ def context_of(certificate: Path, key: Path, ca: Path | None, where: str) -> ssl
     return made
 
 
-def examine(host: str, port: int, context: ssl.SSLContext, where: str) -> None:
+def examine(host: str, port: int, context: ssl.SSLContext, where: str, *, alpn: str = _ALPN) -> None:
     """One handshake. Raises NotConnected where nobody is there, ConfigError where a certificate is the reason."""
     if port == 443:
-        context.set_alpn_protocols([_ALPN])
+        context.set_alpn_protocols([alpn])
     try:
         with (
             socket.create_connection((host, port), timeout=_PATIENCE_S) as plain,

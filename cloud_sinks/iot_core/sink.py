@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
+from cloud_sinks.aws import Account, AwsConfig
 from cloud_sinks.base import BatchPolicy, SinkContext
 from cloud_sinks.commands import Inbox
 from cloud_sinks.json_rows import JsonRows
@@ -23,6 +26,7 @@ from .connection import Connection, Options, refused
 from .handshake import context_of, examine
 from .messages import Publication, Publications, Refusal
 from .pacing import Pace
+from .pkcs11 import SecurityModule
 from .shadow import MAX_BYTES, Shadow
 
 if TYPE_CHECKING:
@@ -46,6 +50,7 @@ class IotCoreSink:
         self._command_topic = self._topics.of_plant(config.command_topic)
         self._batched = BatchPolicy(max_rows=_BATCHED_ROWS, max_bytes=1 << 20, max_age_s=config.max_age.s)
         self._pace = Pace(config.max_messages, int(config.max_bytes))
+        self._module = None if config.pkcs11 is None else SecurityModule(config.pkcs11, context.base, self._where)
         self._publications: Publications | None = None
         self._connection: Connection | None = None
         source, log = f"iot_core sink {context.name}", context.log.bind(sink=context.name)
@@ -67,36 +72,19 @@ class IotCoreSink:
     async def connect(self) -> None:
         """Look at the certificates, connect, listen for commands. Raises NotConnected and ConfigError."""
         await self._drop()
-        config, base = self._config, self._context.base
-        certificate, key = base / config.certificate, base / config.key
-        ca = None if config.ca is None else base / config.ca
         await asyncio.to_thread(self._prepare)
-        await asyncio.to_thread(
-            lambda: examine(config.endpoint, config.port, context_of(certificate, key, ca, self._where), self._where)
-        )
-        connection = Connection(
-            Options(
-                host=config.endpoint,
-                port=config.port,
-                client_id=config.thing,
-                certificate=str(certificate),
-                key=str(key),
-                ca=None if ca is None else str(ca),
-                keep_alive_s=config.keep_alive.s,
-                timeout_s=config.timeout.s,
-            ),
-            self._inbox.message,
-        )
+        options = await self._signed() if self._config.websocket else await self._certified()
+        connection = Connection(options, self._inbox.message)
         self._connection = connection
         try:
             await connection.open()
-            if config.commands and refused(await connection.subscribe(f"{self._command_topic}/#")):
+            if self._config.commands and refused(await connection.subscribe(f"{self._command_topic}/#")):
                 self._context.log.warning(
                     "IoT Core lets nobody command this gateway", sink=self._context.name, topic=self._command_topic
                 )
         except ConfigError as error:
             await self._drop()
-            raise ConfigError(error.message, where=self._where, hint=error.hint) from error
+            raise ConfigError(error.message, where=error.where or self._where, hint=error.hint) from error
         except BaseException:
             await self._drop()
             raise
@@ -158,6 +146,64 @@ class IotCoreSink:
         self._inbox.close()
         await self._drop()
 
+    async def _certified(self) -> Options:
+        """How to connect with the device certificate, which a handshake has tried before."""
+        config, base = self._config, self._context.base
+        assert config.certificate is not None
+        if self._module is not None:
+            return await self._in_module(self._module, base / config.certificate)
+        assert config.key is not None
+        certificate, key = base / config.certificate, base / config.key
+        await asyncio.to_thread(
+            lambda: examine(config.host, config.host_port, context_of(certificate, key, self._ca, self._where), self._where)
+        )
+        return replace(self._options(), certificate=str(certificate), key=str(key))
+
+    async def _in_module(self, module: SecurityModule, certificate: Path) -> Options:
+        """How to connect with a key that only the module has: a handshake before can judge no one but the other side."""
+        config, where = self._config, self._where
+
+        def look() -> None:
+            if not certificate.is_file():
+                hint = "paths are relative to the YAML file"
+                raise ConfigError(f"{certificate} is not there", where=f"{where}.certificate", hint=hint)
+            try:
+                examine(config.host, config.host_port, context_of(None, None, self._ca, where), where)
+            except ConfigError as error:
+                if error.where != f"{where}.certificate":  # that one is missed was clear
+                    raise
+
+        await asyncio.to_thread(look)
+        return replace(self._options(), certificate=str(certificate), module=module)
+
+    async def _signed(self) -> Options:
+        """How to connect by WebSocket with the AWS credentials of this moment. Raises NotConnected and ConfigError."""
+        config, where = self._config, self._where
+        account = Account(AwsConfig(**dict(config.aws), timeout=config.timeout), self._context.base, f"{where}.aws")
+        found = await asyncio.to_thread(account.credentials)
+        region = config.aws.region or _region_of(config.host) or found.region
+        if region is None:
+            raise ConfigError("no region is known", where=f"{where}.aws", hint="add `region`, for instance ap-northeast-1")
+        await asyncio.to_thread(
+            lambda: examine(config.host, config.host_port, context_of(None, None, self._ca, where), where, alpn="http/1.1")
+        )
+        return replace(self._options(), signed_by=replace(found, region=region))
+
+    def _options(self) -> Options:
+        config = self._config
+        return Options(
+            host=config.host,
+            port=config.host_port,
+            client_id=config.thing,
+            ca=None if self._ca is None else str(self._ca),
+            keep_alive_s=config.keep_alive.s,
+            timeout_s=config.timeout.s,
+        )
+
+    @property
+    def _ca(self) -> Path | None:
+        return None if self._config.ca is None else self._context.base / self._config.ca
+
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -195,3 +241,9 @@ class IotCoreSink:
                 compressed=config.compression == "zstd",
                 max_payload=int(config.max_payload),
             )
+
+
+def _region_of(host: str) -> str | None:
+    """`ap-northeast-1` of `a1b2c3-ats.iot.ap-northeast-1.amazonaws.com`."""
+    parts = host.split(".")
+    return parts[2] if len(parts) > 4 and parts[1] == "iot" else None

@@ -20,7 +20,11 @@ class Roll(Strict):
     """When a file is finished: whichever comes first."""
 
     max_age: Duration = Field(Duration("15m"), description="Oldest row that may still wait for its file.", examples=["15m"])
-    max_size: Size = Field(Size("128 MB"), description="Bytes of spooled rows that go into one file.", examples=["128 MB"])
+    max_size: Size = Field(
+        Size("128 MB"),
+        description="Size of one file, about. Files of plain readings are full by `max_rows` long before: half a million take 1 to 2 MB.",
+        examples=["128 MB"],
+    )
     max_rows: int = Field(
         500_000,
         ge=1,

@@ -52,7 +52,7 @@ def parquet_writer(path: Path, sample: pa.Table, *, in_order: pa.Table | None = 
 
     Each table that is written has at most `group_rows` rows, so that it is one row group. What the file says of itself is added at the end.
     """
-    dictionary, encoding = _encodings(sample, in_order if in_order is not None else sample)
+    dictionary, encoding = encodings(sample, in_order)
     long = any(_bytes_a_row(sample.column(name)) > _LONG for name in sample.schema.names)
     return pq.ParquetWriter(
         path,
@@ -112,15 +112,18 @@ def same_rows(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
     return all(ours[key] == theirs.get(key) for key in ("genba.kind", "genba.gateway", "genba.epoch", "genba.first", "genba.last", "genba.rows", "genba.checksum"))  # fmt: skip
 
 
-def _encodings(table: pa.Table, in_order: pa.Table) -> tuple[list[str], dict[str, str]]:
-    """(columns to dictionary-encode, encoding of the others). Numbers with several good encodings are probed on a sample."""
+def encodings(table: pa.Table, in_order: pa.Table | None = None) -> tuple[list[str], dict[str, str]]:
+    """(columns to dictionary-encode, encoding of the others). Numbers with several good encodings are probed on a sample.
+
+    How times repeat is looked for in `in_order`, where that is given.
+    """
     dictionary, encoding = [], {}
     for name in table.schema.names:
         column = table.column(name)
         if column.null_count == len(column):
             chosen = ""
         elif name in _CANDIDATES:
-            chosen = _probe(name, in_order.column(name) if name == "time" else column)
+            chosen = _probe(name, in_order.column(name) if name == "time" and in_order is not None else column)
         elif name in _DELTA:
             chosen = "DELTA_BINARY_PACKED"
         elif pa.types.is_list(column.type):

@@ -179,17 +179,17 @@ class _Reader:
         self._table, self._keys = table, Keys.of(table, self._row)
 
 
-def _opened(given: Input) -> pq.ParquetFile:
+def _opened(file: LakeFile, local: Path) -> pq.ParquetFile:
+    """A file with columns of few values as dictionaries, read a page at a time. Raises Damaged."""
+    names = [name for name in lake_schema(file.span.kind).names if name in DICTIONARIES]
     try:
         return pq.ParquetFile(
-            given.local,
-            read_dictionary=list(DICTIONARIES),
-            pre_buffer=False,
-            buffer_size=1 << 16,
-            page_checksum_verification=True,
+            local, read_dictionary=names, pre_buffer=False, buffer_size=1 << 16, page_checksum_verification=True
         )
+    except KeyError as error:
+        raise Damaged(file.path(), f"has no column {error}") from error
     except (OSError, pa.ArrowException) as error:
-        raise Damaged(given.file.path(), f"cannot be read: {error}") from error
+        raise Damaged(file.path(), f"cannot be read: {error}") from error
 
 
 def _merged(readers: Sequence[_Reader]) -> Iterator[list[pa.Table]]:

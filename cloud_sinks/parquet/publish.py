@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -15,8 +16,15 @@ from .rows import Part
 from .store import Store
 
 
-def publish(store: Store, part: Part, span: SpoolSpan, *, enterprise: str, site: str) -> str:
-    """Write and publish the file, and return its path; when there is one of this name with the same rows, that is all.
+class Published(NamedTuple):
+    """Where a file lies in the lake, and how large it is."""
+
+    path: str
+    bytes: int
+
+
+def publish(store: Store, part: Part, span: SpoolSpan, *, enterprise: str, site: str) -> Published:
+    """Write and publish the file; when there is one of this name with the same rows, that is all.
 
     Blocking. Raises OSError, and ConfigError when the name belongs to other rows or to what is no Parquet file.
     """
@@ -24,8 +32,9 @@ def publish(store: Store, part: Part, span: SpoolSpan, *, enterprise: str, site:
     about = data_metadata(part.table, span, enterprise=enterprise, site=site)
     scratch = store.scratch(os.path.basename(path))
     write_file(scratch, part.table, about)
+    published = Published(path, scratch.stat().st_size)
     if store.publish(scratch, path):
-        return path
+        return published
     try:
         with store.reader(path) as file:
             there = read_metadata(file)
@@ -37,4 +46,4 @@ def publish(store: Store, part: Part, span: SpoolSpan, *, enterprise: str, site:
             f"this gateway is about to write ({about['genba.rows']}, checksum {about['genba.checksum']})",
             hint="two gateways share a name, or a spool was replaced: give this gateway a name of its own, or move the file away",
         )
-    return path
+    return published

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from schemas.kinds import TIME
 from schemas.span import SpoolSpan
-from schemas.tags import TagDirectory
+from schemas.tags import TagDirectory, TagHistory
 
 from .columns import ORIGINS, lake_schema
 
@@ -41,10 +41,31 @@ class Names:
         self.paths = pa.array([tag.path for tag in known], pa.string())
         self.rank = np.empty(len(known), dtype=np.int64)
         self.rank[np.argsort(np.array([tag.path for tag in known], dtype=object), kind="stable")] = np.arange(len(known))
-        units = sorted({tag.unit for tag in known})
+        versions = [(tag.id, 0, tag.unit) for tag in known]
+        if isinstance(tags, TagHistory):
+            versions = [(version.tag.id, version.valid_from_row, version.tag.unit) for version in tags.history()]
+        units = sorted({unit for _, _, unit in versions})
         code = {unit: i for i, unit in enumerate(units)}
         self.units = pa.array(units, pa.string())
-        self.unit_code = np.array([code[tag.unit] for tag in known], dtype=np.int32)
+        self._unit_code = np.zeros(len(known), dtype=np.int32)
+        self._renamed: dict[int, list[tuple[int, int]]] = {}
+        for tag_id, row, unit in versions:  # of one tag in order of time
+            if row and self._unit_code[tag_id] != code[unit]:
+                self._renamed.setdefault(tag_id, [(0, int(self._unit_code[tag_id]))]).append((row, code[unit]))
+            self._unit_code[tag_id] = code[unit]
+
+    def unit_codes(self, codes: npt.NDArray[np.int32], present: npt.NDArray[np.int64], rows: pa.Array) -> npt.NDArray[np.int32]:
+        """For each row the index into `units` of the unit it was read in: of codes as `_codes` gives them, in their order.
+
+        A tag whose unit was changed has the old one in the rows before the change, however late they are written.
+        """
+        found: npt.NDArray[np.int32] = np.append(self._unit_code[present], 0)[codes].astype(np.int32)
+        for code in np.flatnonzero(np.isin(present, list(self._renamed))).tolist() if self._renamed else ():
+            start, end = np.searchsorted(codes, [code, code + 1]).tolist()
+            since, unit = zip(*self._renamed[int(present[code])], strict=True)
+            numbers = rows[start:end].to_numpy()
+            found[start:end] = np.array(unit, dtype=np.int32)[np.searchsorted(np.array(since), numbers, side="right") - 1]
+        return found
 
     def __len__(self) -> int:
         return len(self.rank)
@@ -59,7 +80,7 @@ class Names:
 class Part:
     """The rows of one span that belong to one date, as the lake's table, sorted by (tag, time, row number).
 
-    `ids`, `first_us` and `last_us` give the oldest and newest time of each tag in it.
+    `ids`, `first_us` and `last_us` give the oldest and newest time of each tag in it, impossible clocks left out.
     """
 
     date: date
@@ -105,14 +126,17 @@ def _part(day: int, rows: npt.NDArray[np.intp] | None, columns: _Columns, span: 
     no_tag = codes == len(present) if codes[-1] == len(present) else None
     made["tag"] = pa.DictionaryArray.from_arrays(pa.array(codes, mask=no_tag), names.paths.take(pa.array(present)))
     if span.kind == "telemetry":
-        unit = np.append(names.unit_code[present], 0)[codes].astype(np.int32)
+        unit = names.unit_codes(codes, present, made[columns.names[-1]])
         made["unit"] = pa.DictionaryArray.from_arrays(pa.array(unit, mask=no_tag), names.units)
         made["origin"] = _origins(made["origin"])
     made["gateway"] = _repeated(pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), pa.array([span.gateway])), n)
     made["epoch"] = _repeated(pa.array([span.epoch], pa.int64()), n)
     arrays = [_fitted(made[field.name], field.type) for field in schema]
-    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
-    ends = np.r_[starts[1:], n] - 1
+    if rows is not None:  # an impossible clock says nothing about when
+        here = times // _DAY_US == day
+        codes, times = codes[here], times[here]
+    starts = np.flatnonzero(np.r_[len(codes) > 0, codes[1:] != codes[:-1]])
+    ends = np.r_[starts[1:], len(codes)][: len(starts)] - 1
     seen = codes[starts]
     real = seen < len(present)
     return Part(

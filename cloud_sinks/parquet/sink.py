@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SEEN_EVERY_US: Final = 3600 * 10**6
+_MEMORY: Final = 128 << 20
+"""Bytes of rows, as they lie in memory, that go into one file at most, unless `max_size` itself is more."""
+_TELLING_ROWS: Final = 1_000
+_FOOTER: Final = 12_000
+_LEAST_A_ROW: Final = 0.25
 _WORDS: Final = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -52,7 +57,8 @@ class ParquetSink:
         self._config, self._location = config, config.location
         self._root = None if config.on_s3 else context.base / config.location
         self._context = context
-        self._policy = BatchPolicy(config.roll.max_rows, int(config.roll.max_size), config.roll.max_age.s)
+        self._roll = config.roll
+        self._bytes_a_row: dict[Kind, float] = {}  # of the files of this run
         self._store = _store(config, context)
         self._dictionary = TagTable(context.tags, enterprise=context.enterprise, site=context.site, gateway=context.gateway)
         self._names: Names | None = None
@@ -61,8 +67,15 @@ class ParquetSink:
         self._closed = asyncio.Event()
 
     def policy(self, kind: Kind) -> BatchPolicy:
-        """The same for every kind: `roll`."""
-        return self._policy
+        """`roll`, with the rows that make a file of `max_size`, as the last files of the kind were.
+
+        Rows in memory are larger than in the file, so `max_bytes`, which counts those, only bounds memory once the ratio is known.
+        """
+        rows, size = self._roll.max_rows, int(self._roll.max_size)
+        known = self._bytes_a_row.get(kind)
+        if known is None:
+            return BatchPolicy(rows, size, self._roll.max_age.s)
+        return BatchPolicy(max(1, min(rows, int(size / known))), max(size, _MEMORY), self._roll.max_age.s)
 
     async def connect(self) -> None:
         """Make the directory usable, remove what a crash left, bring the data dictionary up to date."""
@@ -118,12 +131,14 @@ class ParquetSink:
         if self._names.stale:
             self._names = Names(self._context.tags)
             self._dictionary.write(self._store)  # before the data, so that every tag in the lake is described there
+        earlier, size = False, 0
         for part in parts(batches, span, self._names):
-            publish(self._store, part, span, enterprise=self._context.enterprise, site=self._context.site)
+            size += publish(self._store, part, span, enterprise=self._context.enterprise, site=self._context.site).bytes
             if span.kind == "telemetry":
-                self._dictionary.note(part)
+                earlier = self._dictionary.note(part) or earlier
+        self._learn(span.kind, len(span), size)
         now = self._context.clock.now_us()
-        if self._dictionary.dirty and abs(now - self._described_us) >= _SEEN_EVERY_US:
+        if earlier or (self._dictionary.dirty and abs(now - self._described_us) >= _SEEN_EVERY_US):
             self._dictionary.write(self._store)
             self._described_us = now
 
@@ -136,6 +151,13 @@ class ParquetSink:
             raise ConfigError(f"the lake's manifest cannot be read: {error}", where=f"sinks.{context.name}.location") from error
         finally:
             shelf.close()
+
+    def _learn(self, kind: Kind, rows: int, size: int) -> None:
+        """How large a spooled row is in a file, its footer aside. Small files say little, so they count for little."""
+        if rows >= _TELLING_ROWS:
+            found = max(_LEAST_A_ROW, (size - _FOOTER) / rows)
+            known = self._bytes_a_row.get(kind, found)
+            self._bytes_a_row[kind] = known + (found - known) * min(1.0, rows / (100 * _TELLING_ROWS))
 
     def _close(self) -> None:
         if self._dictionary.dirty:

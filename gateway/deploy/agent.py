@@ -40,14 +40,23 @@ class ShadowAgent:
     """The one of a gateway. `restore` before anything runs, then `run`; `desired` takes the command of that name at any time.
 
     A change of state is reported within `pace_s`, an answer to wishes at once, what changes all the time every `every_s`.
+    Wishes that are right and could not be carried out are tried again every `retry_s`.
     """
 
     def __init__(
-        self, pipeline: Pipeline, sink: str, reporter: Reporter, replan: Replan, *, pace_s: float = 5.0, every_s: float = 300.0
+        self,
+        pipeline: Pipeline,
+        sink: str,
+        reporter: Reporter,
+        replan: Replan,
+        *,
+        pace_s: float = 5.0,
+        every_s: float = 300.0,
+        retry_s: float = 60.0,
     ) -> None:
         self.sink = sink
         self._pipeline, self._reporter, self._replan = pipeline, reporter, replan
-        self._pace_s, self._every_s = pace_s, every_s
+        self._pace_s, self._every_s, self._retry_s = pace_s, every_s, retry_s
         self._configuration = pipeline.configuration  # as the file says
         self._level = logs.level()
         self._path = pipeline.configuration.directory / pipeline.configuration.plant.spool.directory / _FILE
@@ -59,6 +68,8 @@ class ShadowAgent:
         self._spool: state.State = {}
         self._spool_at = self._changed_at = -float("inf")
         self._reported: state.State = {}
+        self._failed: str | None = None  # wishes that are right and could not be carried out
+        self._again_at = 0.0
         self._refused = ""
         self._rest_until = 0.0
 
@@ -81,6 +92,8 @@ class ShadowAgent:
             self._woken.clear()
             if command is not None:
                 answered = await self._take(str(command.arguments["document"]))
+            elif self._failed is not None and asyncio.get_running_loop().time() >= self._again_at:
+                answered = await self._take(self._failed)
             await self._report(answered)
             try:
                 async with asyncio.timeout(1.0):
@@ -93,7 +106,7 @@ class ShadowAgent:
         text = _spelled(text)
         if text == self._text:
             return False
-        p = self._pipeline
+        p, self._failed = self._pipeline, None
         verdict = await asyncio.to_thread(judge, self._configuration, text)
         if verdict.wishes is None:
             await self._refuse(verdict.errors)
@@ -102,7 +115,8 @@ class ShadowAgent:
                 await self._carry_out(verdict.wishes, verdict.configuration)
             except (ConfigError, OSError, Busy) as error:
                 await self._refuse([Diagnostic("E018", f"cannot be carried out: {error}", file="desired")])
-                return True  # not remembered: the next time it is desired it is tried again
+                self._failed, self._again_at = text, asyncio.get_running_loop().time() + self._retry_s
+                return True
             self._in_force, self._errors = json.loads(text), as_errors(verdict.warnings)
             p.log.info("what is desired is carried out", sink=self.sink, desired=text)
             await p.event("shadow_applied", "info", f"carried out what is desired: {text}", source=self.sink)
@@ -117,7 +131,9 @@ class ShadowAgent:
     async def _refuse(self, errors: Sequence[Diagnostic]) -> None:
         """Say why; everything stays as it is."""
         p = self._pipeline
-        self._errors = as_errors(errors)
+        told, self._errors = self._errors, as_errors(errors)
+        if told and told == self._errors:
+            return
         said = errors[0].render().partition("\n")[0] if errors else "it cannot be judged"
         p.log.warning("what is desired is refused", sink=self.sink, error=said, errors=len(errors))
         await p.event("shadow_refused", "warning", f"what is desired is refused: {said}", source=self.sink)
@@ -139,7 +155,8 @@ class ShadowAgent:
         if not changed:
             return
         assert p.adapter_of is not None
-        adapters = {name: p.adapter_of(configuration, name, tags) for name in changed}
+        seen = {one.name: one.seen_us for one in p.collectors}
+        adapters = {name: p.adapter_of(configuration, name, tags, seen[name]) for name in changed}
         models = build_models(configuration, tags)  # some know how often their tags are read
         p.tags = await p.registry.resolve(tags, p.clock.now_us())
         if p.runner is not None:

@@ -65,6 +65,14 @@ def test_check_counts_slashes_and_bytes(options: dict[str, Any], level: str, say
     ("options", "says"),
     [
         ({"endpoint": "mqtts://a1-ats.iot.amazonaws.com"}, "host name alone"),
+        ({"endpoint": "wss://a1-ats.iot.amazonaws.com:443"}, "host name alone"),
+        ({"endpoint": "wss://a1-ats.iot.amazonaws.com"}, "delete certificate and key"),
+        ({"certificate": None, "key": None}, "certificate and key must be given"),
+        ({"key": None}, "key must be given"),
+        ({"pkcs11": {"library": "x.so"}}, "keep one of them"),
+        ({"pkcs11": {"library": "x.so"}, "key": None, "certificate": None}, "certificate must be given"),
+        ({"pkcs11": {"library": "x.so"}, "certificate": None, "key": None, "endpoint": "wss://a.example"}, "delete pkcs11"),
+        ({"aws": {"region": "eu-west-1"}}, "`aws` is for `wss://` only"),
         ({"thing": "no good"}, "pattern"),
         ({"topic": "genba/+/x"}, "no # or +"),
         ({"topic": "genba/{tag}"}, "unknown place"),
@@ -75,6 +83,14 @@ def test_check_counts_slashes_and_bytes(options: dict[str, Any], level: str, say
 def test_options_that_cannot_work(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         config(**options)
+
+
+def test_by_websocket_the_port_is_443_unless_one_is_written() -> None:
+    given = {"certificate": None, "key": None, "endpoint": "wss://a1-ats.iot.eu-west-1.amazonaws.com"}
+    made = config(**given)
+    assert (made.websocket, made.host, made.host_port) == (True, "a1-ats.iot.eu-west-1.amazonaws.com", 443)
+    assert config(**given, port=8443).host_port == 8443
+    assert (config().websocket, config().host_port) == (False, 8883)
 
 
 @pytest.mark.parametrize(
@@ -244,3 +260,46 @@ async def test_what_the_shadow_service_answers(code: int | None, error: type[Exc
     shadow = Shadow("gw-1", Inbox("c", "s", log), Pace(1, 1), source="s", where="sinks.x.shadow", timeout_s=1, log=log)
     with pytest.raises(error):
         await shadow._ask(Refusing(), object())  # type: ignore[arg-type]
+
+
+class Standing:
+    """A connection whose operations are all answered with `answer`."""
+
+    def __init__(self) -> None:
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def settled(self, operation: object) -> object:
+        await asyncio.sleep(0)
+        return operation
+
+
+def document(version: int, desired: dict[str, Any], reported: dict[str, Any] | None = None) -> Any:
+    state = iotshadow.ShadowStateWithDelta(desired=desired, reported=reported)
+    return iotshadow.GetShadowResponse(version=version, state=state)
+
+
+async def test_a_document_that_is_older_than_what_was_seen_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages may come in any order, and the answer to a report may overtake a wish that was there before it."""
+    log = structlog.get_logger()
+    box = Inbox("c", "s", log)
+    shadow, connection = Shadow("gw-1", box, Pace(9, 1e6), source="s", where="w", timeout_s=1, log=log), Standing()
+
+    class Client:
+        def get_named_shadow(self, request: object) -> object:
+            return document(3, {"a": 1})
+
+        def update_named_shadow(self, request: object) -> object:
+            return iotshadow.UpdateShadowResponse(version=7)
+
+    async def begin(given: object) -> None:
+        shadow._connection, shadow._client, shadow._follows = connection, Client(), True  # type: ignore[assignment]
+        await shadow._read(connection)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shadow, "_begin", begin)
+    await shadow.exchange(connection, {"version": "1"})  # type: ignore[arg-type]
+    for version, desired in ((5, {"a": 2}), (4, {"a": 3}), (5, {"a": 4}), (6, {"a": 5}), (7, {"a": 5}), (9, {}), (8, {"a": 6})):
+        shadow._seen(connection, document(version, desired, {"version": "1"}))  # type: ignore[arg-type]
+    shadow._seen(Standing(), document(99, {"a": 7}))  # type: ignore[arg-type]  # of a connection that is gone
+    box.close()
+    told = [(json.loads(str(one.arguments["document"])), one.arguments["version"]) async for one in box.commands()]
+    assert told == [({"a": 1}, 3), ({"a": 2}, 5), ({"a": 5}, 6), ({}, 9)]

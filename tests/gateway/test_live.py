@@ -74,11 +74,12 @@ def test_more_tags_than_fit_are_counted():
 
 
 def pipeline(account, state="up"):
-    delivery = SimpleNamespace(name="lake", kinds=("telemetry", "event"), state=state)
+    delivery = SimpleNamespace(name="lake", kinds=("telemetry", "event"), state=state, paused=False)
     empty = Account(0, 0, 0, 0, 0, 0)
     return SimpleNamespace(
         deliveries=[delivery], spool=SimpleNamespace(account=lambda kind, _: account if kind == "telemetry" else empty, bytes_used=lambda: 2_500_000),
         clock=SimpleNamespace(now_us=lambda: 0), runner=SimpleNamespace(behind_rows=12), tags=[make_tag(0)], latest=Latest(1),
+        oldest_age_s=lambda delivery: 41.0,
     )  # fmt: skip
 
 
@@ -86,6 +87,12 @@ def test_a_sink_shows_what_it_has_waits_for_and_lost_and_kinds_without_rows_are_
     text = shown(sink_table(pipeline(Account(1234567, 3, 1234000, 500, 60, 4), "down")))
     assert line_of(text, "lake") == ["lake", "telemetry", "1,234,000", "500", "3", "64", "down"]
     assert "event" not in text
+
+
+def test_a_paused_sink_says_so():
+    shows = pipeline(Account(5, 0, 0, 5, 0, 0))
+    shows.deliveries[0].paused = True
+    assert line_of(shown(sink_table(shows)), "lake")[-1] == "paused"
 
 
 def test_the_dashboard_shows_the_newest_alerts_whatever_is_in_their_text():
@@ -96,3 +103,4 @@ def test_the_dashboard_shows_the_newest_alerts_whatever_is_in_their_text():
     assert "[/weird]" in text
     assert "2.5 MB in the spool" in text
     assert "models 12 rows behind" in text
+    assert "oldest undelivered row 41 s" in text

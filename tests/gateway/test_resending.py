@@ -12,6 +12,7 @@ from cloud_sinks.base import BatchPolicy, SinkContext
 from cloud_sinks.parquet import PLUGIN
 from gateway.spool import deeds
 from schemas.errors import ConfigError
+from tests.conformance.sink import Tags
 from tests.gateway.samples import until
 from tests.gateway.spool.conftest import crash
 from tests.gateway.test_delivery import TAGS, Rig, ScriptedSink, finished, running
@@ -175,8 +176,8 @@ async def test_no_row_is_twice_in_a_real_lake_also_when_files_were_lost(rig, tmp
 
     config = PLUGIN.config.model_validate({"kind": "parquet", "location": "lake", "roll": {"max_rows": 100, "max_age": "1ms"}})
     context = SinkContext(
-        name="lake", enterprise="acme", site="osaka", gateway="gw", tags=_TagList(), clock=manual_clock, directory=tmp_path / "sinks",
-        base=tmp_path, log=structlog.get_logger(),
+        name="lake", enterprise="acme", site="osaka", gateway="gw", tags=Tags(*(tag.path for tag in TAGS)), clock=manual_clock,
+        directory=tmp_path / "sinks", base=tmp_path, log=structlog.get_logger(),
     )  # fmt: skip
     sink = PLUGIN.build(config, context)
     delivery = await rig.delivery(sink)
@@ -194,22 +195,6 @@ async def test_no_row_is_twice_in_a_real_lake_also_when_files_were_lost(rig, tmp
     async with running(again):
         await until(lambda: rig.spool.ledger.resends == ())
     assert rows_in(tmp_path) == Counter(range(450))
-
-
-class _TagList:
-    """The tags of the rows, as the registry would give them."""
-
-    def __getitem__(self, tag_id):
-        return TAGS[tag_id]
-
-    def __iter__(self):
-        return iter(TAGS)
-
-    def __len__(self):
-        return len(TAGS)
-
-    def history(self):
-        return iter(())
 
 
 def rows_in(tmp_path) -> Counter[int]:

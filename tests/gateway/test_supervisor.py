@@ -103,7 +103,6 @@ class Plant:
             collector._backoff._first_s = collector._backoff._max_s = 0.01
         for delivery in pipeline.deliveries:
             self.sinks[delivery.name] = pipeline.sinks[delivery.name] = delivery._sink = Sink()
-            delivery._policy = {kind: self.sinks[delivery.name].policy(kind) for kind in delivery.kinds}
             delivery._backoff._first_s = delivery._backoff._max_s = 0.01
         self.supervisor = Supervisor(pipeline, rng=random.Random(1), **options)
         self.stop = asyncio.Event()

@@ -44,7 +44,7 @@ class Pipeline:
     @staticmethod
     def room(name, clock):
         return SimpleNamespace(
-            name=name, state="starting", since_us=clock.now_us(), error="", overdue_s=lambda: 0.0, certificates=()
+            name=name, state="starting", since_us=clock.now_us(), error="", overdue_s=lambda: 0.0, paused=False, certificates=()
         )
 
     def take(self):
@@ -326,3 +326,13 @@ async def test_a_sink_that_is_connected_and_takes_nothing_is_told_once_and_clear
         sink.overdue_s = lambda seconds=overdue_s: seconds
         await watch.look()
     assert pipeline.told("sink_stuck.lake") == ["raised", "cleared"]
+
+
+async def test_a_sink_that_somebody_paused_is_no_trouble(pipeline, watch, manual_clock):
+    sink = pipeline.deliveries[0]
+    sink.state = "down"
+    manual_clock.step(10_000_000)
+    await watch.look()
+    sink.paused = True
+    await watch.look()
+    assert pipeline.told("sink_unreachable.lake") == ["raised", "cleared"]

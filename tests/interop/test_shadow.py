@@ -17,9 +17,11 @@ import structlog
 from cloud_sinks.iot_core import PLUGIN
 from cloud_sinks.iot_core.config import IotCoreConfig
 from cloud_sinks.iot_core.sink import IotCoreSink
-from gateway import config, service
+from gateway import config
 from gateway.deploy.agent import ShadowAgent
 from gateway.pipeline import Pipeline
+from gateway.service import running
+from gateway.simulation import simulated_plant
 from schemas.errors import ConfigError, NotConnected
 from schemas.span import Command
 from tests.cloud_sinks.ministack import Ministack
@@ -27,6 +29,7 @@ from tests.conformance.sink import context_of
 from tests.conftest import ManualClock
 
 pytestmark = pytest.mark.interop
+LOG = structlog.get_logger()
 POLICY = Path(__file__).parents[2] / "deploy/iam/iot.json"
 
 
@@ -300,13 +303,23 @@ async def test_a_gateway_is_told_in_its_shadow_what_to_do(
     def paused(pipeline: Pipeline) -> list[str]:
         return [delivery.name for delivery in pipeline.deliveries if delivery.paused]
 
-    async with service.running(configuration, log=structlog.get_logger(), grace_s=5.0) as (pipeline, _):
+    def read() -> int:
+        return pipeline.collectors[0].rows
+
+    simulated = simulated_plant(configuration)
+    async with simulated as servers, running(configuration, log=LOG, endpoints=servers, grace_s=5.0) as (pipeline, _):
         await until(lambda: shadow.reported.get("sinks", {}).get("core", {}).get("state") == "up")
+        await until(lambda: shadow.reported["adapters"]["press"]["state"] == "up" and read() > 3)
+        ids = [tag.id for tag in pipeline.tags]
         assert shadow.reported["adapters"]["press"]["scan_classes"] == ["100ms"]
         shadow.desire({"sinks": {"lake": {"paused": True}}, "adapters": {"press": {"scan": "500ms"}}})
         await until(lambda: shadow.delta == {})
         assert paused(pipeline) == ["lake"]
         assert [tag.period_us for tag in pipeline.tags] == [500_000]
+        assert [tag.id for tag in pipeline.tags] == ids
+        before = read()
+        await until(lambda: read() > before + 1)
+        assert pipeline.collectors[0].state == "up"
         await until(lambda: shadow.reported["adapters"]["press"]["scan_classes"] == ["500ms"])
         shadow.desire({"adapters": {"press": {"scan": "5 furlongs"}}})
         await until(lambda: bool(shadow.reported["errors"]))
@@ -319,7 +332,7 @@ async def test_a_gateway_is_told_in_its_shadow_what_to_do(
         assert [tag.period_us for tag in pipeline.tags] == [100_000]
         shadow.desire({"sinks": {"core": {"paused": True}}})
         await until(lambda: set(paused(pipeline)) == {"lake", "core"})
-    async with service.running(configuration, log=structlog.get_logger(), grace_s=5.0) as (pipeline, _):
+    async with running(configuration, log=LOG, grace_s=5.0) as (pipeline, _):
         assert set(paused(pipeline)) == {"lake", "core"}  # before anybody was asked
         shadow.desire({"sinks": None})
         await until(lambda: paused(pipeline) == [])  # the sink that is paused itself still hears it

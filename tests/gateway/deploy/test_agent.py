@@ -57,9 +57,10 @@ def kept(opened, level):
         plant.keeper = p.sinks["broker"] = Keeper()
         delivery = next(one for one in p.deliveries if one.name == "broker")
         delivery._sink = plant.sinks["broker"] = plant.keeper
-        plant.planned = []
+        plant.planned, plant.seen = [], []
 
-        def adapter_of(configuration, name, tags):
+        def adapter_of(configuration, name, tags, last_seen_us):
+            plant.seen.append(last_seen_us)
             mine = [tag for tag in tags if tag.adapter == name]
             device = Device(mine[0].id)
             plant.planned.append((name, [tag.period_us for tag in mine], device))
@@ -153,6 +154,7 @@ async def test_another_scan_class_is_planned_anew_and_rows_stay_those_of_the_tag
         await until(lambda: last(plant).get("adapters", {}).get("press", {}).get("scan") == "5s")
         ((name, periods, after),) = plant.planned
         assert (name, periods) == ("press", [5_000_000])
+        assert abs(plant.seen[0] - p.clock.now_us()) < 60e6  # and not the end of the run before: history is fetched from there
         await until(lambda: after.sent > 3)
         assert before.closed == 1
         assert robot.closed == 0
@@ -201,7 +203,7 @@ async def test_a_wrong_wish_is_refused_whole_and_said(kept):
 
 
 async def test_what_cannot_be_carried_out_changes_nothing_and_is_tried_again(kept):
-    plant = await kept()
+    plant = await kept(retry_s=0.5)
     made = plant.pipeline.adapter_of
     refusals = [ConfigError("the certificate is gone")]
 
@@ -217,8 +219,7 @@ async def test_what_cannot_be_carried_out_changes_nothing_and_is_tried_again(kep
         assert "the certificate is gone" in last(plant)["errors"][0]["message"]
         assert not delivery_of(plant, "lake").paused
         assert plant.devices["press"].closed == 0
-        plant.keeper.desire(adapters={"press": {"scan": "5s"}}, sinks={"lake": {"paused": True}})
-        await until(lambda: last(plant).get("errors") == [] and delivery_of(plant, "lake").paused)
+        await until(lambda: last(plant).get("errors") == [] and delivery_of(plant, "lake").paused)  # it is tried again
 
 
 async def test_only_the_sink_with_the_shadow_is_obeyed(kept):
