@@ -196,15 +196,16 @@ class Retention:
         self._ledger.hold(kind, rewrite.first, rewrite.next)
         try:
             cuts = [cut for cut in self._ledger.cuts(kind) if cut.first < rewrite.next and rewrite.first <= cut.last]
-            inside = [row for row in self._ledger.stands(kind) for low, high in rewrite.bounds() if low < row < high]
-            if cuts or inside or not all(segment in log.segments for segment in run):
+            moved = [row for row in self._ledger.stands(kind) if row not in stands and rewrite.reaches_over(row)]
+            if cuts or moved or not all(segment in log.segments for segment in run):
                 return True  # somebody was there before; the next round looks anew
             loss = self._about_to_lose(log, rewrite)
             if loss is not None:
                 self._ledger.intend(loss, rewrite.level)
             happened = False
             try:
-                if loss is not None and not await self._ledger.try_save():
+                # Also without a loss: that an earlier rewrite happened is seen by its files, which go now.
+                if not await self._ledger.try_save():
                     return False
                 new = await self._thinner.run(rewrite.write)
                 happened = True

@@ -64,9 +64,9 @@ class Rewrite:
         if self.damaged or not self._records or size > min(most, _WORTH_IT * sum(segment.bytes for segment in self.run)):
             raise NotWorthIt
 
-    def bounds(self) -> list[Span]:
-        """[first, end) of what each new record stands for, up to the last row that it holds."""
-        return [(record.first, record.first + record.rows) for record, _ in self._records]
+    def reaches_over(self, row: int) -> bool:
+        """Whether a new record stands for rows on both sides of `row`."""
+        return any(record.first < row < record.next for record, _ in self._records)
 
     def lost(self, first: int) -> list[Span]:
         """Row numbers from `first` on that will have no row any more, those that had none before among them."""
@@ -124,7 +124,7 @@ class Rewrite:
         parts: list[pa.RecordBatch] = []
         first = end = rows = commit_us = 0
         for start, stop, batch, committed in self._cut(borders):
-            if parts and (start != end or start in borders or rows + batch.num_rows > _CHUNK_ROWS):
+            if parts and (start != end or rows + batch.num_rows > _CHUNK_ROWS or any(first < row <= start for row in borders)):
                 yield first, end, pa.concat_batches(parts), commit_us
                 parts, rows = [], 0
             if not parts:

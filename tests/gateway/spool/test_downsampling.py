@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from schemas.kinds import Origin, telemetry
 from tests.conftest import ManualClock
 
 from .conftest import MemoryStorage, crash, everything, numbers, running, segments
+from .test_machine import PowerStorage
 
 BUDGET = 1 << 20
 TAGS = 4
@@ -329,3 +331,70 @@ async def test_many_segments_of_windows_become_few(open_spool, tmp_path):
     await fill(spool, 2_000_000, step=20_000)
     assert len(segments(tmp_path / "spool")) < 60
     assert (await checked(spool, "lake")).dropped > 0
+
+
+class Life:
+    """Puts, deliveries to two sinks, rewrites, kills, power cuts and restarts in a random order; every reading is had once by each sink."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.storage = PowerStorage()
+        self.put = 0
+        self.had = {"a": 0, "b": 0}  # readings that a sink was given and that are acknowledged on disk
+
+    async def run(self, steps: int) -> None:
+        self.spool = await _open(self.storage)
+        for sink in self.had:
+            await self.spool.ledger.register("telemetry", sink)
+        for _ in range(steps):
+            await self.rng.choice([self.more, self.more, self.take, self.thin, self.thin, self.die, self.restart])()
+            await self.check()
+        await self.leave()
+
+    async def more(self) -> None:
+        rows = self.rng.randint(1, 400)
+        await self.spool.put("telemetry", noise(rows, self.put))
+        await self.spool.flush()
+        self.put += rows
+
+    async def take(self) -> None:
+        sink = self.rng.choice("ab")
+        if self.spool.account("telemetry", sink).spooled:
+            read = await deliver(self.spool, sink, self.rng.randint(1, 600))
+            await self.spool.ledger.save()
+            self.had[sink] += readings_in(read)
+
+    async def thin(self) -> None:
+        await self.spool.retention._thin_oldest("telemetry")
+
+    async def die(self) -> None:
+        power = self.rng.random() < 0.5
+        await self.leave()
+        if power:
+            self.storage.cut_power(self.rng)
+        self.spool = await _open(self.storage)
+        assert self.spool.recovery["telemetry"].missing == []
+
+    async def restart(self) -> None:
+        await self.spool.close()
+        self.spool = await _open(self.storage)
+
+    async def leave(self) -> None:
+        for task in self.spool._tasks:
+            task.cancel()
+        await asyncio.gather(*self.spool._tasks, return_exceptions=True)
+        crash(self.spool)
+
+    async def check(self) -> None:
+        for sink, had in self.had.items():
+            account = await checked(self.spool, sink)
+            assert account.read == self.put
+            rest = await everything(self.spool, first=self.spool.ledger.cursor("telemetry", sink).acked)
+            assert len(numbers(rest)) == account.spooled
+            assert had + readings_in(rest) == self.put, sink
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_happens_each_sink_has_each_reading_once(seed):
+    with structlog.testing.capture_logs():
+        await Life(seed).run(60)
