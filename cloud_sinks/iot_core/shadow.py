@@ -87,6 +87,17 @@ class Shadow:
             await self._update(connection, patch)
             self._sent = state
 
+    def forget(self) -> None:
+        """Let go of the connection, which is being closed: what the SDK builds on it keeps it alive."""
+        self._connection = self._client = self._stream = None
+        self._follows = False
+
+    @property
+    def _service(self) -> Any:
+        if self._client is None:
+            raise NotConnected("the connection was closed")
+        return self._client
+
     async def _begin(self, connection: Connection) -> None:
         """Listen first and read then, so that no change falls between the two."""
         self._connection, self._follows, self._version, self._desired = connection, False, -1, None
@@ -136,7 +147,7 @@ class Shadow:
         before = self._version
         request = iotshadow.GetNamedShadowRequest(thing_name=self._thing, shadow_name=NAME)
         try:
-            found = await self._ask(connection, self._client.get_named_shadow(request))
+            found = await self._ask(connection, self._service.get_named_shadow(request))
         except _Missing:
             if self._version == before:  # else it was made meanwhile
                 self._version, self._reported, self._desired = -1, {}, {}
@@ -150,7 +161,7 @@ class Shadow:
         await self._pace.take(len(json.dumps(patch)))
         state = iotshadow.ShadowState(reported=dict(patch))
         request = iotshadow.UpdateNamedShadowRequest(thing_name=self._thing, shadow_name=NAME, state=state)
-        await self._ask(connection, self._client.update_named_shadow(request))
+        await self._ask(connection, self._service.update_named_shadow(request))
         # The version of the answer is not taken: a wish that came in just before it may still be on its way here.
         self._reported = patched(self._reported, patch)
 
