@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli._times import Interval, timed
 from schemas.errors import ConfigError
 from schemas.lake import COLUMNS
 
 from ._frames import for_people as words
 from ._frames import format_of, outputs, write
 from ._location import Location, located, sites
+from ._times import Interval, timed
 
 if TYPE_CHECKING:
     import polars as pl

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from gateway.cli._times import moment, zone_of
+from gateway.cli.lake._times import moment, zone_of
 
 from ._place import as_json, change, emit, in_us, kind_option, place
 

@@ -7,7 +7,7 @@ from typing import cast
 
 import click
 
-from gateway.cli._times import Interval, timed
+from gateway.cli.lake._times import Interval, timed
 
 from ._place import as_json, emit, in_us, kind_option, look, place, rows_option
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli._times import Interval, timed
+from gateway.cli.lake._times import Interval, timed
 
 from ._place import as_json, change, emit, in_us, kind_option, place, rows_option
 
