@@ -68,7 +68,8 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-SNIPPETS = re.findall(r"```python\n(.*?)```", LAKE + QUERY, re.DOTALL)
+SNIPPETS = [found for found in re.findall(r"```python\n(.*?)```", LAKE + QUERY, re.DOTALL) if "pyspark" not in found]
+"""Spark's is run by tests/gateway/jobs/test_spark.py, where a session is."""
 
 
 @pytest.fixture(scope="module")
