@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from schemas.tags import Tag
 from schemas.values import Strict
 
 from . import catalogue
+from .absence import Absence
 from .building import build_adapter
 from .collector import Collector, Put
 from .config import Configuration
@@ -145,6 +147,8 @@ async def open_pipeline(
             pipeline.models, spool=spool, put=pipeline.put, keep=wanted, clock=clock, directory=directory / "models", log=log
         )
         last_seen = spool.last_durable_us("telemetry")
+        absences = {name: Absence(directory / "adapters" / name / "away.json") for name in plant.adapters}
+        away = await asyncio.to_thread(lambda: {name: absence.since_us() for name, absence in absences.items()})
         pipeline.adapter_of = partial(
             make_adapter,
             clock=clock,
@@ -154,7 +158,7 @@ async def open_pipeline(
         )
         pipeline.collectors = build_collectors(
             configuration, tags, put=pipeline.put, clock=clock, rng=rng, log=log, directory=directory / "adapters",
-            endpoints=endpoints or {}, last_seen_us=last_seen,
+            endpoints=endpoints or {}, last_seen_us=last_seen, absences=absences, away_since_us=away,
         )  # fmt: skip
     except BaseException:
         await spool.close()
@@ -178,14 +182,23 @@ def build_collectors(
     directory: Path,
     endpoints: Mapping[str, str],
     last_seen_us: int | None = None,
+    absences: Mapping[str, Absence] | None = None,
+    away_since_us: Mapping[str, int | None] | None = None,
 ) -> list[Collector]:
-    """One collector per entry below `adapters:`, in the order of the file."""
+    """One collector per entry below `adapters:`, in the order of the file. `away_since_us`: of the devices that were away when the last run ended."""
     collectors = []
     for name in configuration.plant.adapters:
+        away = None if last_seen_us is None else (away_since_us or {}).get(name)
+        seen = last_seen_us if last_seen_us is None or away is None else min(away, last_seen_us)
         adapter, mine = make_adapter(
-            configuration, name, tags, last_seen_us, clock=clock, log=log, directory=directory, endpoints=endpoints
+            configuration, name, tags, seen, clock=clock, log=log, directory=directory, endpoints=endpoints
         )
-        collectors.append(Collector(name, adapter, mine, put=put, clock=clock, rng=rng, log=log, last_seen_us=last_seen_us))
+        collectors.append(
+            Collector(
+                name, adapter, mine, put=put, clock=clock, rng=rng, log=log, last_seen_us=last_seen_us, away_since_us=away,
+                absence=(absences or {}).get(name),
+            )
+        )  # fmt: skip
     return collectors
 
 

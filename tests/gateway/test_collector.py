@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import structlog
 
+from gateway.absence import Absence
 from gateway.collector import Collector
 from schemas.errors import ConfigError, EndOfStream, NotConnected
 from schemas.kinds import telemetry
@@ -46,7 +47,7 @@ class ScriptedAdapter:
 def play(manual_clock, monkeypatch):
     """Run a script to its end (EndOfStream, or `still` seconds) with instant back-off; returns what was put, and the collector."""
 
-    async def run(script, *, last_seen_us=None, still=0.2, tags=(0, 1)):
+    async def run(script, *, last_seen_us=None, still=0.2, tags=(0, 1), **more):
         put: list[tuple[str, pa.RecordBatch]] = []
 
         async def record(kind, batch):
@@ -57,7 +58,7 @@ def play(manual_clock, monkeypatch):
         adapter = ScriptedAdapter(script)
         collector = Collector(
             "press", adapter, [make_tag(tag) for tag in tags], put=record, clock=manual_clock, rng=random.Random(1),
-            log=structlog.get_logger(), last_seen_us=last_seen_us,
+            log=structlog.get_logger(), last_seen_us=last_seen_us, **more,
         )  # fmt: skip
         collector._backoff._first_s = collector._backoff._max_s = 0.001
         with contextlib.suppress(TimeoutError):
@@ -115,6 +116,50 @@ async def test_the_time_since_the_previous_run_is_a_gap_named_for_its_cause(play
     assert set(gap.column("cause").to_pylist()) == {"gateway_stopped"}
     assert gap.column("time").cast(pa.int64()).to_pylist() == [1_767_225_600_000_000] * 2
     assert gap.column("end").cast(pa.int64()).to_pylist() == [1_767_225_700_000_000] * 2
+
+
+async def test_a_gap_that_was_open_when_the_gateway_stopped_begins_when_the_device_went_away(play, tmp_path, monkeypatch):
+    """Killed while the device is away: other devices go on, so the last durable row does not say since when this one is missing."""
+    absence = Absence(tmp_path / "press" / "away.json")
+    assert await asyncio.to_thread(absence.since_us) is None
+    put, _, _ = await play([(None, [GOOD, NotConnected("reset")]), (EndOfStream(), ())], absence=absence)
+    since = await asyncio.to_thread(absence.since_us)
+    assert since is not None
+    assert of(put, "gap") == []
+    for _ in range(2):  # the next run finds it away too, and is killed as well: the gap still begins when it began
+        await play(
+            [(NotConnected("refused"), ()), (EndOfStream(), ())],
+            absence=absence,
+            away_since_us=since,
+            last_seen_us=since + 5_000_000,
+        )
+    assert await asyncio.to_thread(absence.since_us) == since
+    monkeypatch.setattr("gateway.collector._SETTLED_S", 0.0)
+    put, _, _ = await play([(None, [GOOD, EndOfStream()])], absence=absence, away_since_us=since, last_seen_us=since + 5_000_000)
+    gaps = [
+        (
+            gap.column("time").cast(pa.int64())[0].as_py(),
+            gap.column("end").cast(pa.int64())[0].as_py(),
+            gap.column("cause")[0].as_py(),
+        )
+        for gap in of(put, "gap")
+    ]
+    assert gaps[0] == (since, since + 5_000_000, "not_connected")
+    assert gaps[1][0] == since + 5_000_000
+    assert gaps[1][2] == "gateway_stopped"
+    assert all(gap.column("tag").to_pylist() == [0, 1] for gap in of(put, "gap"))
+    assert await asyncio.to_thread(absence.since_us) is None, "it is back, and the next run begins anew"
+
+
+async def test_an_absence_that_cannot_be_noted_stops_nothing(play, tmp_path):
+    (tmp_path / "press").write_text("a file in the place of the directory")
+    put, _, _ = await play(
+        [(None, [GOOD, NotConnected("reset")]), (None, [GOOD, EndOfStream()])], absence=Absence(tmp_path / "press" / "away.json")
+    )
+    assert len(of(put, "gap")) == 1
+    (tmp_path / "torn.json").write_text('{"sin')
+    for name in ("none.json", "torn.json"):
+        assert await asyncio.to_thread(Absence(tmp_path / name).since_us) is None
 
 
 async def test_a_first_start_has_no_gap(play):
