@@ -21,6 +21,7 @@ from schemas.values import Strict
 
 USAGE: Final = "--replay TAG=FILE.csv[:COLUMN]"
 _TIME_NAMES: Final = ("time", "timestamp", "datetime", "date", "t")
+_LEAP: Final = re.compile(r"(.*\d\d:59:)60(.*)")
 _MISSING: Final = ("", "-", "na", "n/a", "nan", "null", "none")
 
 
@@ -165,8 +166,10 @@ def _seconds(row: Sequence[str], at: int) -> float | None:
         return float(text)
     except ValueError:
         pass
+    leap = _LEAP.fullmatch(text)
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(f"{leap[1]}59{leap[2]}" if leap else text)
     except ValueError:
         return None
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    # A leap second is the first of the next day, as POSIX counts: what follows it there keeps its order by row number.
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp() + (1.0 if leap else 0.0)

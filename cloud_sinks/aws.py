@@ -223,7 +223,7 @@ class Account:
             client.meta.events.register_first("choose-signer", self._choose_signer)
             return client
         except BotoCoreError as error:
-            raise self._without_answer(error, service) from error
+            raise self._without_answer(error, f"reach {service}") from error
 
     def _core_session(self) -> Any:
         import botocore.session
@@ -278,6 +278,8 @@ class Account:
             return ConfigError(f"cannot {what}: {code}: {said}", where=self._where, hint=_REFUSED[code])
         if code in _EXPIRED:
             return NotConnected(f"cannot {what}: the credentials have ended and no newer ones are there ({code})")
+        if code == "RequestTimeTooSkewed":
+            return NotConnected(f"cannot {what}: {code}: {said} (set the clock of this machine)")
         return NotConnected(f"cannot {what}: {code or status}: {said}")
 
     def _without_answer(self, error: Exception, what: str) -> GenbaError:

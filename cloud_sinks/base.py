@@ -114,3 +114,15 @@ class Reporter(Protocol):
         Raises NotConnected while the sink is not connected, ConfigError where a person must allow it first.
         """
         ...
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """A sink that `genba doctor` can ask what is wrong."""
+
+    def examine(self) -> str:
+        """Look whether the service would take rows, and say what was found in a few words. Blocking; legal instead of `connect`.
+
+        Writes nothing there and does not take the place of a gateway that runs. Raises NotConnected and ConfigError.
+        """
+        ...

@@ -7,14 +7,12 @@ and one event each way, however many attempts lie between.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import structlog
 
@@ -26,15 +24,13 @@ from schemas.errors import ConfigError, EndOfStream, NotConnected
 from schemas.kinds import Kind, kind_of, make_batch, telemetry
 from schemas.tags import Tag
 
+from .absences import Absence
 from .backoff import Backoff
 from .normalise import Normaliser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from .absence import Absence
-
-_SETTLED_S: Final = 5.0
 MISCONFIGURED_S: Final = 30.0
 """Until the next attempt where a person must act. It is theirs to be noticed soon, and no reason to fill the device's log."""
 
@@ -60,13 +56,12 @@ class Collector:
         rng: random.Random,
         log: structlog.stdlib.BoundLogger,
         last_seen_us: int | None = None,
-        away_since_us: int | None = None,
         absence: Absence | None = None,
         steady_s: float = 10.0,
     ) -> None:
-        """`last_seen_us` is the time of the last durable row of the previous run: the time since is a gap.
+        """`last_seen_us` is the time of the last durable row of the previous run: the time since is a gap. `absence` keeps on disk since
+        when the device is away; what it knows of the previous run goes before `last_seen_us`.
 
-        `away_since_us` is since when the device was away when that run ended: the gap begins then. `absence` is where this is noted for the next run.
         A connection that lived for `steady_s` starts the back-off anew.
         """
         self.name, self.tags = name, tags
@@ -82,9 +77,10 @@ class Collector:
         self._steady_s = steady_s
         self._gap_from_us = last_seen_us
         self._gap_cause = "gateway_stopped"
-        self._away_since_us = away_since_us if last_seen_us is not None else None
         self._absence = absence
-        self._settled_at: float | None = None  # loop time from which on what was noted of the absence is not needed any more
+        pending = None if absence is None else absence.pending
+        if pending is not None:
+            self._gap_from_us, self._gap_cause = pending.since_us, pending.cause
         self._last_batch_us = 0
 
     @property
@@ -122,7 +118,7 @@ class Collector:
                     await self._adapter.connect()
                     self.connects += 1
                     if not self.tags and self.state != "up":  # only events, if they come: there is no reading to wait for
-                        self._gap_from_us = None
+                        await self._heard_again(None)
                         await self._enter("up", "")
                     await self._collect()
                 except EndOfStream:
@@ -153,46 +149,26 @@ class Collector:
                     batch = self._normaliser.apply(batch)
                 await self._put(kind, batch)
                 self.rows += batch.num_rows
-                if self._settled_at is not None and asyncio.get_running_loop().time() >= self._settled_at:
-                    await self._settle()
 
     async def _came_up(self, batch: pa.RecordBatch) -> None:
         start = self._gap_from_us
+        gap_row = None
         if start is not None:
             end = _seen_us(batch)
             missed = self._ids
-            if self._away_since_us is not None and self._away_since_us < start:
-                await self._put_gap(missed, self._away_since_us, start, "not_connected")
             if self._gap_cause == "replanned":
                 missed = missed[[end - start > 2 * tag.period_us for tag in self.tags]]
             if end > start and len(missed):
-                await self._put_gap(missed, start, end, self._gap_cause)
-        self._gap_from_us = self._away_since_us = None
-        if self._absence is not None:  # the gap rows are durable by then
-            self._settled_at = asyncio.get_running_loop().time() + _SETTLED_S
+                gap = make_batch("gap", len(missed), time=start, end=end, tag=missed, source=self.name, cause=self._gap_cause)
+                gap_row = await self._put("gap", gap)
+        await self._heard_again(gap_row)
         if self.state != "up":
             await self._enter("up", "")
 
-    async def _put_gap(self, ids: npt.NDArray[np.int32], start_us: int, end_us: int, cause: str) -> None:
-        await self._put("gap", make_batch("gap", len(ids), time=start_us, end=end_us, tag=ids, source=self.name, cause=cause))
-
-    async def _settle(self) -> None:
-        """The device has been back for a while."""
-        absence, self._settled_at = self._absence, None
-        if absence is not None:
-            with contextlib.suppress(OSError):  # then the next run writes this gap once more
-                await asyncio.to_thread(absence.end)
-
-    async def _note_absence(self) -> None:
-        """For the next run, should this one end before the device is back."""
-        self._settled_at = None
-        since_us = self._away_since_us or self._gap_from_us
-        if self._absence is None or since_us is None or not len(self._ids):
-            return
-        try:
-            await asyncio.to_thread(self._absence.begin, since_us)
-        except OSError as error:
-            self._log.warning("since when the device is away is not noted for the next start", error=error.strerror or str(error))
+    async def _heard_again(self, gap_row: int | None) -> None:
+        self._gap_from_us = None
+        if self._absence is not None:
+            await self._absence.told(gap_row)
 
     async def _went_down(self, state: State, error: str, quality: int) -> None:
         if self.state in ("down", "misconfigured"):
@@ -203,7 +179,8 @@ class Collector:
             self._gap_from_us, self._gap_cause = self._last_batch_us or now, "not_connected"
         elif self._gap_from_us is None:
             self._gap_from_us, self._gap_cause = now, "not_connected"
-        await self._note_absence()
+        if self._absence is not None:
+            await self._absence.begin(self._gap_from_us, self._gap_cause)
         await self._put("telemetry", self._normaliser.apply(telemetry(time_us=now, tag=self._ids, quality=quality)))
         self.rows += len(self._ids)
         await self._enter(state, error)

@@ -15,9 +15,15 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from schemas.plugin import Check
+import structlog
 
-from .clock import looks_unset
+from cloud_sinks.base import Examined, SinkContext
+from schemas.errors import Busy, ConfigError, NotConnected
+from schemas.plugin import Check
+from schemas.tags import Tag
+
+from . import catalogue
+from .clock import WallClock, looks_unset
 from .config import Configuration
 
 PACKAGES: Final = ("gateway", "adapters", "schemas", "edge_models", "cloud_sinks")
@@ -93,11 +99,52 @@ def reachability(configuration: Configuration, *, timeout_s: float = 2.0) -> Ite
         parts = urlsplit(endpoint)
         if parts.scheme == "udp":
             continue  # nothing to connect to; `genba doctor modbus` asks the device
-        default = {"tcp": 502, "opc.tcp": 4840, "s7": 102, "mqtt": 1883, "mqtts": 8883, "tls": 802}.get(parts.scheme)
+        default = {"tcp": 502, "opc.tcp": 4840, "s7": 102, "mqtt": 1883, "mqtts": 8883, "tls": 802, "wss": 443}.get(parts.scheme)
         port = parts.port or default
         if not parts.hostname or port is None:
             continue
         yield _reach(name, endpoint, parts.hostname, port, timeout_s)
+
+
+def sinks(configuration: Configuration) -> Iterator[Check]:
+    """What each sink that can be examined says of its service. Writes nothing there."""
+    plant = configuration.plant
+    for name, config in plant.sinks.items():
+        with tempfile.TemporaryDirectory(prefix="genba-doctor-") as scratch:
+            context = SinkContext(
+                name=name,
+                enterprise=plant.enterprise,
+                site=plant.site,
+                gateway=plant.gateway,
+                tags=_NoTags(),
+                clock=WallClock(),
+                directory=Path(scratch),
+                base=configuration.directory,
+                log=structlog.stdlib.get_logger(),
+                time_zone=plant.time_zone,
+            )
+            try:
+                sink = catalogue.plugin("sinks", config.kind).build(config, context)
+                if isinstance(sink, Examined):
+                    yield Check(name, "ok", sink.examine())
+            except ConfigError as error:
+                where = f"{error.where}: " if error.where else ""
+                yield Check(name, "failure", f"{where}{error.message}", error.hint)
+            except (NotConnected, Busy) as error:
+                yield Check(name, "failure", str(error), "nobody edits anything for this: the gateway tries again by itself")
+
+
+class _NoTags:
+    """A tag directory for who asks no tag."""
+
+    def __getitem__(self, tag_id: int) -> Tag:
+        raise KeyError(tag_id)
+
+    def __iter__(self) -> Iterator[Tag]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 def _reach(name: str, endpoint: str, host: str, port: int, timeout_s: float) -> Check:

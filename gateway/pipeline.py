@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +21,9 @@ from schemas.kinds import KINDS, Kind, make_batch
 from schemas.tags import Tag
 from schemas.values import Strict
 
-from . import catalogue
-from .absence import Absence
+from . import bookmarks, catalogue
+from .absences import Absences
+from .bookmarks import Bookmark, bookmark_name
 from .building import build_adapter
 from .collector import Collector, Put
 from .config import Configuration
@@ -65,6 +65,7 @@ class Pipeline:
     """The adapter of an entry below `adapters:`, not connected, and its tags out of those given; the last argument is the time up to
     which everything is there (`AdapterContext.last_seen_us`). Raises ConfigError."""
     collectors: list[Collector] = field(default_factory=list)
+    bookmarks: list[Bookmark] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     sinks: dict[str, Sink] = field(default_factory=dict)
     crashes: dict[str, Crashes] = field(default_factory=dict)  # by task; kept by the supervisor
@@ -124,6 +125,7 @@ async def open_pipeline(
         fsync=plant.spool.fsync,
         max_bytes=int(plant.spool.max_size),
         when_full=plant.spool.when_full,
+        keep_s=plant.spool.keep.s,
         log=log,
     )
     try:
@@ -147,18 +149,24 @@ async def open_pipeline(
             pipeline.models, spool=spool, put=pipeline.put, keep=wanted, clock=clock, directory=directory / "models", log=log
         )
         last_seen = spool.last_durable_us("telemetry")
-        absences = {name: Absence(directory / "adapters" / name / "away.json") for name in plant.adapters}
-        away = await asyncio.to_thread(lambda: {name: absence.since_us() for name, absence in absences.items()})
+        pipeline.bookmarks = _bookmarks(configuration, tags, spool, endpoints or {})
+        await bookmarks.restore(pipeline.bookmarks, spool)
+        # A recording waits: nothing of it is missed while the gateway is not running.
+        live = [name for name, config in configuration.plant.adapters.items() if not config.replays]
+        absences = await Absences.open(
+            directory, live, last_seen_us=last_seen, durable_gaps=spool.durable("gap"), log=log,
+        )  # fmt: skip
         pipeline.adapter_of = partial(
             make_adapter,
             clock=clock,
             log=log,
             directory=directory / "adapters",
             endpoints=endpoints or {},
+            bookmarks=pipeline.bookmarks,
         )
         pipeline.collectors = build_collectors(
             configuration, tags, put=pipeline.put, clock=clock, rng=rng, log=log, directory=directory / "adapters",
-            endpoints=endpoints or {}, last_seen_us=last_seen, absences=absences, away_since_us=away,
+            endpoints=endpoints or {}, last_seen_us=last_seen, bookmarks=pipeline.bookmarks, absences=absences,
         )  # fmt: skip
     except BaseException:
         await spool.close()
@@ -182,23 +190,30 @@ def build_collectors(
     directory: Path,
     endpoints: Mapping[str, str],
     last_seen_us: int | None = None,
-    absences: Mapping[str, Absence] | None = None,
-    away_since_us: Mapping[str, int | None] | None = None,
+    bookmarks: Sequence[Bookmark] = (),
+    absences: Absences | None = None,
 ) -> list[Collector]:
-    """One collector per entry below `adapters:`, in the order of the file. `away_since_us`: of the devices that were away when the last run ended."""
+    """One collector per entry below `adapters:`, in the order of the file."""
     collectors = []
-    for name in configuration.plant.adapters:
-        away = None if last_seen_us is None else (away_since_us or {}).get(name)
-        seen = last_seen_us if last_seen_us is None or away is None else min(away, last_seen_us)
+    for name, config in configuration.plant.adapters.items():
         adapter, mine = make_adapter(
-            configuration, name, tags, seen, clock=clock, log=log, directory=directory, endpoints=endpoints
-        )
+            configuration, name, tags, last_seen_us, clock=clock, log=log, directory=directory, endpoints=endpoints,
+            bookmarks=bookmarks,
+        )  # fmt: skip
+        bookmark = _bookmark_of(bookmarks, name)
         collectors.append(
             Collector(
-                name, adapter, mine, put=put, clock=clock, rng=rng, log=log, last_seen_us=last_seen_us, away_since_us=away,
-                absence=(absences or {}).get(name),
+                name,
+                adapter,
+                mine,
+                put=put if bookmark is None else bookmark.through(put),
+                clock=clock,
+                rng=rng,
+                log=log,
+                last_seen_us=None if config.replays else last_seen_us,
+                absence=None if config.replays or absences is None else absences.of(name),
             )
-        )  # fmt: skip
+        )
     return collectors
 
 
@@ -212,9 +227,11 @@ def make_adapter(
     log: structlog.stdlib.BoundLogger,
     directory: Path,
     endpoints: Mapping[str, str],
+    bookmarks: Sequence[Bookmark] = (),
 ) -> tuple[Adapter, list[Tag]]:
     """The adapter of one entry and its tags, with the ids of `tags`."""
     bound = bind(configuration, name, tags)
+    bookmark = _bookmark_of(bookmarks, name)
     context = AdapterContext(
         name=name,
         tags=bound,
@@ -224,9 +241,24 @@ def make_adapter(
         time_zone=configuration.plant.time_zone,
         base=configuration.directory,
         last_seen_us=last_seen_us,
+        reached={} if bookmark is None else bookmark.reached,
     )
     adapter = build_adapter(at_endpoint(configuration.plant.adapters[name], endpoints.get(name)), context)
     return adapter, [one.tag for one in bound]
+
+
+def _bookmark_of(bookmarks: Sequence[Bookmark], adapter: str) -> Bookmark | None:
+    return next((bookmark for bookmark in bookmarks if bookmark.name == bookmark_name(adapter)), None)
+
+
+def _bookmarks(configuration: Configuration, tags: Sequence[Tag], spool: Spool, endpoints: Mapping[str, str]) -> list[Bookmark]:
+    """One per adapter whose source can be read again from any place."""
+    found = []
+    for name, config in configuration.plant.adapters.items():
+        if config.replays:
+            ids = [bound.tag.id for bound in bind(configuration, name, tags)]
+            found.append(Bookmark(name, endpoints.get(name, config.endpoint), ids, spool))
+    return found
 
 
 def bind(configuration: Configuration, adapter: str, tags: Sequence[Tag]) -> list[BoundTag[TagConfig]]:
@@ -275,6 +307,7 @@ def _add_deliveries(pipeline: Pipeline, directory: Path, rng: random.Random, end
                 clock=pipeline.clock,
                 rng=rng,
                 dead_letters=directory / "dead-letters",
+                max_rows_per_s=None if config.max_rate is None else config.max_rate / 86_400,
                 report=report,
                 log=pipeline.log,
             )

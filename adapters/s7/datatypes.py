@@ -231,7 +231,8 @@ def decode_clock(kind: DataType, raw: bytes, zone: tzinfo) -> str:
         year, month, day, hour, minute, second, high = (_from_bcd(byte) for byte in raw[:7])
         year += 1900 if year >= 90 else 2000
         us = (high * 10 + _digit(raw[7] >> 4)) * 1000
-    moment = datetime(year, month, day, hour, minute, second, us, tzinfo=zone)
+    leap = second == 60  # as a clock that follows UTC says it: the first second of the next minute, as POSIX counts
+    moment = datetime(year, month, day, hour, minute, 59 if leap else second, us, tzinfo=zone) + timedelta(seconds=leap)
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 

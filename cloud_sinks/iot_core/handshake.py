@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +33,27 @@ def context_of(certificate: Path | None, key: Path | None, ca: Path | None, wher
             where=f"{where}.certificate",
             hint="PEM files that belong together, the key without a pass phrase",
         ) from error
+    _dates(certificate, where)
     made.maximum_version = ssl.TLSVersion.TLSv1_2  # here the other side judges our certificate within the handshake
     return made
+
+
+def _dates(certificate: Path, where: str) -> None:
+    """Raises when the certificate is of another time than this machine has: the other side would say no more than that it refuses."""
+    from cryptography import x509
+
+    parsed, now = x509.load_pem_x509_certificate(certificate.read_bytes()), datetime.now(UTC)
+    if parsed.not_valid_after_utc < now:
+        raise ConfigError(
+            f"{certificate} has expired on {parsed.not_valid_after_utc:%Y-%m-%d}",
+            where=f"{where}.certificate",
+            hint=f"give the thing a new certificate, or set the clock of this machine, which says {now:%Y-%m-%d}",
+        )
+    if parsed.not_valid_before_utc > now:
+        raise NotConnected(
+            f"{certificate} is valid from {parsed.not_valid_before_utc:%Y-%m-%d %H:%M} UTC and the clock of this machine says "
+            f"{now:%Y-%m-%d %H:%M}: is it right?"
+        )
 
 
 def examine(host: str, port: int, context: ssl.SSLContext, where: str, *, alpn: str = _ALPN) -> None:

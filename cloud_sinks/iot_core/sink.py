@@ -153,28 +153,44 @@ class IotCoreSink:
         if self._module is not None:
             return await self._in_module(self._module, base / config.certificate)
         assert config.key is not None
-        certificate, key = base / config.certificate, base / config.key
-        await asyncio.to_thread(
-            lambda: examine(config.host, config.host_port, context_of(certificate, key, self._ca, self._where), self._where)
-        )
-        return replace(self._options(), certificate=str(certificate), key=str(key))
+        await asyncio.to_thread(self._shake_hands)
+        return replace(self._options(), certificate=str(base / config.certificate), key=str(base / config.key))
+
+    def examine(self) -> str:
+        """See Examined: one handshake, which judges the certificates of both sides. The policy shows only when the gateway runs."""
+        config = self._config
+        self._shake_hands()
+        judged = f"takes the certificate of {config.thing}" if config.key is not None else "is believed"
+        return f"{config.host}:{config.host_port} {judged}"
+
+    def _shake_hands(self) -> None:
+        """Blocking."""
+        config, base = self._config, self._context.base
+        if config.websocket:
+            context = context_of(None, None, self._ca, self._where)
+            examine(config.host, config.host_port, context, self._where, alpn="http/1.1")
+        elif config.certificate is None or config.key is None:
+            self._look_without_key(base / (config.certificate or ""))
+        else:
+            context = context_of(base / config.certificate, base / config.key, self._ca, self._where)
+            examine(config.host, config.host_port, context, self._where)
 
     async def _in_module(self, module: SecurityModule, certificate: Path) -> Options:
         """How to connect with a key that only the module has: a handshake before can judge no one but the other side."""
-        config, where = self._config, self._where
-
-        def look() -> None:
-            if not certificate.is_file():
-                hint = "paths are relative to the YAML file"
-                raise ConfigError(f"{certificate} is not there", where=f"{where}.certificate", hint=hint)
-            try:
-                examine(config.host, config.host_port, context_of(None, None, self._ca, where), where)
-            except ConfigError as error:
-                if error.where != f"{where}.certificate":  # that one is missed was clear
-                    raise
-
-        await asyncio.to_thread(look)
+        await asyncio.to_thread(self._look_without_key, certificate)
         return replace(self._options(), certificate=str(certificate), module=module)
+
+    def _look_without_key(self, certificate: Path) -> None:
+        """Blocking."""
+        config, where = self._config, self._where
+        if not certificate.is_file():
+            hint = "paths are relative to the YAML file"
+            raise ConfigError(f"{certificate} is not there", where=f"{where}.certificate", hint=hint)
+        try:
+            examine(config.host, config.host_port, context_of(None, None, self._ca, where), where)
+        except ConfigError as error:
+            if error.where != f"{where}.certificate":  # that one is missed was clear
+                raise
 
     async def _signed(self) -> Options:
         """How to connect by WebSocket with the AWS credentials of this moment. Raises NotConnected and ConfigError."""
@@ -184,9 +200,7 @@ class IotCoreSink:
         region = config.aws.region or _region_of(config.host) or found.region
         if region is None:
             raise ConfigError("no region is known", where=f"{where}.aws", hint="add `region`, for instance ap-northeast-1")
-        await asyncio.to_thread(
-            lambda: examine(config.host, config.host_port, context_of(None, None, self._ca, where), where, alpn="http/1.1")
-        )
+        await asyncio.to_thread(self._shake_hands)
         return replace(self._options(), signed_by=replace(found, region=region))
 
     def _options(self) -> Options:
@@ -206,6 +220,7 @@ class IotCoreSink:
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
+        self._shadow.forget()
         if connection is not None:
             await connection.close()
 

@@ -75,6 +75,14 @@ class KinesisSink:
         """Nothing is connected between two requests."""
         await self._closed.wait()
 
+    def examine(self) -> str:
+        """See Examined."""
+        self._encoding()
+        try:
+            return f"the stream {self._config.stream} is {self._look().lower()}"
+        finally:
+            self._account.close()
+
     async def aclose(self) -> None:
         """Let the request under way finish, close the connections, end the thread."""
         self._closed.set()
@@ -86,14 +94,18 @@ class KinesisSink:
     def _open(self) -> None:
         if self._encode is None:
             self._encode = self._encoding()
+        self._look()
+
+    def _look(self) -> str:
         found = self._account.call(
             "kinesis",
             f"look at the stream {self._config.stream}",
             lambda kinesis: kinesis.describe_stream_summary(**self._target),
         )
-        state = found["StreamDescriptionSummary"]["StreamStatus"]
+        state = str(found["StreamDescriptionSummary"]["StreamStatus"])
         if state not in _STATES:
-            raise NotConnected(f"the stream {self._config.stream} is {str(state).lower()}")
+            raise NotConnected(f"the stream {self._config.stream} is {state.lower()}")
+        return state
 
     def _encoding(self) -> Encode:
         context = self._context
@@ -137,20 +149,21 @@ class KinesisSink:
         """Numbers of the records that go together. No key twice in one request: the service may take the second and not the first."""
         todo = [number for number in range(len(records)) if number not in self._done]
         while todo:
-            taken, later, keys, size = list[int](), list[int](), set[str](), 0
+            taken, later, keys, size, seen = list[int](), list[int](), set[str](), 0, 0
             for number in todo:
                 record = records[number]
                 bytes_ = len(record.data) + len(record.key.encode())
-                full = len(taken) == self._config.max_records or size + bytes_ > self._config.max_request
-                if full or record.key in keys:
+                if len(taken) == self._config.max_records or (taken and size + bytes_ > self._config.max_request):
+                    break
+                seen += 1
+                if record.key in keys:
                     later.append(number)
-                    keys.add(record.key)  # what comes behind waits too
                     continue
                 taken.append(number)
                 keys.add(record.key)
                 size += bytes_
             yield taken
-            todo = later
+            todo = later + todo[seen:]
 
     def _put(self, numbers: Sequence[int], records: Sequence[Record]) -> None:
         """One request, and again what failed of it, with a full-jitter wait that doubles. Raises Busy when it goes on failing."""

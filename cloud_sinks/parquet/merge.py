@@ -27,7 +27,7 @@ from .order import Key, Keys, Ordered
 
 DICTIONARIES: Final = ("tag", "unit", "origin", "gateway")
 """Columns that are read as dictionaries: each has few values, many times."""
-_HELD: Final = 1 << 20
+_HELD: Final = 1 << 18
 """Rows of all sources together that are decoded at a time, about."""
 _LEAST, _MOST = 1_024, 65_536
 _SAMPLED: Final = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import NamedTuple
 
@@ -31,7 +32,12 @@ def publish(store: Store, part: Part, span: SpoolSpan, *, enterprise: str, site:
     path = LakeFile(site, part.date, span).path()
     about = data_metadata(part.table, span, enterprise=enterprise, site=site)
     scratch = store.scratch(os.path.basename(path))
-    write_file(scratch, part.table, about)
+    try:
+        write_file(scratch, part.table, about)
+    except OSError:  # a full disk: half a file takes room that others need
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise
     published = Published(path, scratch.stat().st_size)
     if store.publish(scratch, path):
         return published

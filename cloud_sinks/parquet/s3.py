@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import shutil
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from cloud_sinks.aws import Account
-from schemas.errors import Busy
+from schemas.errors import Busy, ConfigError
 
 if TYPE_CHECKING:
     import structlog
@@ -24,6 +26,7 @@ PART: Final = 16 << 20
 """Bytes of one part of a large object; S3 takes 5 MiB and more, and at most 10,000 parts."""
 _WHOLE: Final = 2 * PART
 """Up to this size an object goes in one request."""
+_UPLOAD: Final = ".upload"
 _TAKEN: Final = 412
 _CONFLICT: Final = 409
 _PROBE: Final = ".genba-probe-"
@@ -52,7 +55,9 @@ class S3Store:
         self._exclusive: bool | None = None  # whether the service honours If-None-Match; not known before the first look
 
     def open(self) -> None:
-        """Empty the place for files in the making, and find out once whether the service keeps a name from being given twice."""
+        """Empty the place for files in the making, give up uploads that a kill left unfinished, and find out once whether the service
+        keeps a name from being given twice."""
+        self._abort_unfinished()
         shutil.rmtree(self._making, ignore_errors=True)
         self._making.mkdir(parents=True, exist_ok=True)
         if self._exclusive is None:
@@ -64,6 +69,12 @@ class S3Store:
                     "name could slip through",
                     bucket=self._bucket,
                 )
+
+    def examine(self) -> str:
+        """One list of one name: the least that shows bucket, region, clock and credentials. Whether it may write shows when it does."""
+        what = f"look into {self._url('')}"
+        self._account.call("s3", what, lambda s3: s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1))
+        return f"{self._url('')} is there"
 
     def scratch(self, name: str) -> Path:
         """A local path."""
@@ -133,8 +144,10 @@ class S3Store:
         key = {"Bucket": self._bucket, "Key": self._prefix + path}
         what = f"write {self._url(path)}"
         upload = self._account.call("s3", what, lambda s3: s3.create_multipart_upload(**key, **self._encryption))["UploadId"]
-        done = False
+        # Written down, so that after a kill the next start knows: parts that nobody completes cost money for ever.
+        note, done = self._making / f"{uuid.uuid4()}{_UPLOAD}", False
         try:
+            note.write_text(json.dumps({**key, "UploadId": upload}), encoding="utf-8")
             parts: list[dict[str, Any]] = []
             with scratch.open("rb") as file:
                 while chunk := file.read(PART):
@@ -150,9 +163,27 @@ class S3Store:
             done = self._account.call("s3", what, complete)
             return done
         finally:
-            if not done:  # parts that nobody completes cost money for ever
-                with contextlib.suppress(Exception):
-                    self._account.client("s3").abort_multipart_upload(**key, UploadId=upload)
+            if not done:
+                with contextlib.suppress(Exception):  # the next start tries again
+                    _abort({**key, "UploadId": upload})(self._account.client("s3"))
+                    done = True
+            if done:
+                note.unlink(missing_ok=True)
+
+    def _abort_unfinished(self) -> None:
+        """Raises genba's own errors when the service is not there: then the notes stay for the next start."""
+        for note in self._making.glob(f"*{_UPLOAD}"):
+            try:
+                upload = json.loads(note.read_text(encoding="utf-8"))
+            except ValueError:  # torn by the kill; a lifecycle rule of the bucket finds the upload
+                upload = None
+            if isinstance(upload, dict) and upload.keys() == {"Bucket", "Key", "UploadId"}:
+                what = f"give up an unfinished upload of s3://{upload['Bucket']}/{upload['Key']}"
+                try:
+                    self._account.call("s3", what, _abort(upload))
+                except ConfigError as error:  # another bucket by now, or not allowed: data goes on all the same
+                    self._log.warning("an unfinished upload stays in the bucket", error=str(error))
+            note.unlink()
 
     def _part(self, what: str, part: dict[str, Any]) -> dict[str, Any]:
         answer = self._account.call("s3", what, lambda s3: s3.upload_part(**part))
@@ -207,6 +238,16 @@ class _Ranges(io.RawIOBase):
         buffer[: len(found)] = found
         self._at += len(found)
         return len(found)
+
+
+def _abort(upload: dict[str, str]) -> Callable[[BaseClient], None]:
+    """One that is no longer there is what is wanted."""
+
+    def abort(s3: BaseClient) -> None:
+        with contextlib.suppress(s3.exceptions.NoSuchUpload):
+            s3.abort_multipart_upload(**upload)
+
+    return abort
 
 
 def _conditional(request: Any) -> bool:

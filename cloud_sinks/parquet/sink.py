@@ -93,6 +93,13 @@ class ParquetSink:
         """A directory shows that it is away only when it is written to."""
         await self._closed.wait()
 
+    def examine(self) -> str:
+        """See Examined."""
+        try:
+            return self._guarded(self._store.examine)
+        finally:
+            self._store.close()
+
     async def aclose(self) -> None:
         """Let a write under way finish, renew the data dictionary, end the thread."""
         self._closed.set()

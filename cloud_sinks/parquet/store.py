@@ -24,6 +24,10 @@ class Store(Protocol):
         """Make the place usable and remove what a crash left behind."""
         ...
 
+    def examine(self) -> str:
+        """What is found there in a few words, without writing. Raises as `open` does."""
+        ...
+
     def scratch(self, name: str) -> Path:
         """A local path for a file in the making."""
         ...
@@ -56,6 +60,18 @@ class LocalStore:
         self._root.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._temporary.mkdir(exist_ok=True)
+
+    def examine(self) -> str:
+        """The directory, or the one in which it will be made."""
+        there = next(folder for folder in (self._root, *self._root.absolute().parents) if folder.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "not writable", str(there))
+        free = shutil.disk_usage(there).free
+        if not free:
+            raise OSError(errno.ENOSPC, "no space", str(there))
+        return f"{self._root} can be written, {free / 1e9:.1f} GB free"
 
     def scratch(self, name: str) -> Path:
         """A path in the temporary folder; it ends so that no `**/*.parquet` takes it for data."""

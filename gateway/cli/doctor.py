@@ -30,7 +30,7 @@ def command(file: Path | None, as_json: bool) -> None:
 
     configuration = config.load(file, strict_env=False) if file is not None else None
     directory = configuration.directory / configuration.plant.spool.directory if configuration else Path()
-    reach = list(doctor.reachability(configuration)) if configuration else []
+    reach = [*doctor.reachability(configuration), *doctor.sinks(configuration)] if configuration else []
     checks = [*doctor.machine(directory), *reach]
     if as_json:
         print_json(checks)

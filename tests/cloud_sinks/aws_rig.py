@@ -102,7 +102,8 @@ class Proxy:
         self.plan: list[Fault | None] = []
         self.away = False
         self.seen: list[tuple[str, str]] = []
-        self.dates: list[str] = []  # what each request was signed for
+        self.dates: list[str] = []  # what each request was signed for: time, and region
+        self.regions: list[str] = []
         self._stop = threading.Event()
         outer = self
 
@@ -132,6 +133,7 @@ class Proxy:
                     return
                 outer.seen.append((self.command, self.path))
                 outer.dates.append(self.headers.get("X-Amz-Date", ""))
+                outer.regions.append([*self.headers.get("Authorization", "//").split("/")][2])
                 fault = outer.plan.pop(0) if outer.plan and outer._matches(self.command, self.path) else None
                 if fault is not None and fault.kind != "reset after":
                     self._fail(fault)

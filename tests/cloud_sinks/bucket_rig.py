@@ -43,13 +43,17 @@ class BucketHarness:
         self._backend = backend
         self.proxy = Proxy(backend)
         self._s3 = client(backend)
+        self.make()
+
+    def make(self) -> None:
+        """Make the bucket where there is none."""
         location = {"LocationConstraint": "ap-northeast-1"}
         with contextlib.suppress(self._s3.exceptions.BucketAlreadyOwnedByYou, self._s3.exceptions.BucketAlreadyExists):
             self._s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=location)
 
-    def build(self, context: SinkContext) -> Sink:
+    def build(self, context: SinkContext, location: str = LOCATION) -> Sink:
         aws = AwsConfig.model_validate({"endpoint": self.proxy.endpoint, "timeout": "2s"})
-        return PLUGIN.build(ParquetConfig(location=LOCATION, aws=aws), context)
+        return PLUGIN.build(ParquetConfig(location=location, aws=aws), context)
 
     async def down(self) -> None:
         self.proxy.away = True
@@ -61,6 +65,11 @@ class BucketHarness:
         found = self._s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])
         return sorted(entry["Key"] for entry in found)
 
+    def written(self, kind: Kind) -> list[tuple[str, Any]]:
+        """Key and time of each object of a kind."""
+        keys = [key for key in self.keys() if f"/{kind}/" in key]
+        return [(key, self.head(key)["LastModified"]) for key in keys]
+
     def get(self, key: str) -> bytes:
         body: bytes = self._s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
         return body
@@ -70,7 +79,10 @@ class BucketHarness:
         return answer
 
     def uploads(self) -> list[Any]:
-        return list(self._s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
+        try:
+            return list(self._s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
+        except self._s3.exceptions.NoSuchUpload:  # so rclone says that there are none
+            return []
 
     async def rows(self, kind: Kind, context: SinkContext, expected: int) -> list[tuple[int, str]]:
         return await asyncio.to_thread(self.stored, kind)

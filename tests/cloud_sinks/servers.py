@@ -31,9 +31,8 @@ class Counterpart:
     """A request that is signed with another secret is refused."""
     persistent: bool = False
     """What it took is there after SIGKILL and a new start."""
-    most_record: int = 1 << 20
-    """Bytes of a Kinesis record; and of a request: """
-    most_request: int = 5 << 20
+    plain: Path | None = None
+    """Where its buckets lie as plain directories. Who has it answers a range with 200, which polars does not take."""
     by_arn: bool = False
     """A stream may be named by its ARN."""
 
@@ -56,24 +55,17 @@ def _moto(folder: Path) -> Counterpart:
     return Counterpart("moto", Server(command, folder, free_port()), conditional=True, by_arn=True)
 
 
-def ministack_python() -> str:
-    """The interpreter that has ministack: it wants versions of its own, so CI gives it an environment of its own."""
-    own = HERE / "ministack" / "bin" / "python"
-    if own.exists():
-        return str(own)
-    if importlib.util.find_spec("ministack") is None:
-        missing("ministack", "python3 -m venv tests/interop/ministack, and its pip install -r requirements/ministack.txt")
-    return sys.executable
-
-
 def _ministack(folder: Path) -> Counterpart:
-    python = ministack_python()
+    if importlib.util.find_spec("ministack") is None:
+        missing("ministack", "make setup")
 
     def command(port: int) -> list[str]:
         settings = {
             "BIND_HOST": "127.0.0.1",  # every address otherwise, and so does its MQTT listener
             "IOT_MTLS_ENABLED": "0",
             "GATEWAY_PORT": str(port),
+            "MINISTACK_REGION": "ap-northeast-1",  # of its buckets after a new start, wherever they were made
+            "AWS_DEFAULT_REGION": "ap-northeast-1",
             "PERSIST_STATE": "1",
             "STATE_DIR": str(folder / "state"),
             "S3_PERSIST": "1",
@@ -82,7 +74,7 @@ def _ministack(folder: Path) -> Counterpart:
         return [
             "/usr/bin/env",
             *(f"{name}={value}" for name, value in settings.items()),
-            python,
+            sys.executable,
             "-W",
             "ignore",
             "-m",
@@ -101,7 +93,7 @@ def _rclone(folder: Path) -> Counterpart:
     def command(port: int) -> list[str]:
         return [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", str(folder / "files")]
 
-    return Counterpart("rclone", Server(command, folder, free_port()), signed=True, persistent=True)
+    return Counterpart("rclone", Server(command, folder, free_port()), signed=True, persistent=True, plain=folder / "files")
 
 
 def _kinesalite(folder: Path) -> Counterpart:
@@ -114,7 +106,7 @@ def _kinesalite(folder: Path) -> Counterpart:
     def command(port: int) -> list[str]:
         return [str(node), str(HERE / "servers/kinesis_server.js"), str(port)]
 
-    return Counterpart("kinesalite", Server(command, folder), most_request=7 << 20)
+    return Counterpart("kinesalite", Server(command, folder))
 
 
 def listening_addresses(pid: int) -> set[str]:

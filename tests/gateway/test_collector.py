@@ -12,12 +12,11 @@ import pyarrow as pa
 import pytest
 import structlog
 
-from gateway.absence import Absence
 from gateway.collector import Collector
 from schemas.errors import ConfigError, EndOfStream, NotConnected
 from schemas.kinds import telemetry
 from schemas.quality import BAD_NO_COMMUNICATION, BAD_NODE_ID_UNKNOWN, BAD_TIMEOUT
-from tests.gateway.samples import make_tag, rows
+from tests.gateway.samples import make_tag, rows, until
 
 
 class ScriptedAdapter:
@@ -47,7 +46,7 @@ class ScriptedAdapter:
 def play(manual_clock, monkeypatch):
     """Run a script to its end (EndOfStream, or `still` seconds) with instant back-off; returns what was put, and the collector."""
 
-    async def run(script, *, last_seen_us=None, still=0.2, tags=(0, 1), **more):
+    async def run(script, *, last_seen_us=None, still=0.2, tags=(0, 1)):
         put: list[tuple[str, pa.RecordBatch]] = []
 
         async def record(kind, batch):
@@ -58,7 +57,7 @@ def play(manual_clock, monkeypatch):
         adapter = ScriptedAdapter(script)
         collector = Collector(
             "press", adapter, [make_tag(tag) for tag in tags], put=record, clock=manual_clock, rng=random.Random(1),
-            log=structlog.get_logger(), last_seen_us=last_seen_us, **more,
+            log=structlog.get_logger(), last_seen_us=last_seen_us,
         )  # fmt: skip
         collector._backoff._first_s = collector._backoff._max_s = 0.001
         with contextlib.suppress(TimeoutError):
@@ -118,50 +117,6 @@ async def test_the_time_since_the_previous_run_is_a_gap_named_for_its_cause(play
     assert gap.column("end").cast(pa.int64()).to_pylist() == [1_767_225_700_000_000] * 2
 
 
-async def test_a_gap_that_was_open_when_the_gateway_stopped_begins_when_the_device_went_away(play, tmp_path, monkeypatch):
-    """Killed while the device is away: other devices go on, so the last durable row does not say since when this one is missing."""
-    absence = Absence(tmp_path / "press" / "away.json")
-    assert await asyncio.to_thread(absence.since_us) is None
-    put, _, _ = await play([(None, [GOOD, NotConnected("reset")]), (EndOfStream(), ())], absence=absence)
-    since = await asyncio.to_thread(absence.since_us)
-    assert since is not None
-    assert of(put, "gap") == []
-    for _ in range(2):  # the next run finds it away too, and is killed as well: the gap still begins when it began
-        await play(
-            [(NotConnected("refused"), ()), (EndOfStream(), ())],
-            absence=absence,
-            away_since_us=since,
-            last_seen_us=since + 5_000_000,
-        )
-    assert await asyncio.to_thread(absence.since_us) == since
-    monkeypatch.setattr("gateway.collector._SETTLED_S", 0.0)
-    put, _, _ = await play([(None, [GOOD, EndOfStream()])], absence=absence, away_since_us=since, last_seen_us=since + 5_000_000)
-    gaps = [
-        (
-            gap.column("time").cast(pa.int64())[0].as_py(),
-            gap.column("end").cast(pa.int64())[0].as_py(),
-            gap.column("cause")[0].as_py(),
-        )
-        for gap in of(put, "gap")
-    ]
-    assert gaps[0] == (since, since + 5_000_000, "not_connected")
-    assert gaps[1][0] == since + 5_000_000
-    assert gaps[1][2] == "gateway_stopped"
-    assert all(gap.column("tag").to_pylist() == [0, 1] for gap in of(put, "gap"))
-    assert await asyncio.to_thread(absence.since_us) is None, "it is back, and the next run begins anew"
-
-
-async def test_an_absence_that_cannot_be_noted_stops_nothing(play, tmp_path):
-    (tmp_path / "press").write_text("a file in the place of the directory")
-    put, _, _ = await play(
-        [(None, [GOOD, NotConnected("reset")]), (None, [GOOD, EndOfStream()])], absence=Absence(tmp_path / "press" / "away.json")
-    )
-    assert len(of(put, "gap")) == 1
-    (tmp_path / "torn.json").write_text('{"sin')
-    for name in ("none.json", "torn.json"):
-        assert await asyncio.to_thread(Absence(tmp_path / name).since_us) is None
-
-
 async def test_a_first_start_has_no_gap(play):
     put, _, _ = await play([(None, [GOOD, EndOfStream()])])
     assert of(put, "gap") == []
@@ -194,18 +149,22 @@ async def test_another_plan_goes_on_without_an_event_and_a_pause_of_two_periods_
         put.append((kind, batch))
         return len(put)
 
-    async def play(script):
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(collector.run(), timeout=0.1)
+    async def play(batches):
+        """Run until so many batches more were put, or to the end."""
+        wanted = len(put) + batches
+        run = asyncio.create_task(collector.run())
+        await until(lambda: len(put) >= wanted or run.done(), 20)
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
 
     tags = [make_tag(0), make_tag(1, period_us=60_000_000)]
     first = ScriptedAdapter([((), (GOOD,))])
     collector = Collector("press", first, tags, put=record, clock=manual_clock, rng=random.Random(1), log=structlog.get_logger())
-    await play(first)
+    await play(2)
     stopped = collector._last_batch_us
     second = ScriptedAdapter([((), (rows([0, 1], [1.0, 2.0], time_us=stopped + 10_000_000),))])
     collector.replan(second, tags)
-    await play(second)
+    await play(2)
     assert (first.closed, second.closed) == (1, 1)
     assert events(put) == ["adapter_up"]
     (gap,) = of(put, "gap")
@@ -213,9 +172,9 @@ async def test_another_plan_goes_on_without_an_event_and_a_pause_of_two_periods_
     assert len(of(put, "telemetry")) == 2
 
     collector.replan(ScriptedAdapter([((), (rows([0, 1], [1.0, 2.0], time_us=collector._last_batch_us + 1_500_000),))]), tags)
-    await play(second)
+    await play(1)
     assert len(of(put, "gap")) == 1
 
     collector.replan(ScriptedAdapter([(NotConnected("away"), ()), (EndOfStream(), ())]), tags)
-    await play(second)
+    await play(3)
     assert events(put) == ["adapter_up", "adapter_down", "adapter_finished"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -278,6 +280,7 @@ def folder(tmp_path: Path) -> Path:
         authority = Authority(one, "ca")
         authority.issue("gw-1", [])
         authority.issue("old", [], days=(-3, -1))
+        authority.issue("young", [], days=(1, 3))
         authority.issue("gw-2", [])
     return tmp_path
 
@@ -291,8 +294,19 @@ def folder(tmp_path: Path) -> Path:
         ({"certificate": "ours/gw-1.pem", "key": "ours/gw-1.key"}, ConfigError, "does not take this gateway's certificate"),
         ({"certificate": "ours/gw-1.pem", "key": "ours/gw-2.key"}, ConfigError, "belong together"),
         ({"certificate": "ours/none.pem"}, ConfigError, "none.pem is not there"),
+        ({"certificate": "ours/old.pem", "key": "ours/old.key"}, ConfigError, r"old.pem has expired on 20.*new certificate"),
+        ({"certificate": "ours/young.pem", "key": "ours/young.key"}, NotConnected, r"young.pem is valid from 20.*is it right"),
     ],
-    ids=["authority", "no authority", "no such file", "unknown certificate", "another key", "no certificate"],
+    ids=[
+        "authority",
+        "no authority",
+        "no such file",
+        "unknown certificate",
+        "another key",
+        "no certificate",
+        "expired",
+        "not yet",
+    ],
 )
 async def test_tls_is_explained_in_under_three_seconds(
     broker: Any, folder: Path, manual_clock: ManualClock, options: dict[str, Any], error: type[Exception], says: str
@@ -311,3 +325,95 @@ async def test_nobody_there(broker: Any, context: SinkContext) -> None:
     with pytest.raises(NotConnected, match=r"[Rr]efused"):
         await sink.connect()
     await sink.aclose()
+
+
+def policed(mosquitto: Callable[..., Any], *lines: str) -> Any:
+    """A broker that lets in, or publish, only whom it is told to."""
+    broker = start_broker(mosquitto)
+    file = broker.folder / "mosquitto.conf"
+    given = [line.format(folder=broker.folder) for line in lines]
+    file.write_text(
+        "per_listener_settings false\n" + file.read_text().replace("allow_anonymous true\n", "") + "\n".join(given) + "\n"
+    )
+    broker.restart()
+    return broker
+
+
+async def test_a_certificate_of_another_thing_is_for_a_person(mosquitto: Callable[..., Any], context: SinkContext) -> None:
+    """CONNACK not authorized: what IoT Core says when the policy does not allow the client id."""
+    broker = await asyncio.to_thread(policed, mosquitto, "allow_anonymous false")
+    sink = build(context, broker, thing="gw-2")
+    with pytest.raises(ConfigError, match=r"policy does not allow iot:Connect with this client id.*correct the policy") as caught:
+        await sink.connect()
+    assert caught.value.where == "sinks.out"
+    await sink.aclose()
+
+
+async def test_a_topic_that_the_policy_does_not_allow_is_for_a_person(
+    mosquitto: Callable[..., Any], context: SinkContext
+) -> None:
+    """PUBACK not authorized. Nothing is dead-lettered for it: with the policy corrected the rows go."""
+    (acl := context.base / "acl").write_text("pattern write elsewhere/#\n", encoding="utf-8")
+    broker = await asyncio.to_thread(policed, mosquitto, "allow_anonymous true", f"acl_file {acl}")
+    sink = build(context, broker)
+    with pytest.raises(ConfigError, match=r"does not let this gateway publish on genba/gw-1/alert.*allow iot:Publish"):
+        await send(sink, context, kind="alert")
+    acl.write_text("pattern write genba/#\n", encoding="utf-8")
+    await asyncio.to_thread(broker.restart)
+    await send(build(context, broker), context, kind="alert")
+
+
+async def test_one_that_accepts_and_says_nothing_is_given_up_and_leaves_nothing(broker: Any, context: SinkContext) -> None:
+    """The first connection of each try, the sink's own handshake, reaches the broker; the second, the SDK's, is held for ever."""
+    held: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+        if len(held) % 2 == 0:
+            await reader.read()
+            return
+        onward_reader, onward = await asyncio.open_connection("127.0.0.1", broker.tls_port)
+        await asyncio.gather(_pass_on(reader, onward), _pass_on(onward_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    counts = []
+    for _ in range(3):
+        sink = build(context, broker, port=server.sockets[0].getsockname()[1], timeout="2s")
+        with pytest.raises(NotConnected, match=r"localhost:[0-9]+ does not answer"):
+            await asyncio.wait_for(sink.connect(), 10)
+        await sink.aclose()
+        counts.append(sum(not thread.name.startswith("asyncio_") for thread in threading.enumerate()))
+    assert len(held) == 6
+    assert counts[0] == counts[-1]
+    for writer in held:
+        writer.close()
+    server.close()
+    await asyncio.sleep(0.1)
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+async def test_a_hundred_thousand_tags_in_a_span(broker: Any, tmp_path: Path, manual_clock: ManualClock) -> None:
+    tags = Tags(*(f"acme/osaka/line-{n % 500}/t{n}" for n in range(100_000)))
+    with listening(broker.port, "genba/#") as listener:
+        sink = build(context_of(tmp_path, manual_clock, tags), broker)
+        await sink.connect()
+        await sink.write([batch_of("telemetry", 0, 100_000, tags)], span_of("telemetry", 0, 100_000))
+        await sink.aclose()
+
+        def held() -> int:
+            return sum(len(json.loads(data)["rows"]) for _, data in list(listener.got))
+
+        for _ in range(100):
+            if await asyncio.to_thread(held) >= 100_000:
+                break
+            await asyncio.sleep(0.1)
+        rows = [row for _, data in listener.got for row in json.loads(data)["rows"]]
+    assert [row["row"] for row in rows] == list(range(100_000))
+    assert all(row["tag"] == tags[row["row"]].path for row in rows)

@@ -219,15 +219,61 @@ def test_an_upload_that_fails_is_aborted(bucket: BucketHarness, tmp_path: Path, 
     store.close()
 
 
-async def test_objects_are_encrypted_with_the_key_that_is_named(bucket: BucketHarness, context: SinkContext) -> None:
+@pytest.mark.parametrize("refused", [False, True], ids=["aborted", "not allowed"])
+async def test_an_upload_that_a_kill_left_is_given_up_at_the_next_start(
+    bucket: BucketHarness, context: SinkContext, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """A kill is simulated by a line that is cut with the first part and stays cut: the abort does not arrive either."""
+    monkeypatch.setattr(s3_module, "_WHOLE", 1)
+    sink = bucket.build(context)
+    await sink.connect()
+    assert isinstance(context.tags, Tags)
+    rows, span = [batch_of("telemetry", 0, 10, context.tags)], span_of("telemetry", 0, 10)
+    bucket.proxy.plan = [None, *[Fault("reset")] * 2]  # create, a part, abort
+    with pytest.raises(NotConnected):
+        await sink.write(rows, span)
+    assert len(bucket.uploads()) == 1
+    again = bucket.build(context)
+    bucket.proxy.plan = [Fault(status=403, code="AccessDenied")] if refused else []
+    await again.connect()
+    assert len(bucket.uploads()) == (1 if refused else 0)
+    await again.write(rows, span)
+    await again.aclose()
+    await sink.aclose()
+    assert sorted(seq for seq, _ in bucket.stored("telemetry")) == list(range(10))
+    assert len(bucket.uploads()) == (1 if refused else 0), "and the one that was completed left nothing"
+    assert list(context.directory.rglob("*.upload")) == []
+
+
+@pytest.mark.parametrize("at", [0, 1, 2], ids=["create", "a part", "complete"])
+@pytest.mark.parametrize("kind", ["reset", "reset after"])
+async def test_a_reset_anywhere_in_an_upload_leaves_one_whole_object(
+    bucket: BucketHarness, context: SinkContext, monkeypatch: pytest.MonkeyPatch, at: int, kind: Any
+) -> None:
+    monkeypatch.setattr(s3_module, "_WHOLE", 1)
+    with pytest.raises(NotConnected, match="cannot write"):
+        await put(bucket, context, plan=[*[None] * at, Fault(kind)])
+    await put(bucket, context)
+    assert sorted(seq for seq, _ in bucket.stored("telemetry")) == list(range(10))
+    assert len(bucket.uploads()) == (1 if (at, kind) == (0, "reset after") else 0), "nobody knows the one whose name never came"
+
+
+@pytest.mark.parametrize("size", ["one request", "parts"])
+async def test_objects_are_encrypted_with_the_key_that_is_named(
+    bucket: BucketHarness, context: SinkContext, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    if size == "parts":
+        monkeypatch.setattr(s3_module, "_WHOLE", 1)
     aws = AwsConfig.model_validate({"endpoint": bucket.proxy.endpoint})
     sink = PLUGIN.build(ParquetConfig(location=LOCATION, aws=aws, kms_key="alias/lake"), context)
     await sink.connect()
     assert isinstance(context.tags, Tags)
     await sink.write([batch_of("telemetry", 0, 3, context.tags)], span_of("telemetry", 0, 3))
     await sink.aclose()
-    answer = bucket.head(bucket.keys()[2])
-    assert (answer["ServerSideEncryption"], answer["SSEKMSKeyId"]) == ("aws:kms", "alias/lake")
+    assert bucket.keys()
+    for key in bucket.keys():  # noqa: SIM118 (a list)
+        answer = bucket.head(key)
+        assert (answer["ServerSideEncryption"], answer["SSEKMSKeyId"]) == ("aws:kms", "alias/lake")
 
 
 async def test_no_credentials_say_where_they_come_from(
