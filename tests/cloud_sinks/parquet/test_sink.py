@@ -211,8 +211,10 @@ async def test_really_full_disk(context: SinkContext, monkeypatch: pytest.Monkey
     sink = build(context)
     await sink.connect()
     assert isinstance(context.tags, Tags)
+    full = context.base / "full.part"  # a link, so that whoever clears up removes no device of the machine
+    full.symlink_to("/dev/full")
     with monkeypatch.context() as patch:
-        patch.setattr(LocalStore, "scratch", lambda self, name: Path("/dev/full"))
+        patch.setattr(LocalStore, "scratch", lambda self, name: full)
         with pytest.raises(NotConnected, match=r"the disk is full \(ENOSPC"):
             await sink.write([batch_of("telemetry", 0, 10, context.tags)], span_of("telemetry", 0, 10))
     await sink.aclose()
