@@ -154,7 +154,7 @@ async def open_pipeline(
         # A recording waits: nothing of it is missed while the gateway is not running.
         live = [name for name, config in configuration.plant.adapters.items() if not config.replays]
         absences = await Absences.open(
-            directory, live, last_seen_us=last_seen, durable_gaps=spool.durable("gap"), log=log,
+            directory, live, last_seen_us=last_seen, durable_gaps=partial(spool.durable, "gap"), log=log,
         )  # fmt: skip
         pipeline.adapter_of = partial(
             make_adapter,
