@@ -68,7 +68,7 @@ async def serving(spool: Spool, *, configured: Collection[str], log: structlog.s
                 await writer.wait_closed()
 
     try:
-        listening = await asyncio.to_thread(_listen, spool.directory)
+        listening, place = await asyncio.to_thread(_listen, spool.directory)
     except OSError as error:
         log.warning("genba spool cannot change anything while this gateway runs", error=error.strerror or str(error))
         yield
@@ -79,6 +79,7 @@ async def serving(spool: Spool, *, configured: Collection[str], log: structlog.s
     finally:
         server.close()
         await asyncio.to_thread(_forget, spool.directory / _NAME)
+        os.close(place)
 
 
 async def _reply(
@@ -130,20 +131,24 @@ def _short(directory: Path) -> Iterator[str]:
         os.close(fd)
 
 
-def _listen(directory: Path) -> socket.socket:
-    """A listening socket for this user alone. The caller holds the spool's lock: what lies there is of a dead process."""
+def _listen(directory: Path) -> tuple[socket.socket, int]:
+    """A listening socket for this user alone, and the descriptor by which it is named, to be closed after it.
+
+    The caller holds the spool's lock: what lies there is of a dead process.
+    """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _forget(directory / _NAME)
-        with _short(directory) as path:
-            listening.bind(path)
+        listening.bind(f"/proc/self/fd/{place}/{_NAME}")
         os.chmod(directory / _NAME, 0o600)
         listening.listen(4)
         listening.setblocking(False)
     except OSError:
         listening.close()
+        os.close(place)
         raise
-    return listening
+    return listening, place
 
 
 def _forget(path: Path) -> None:

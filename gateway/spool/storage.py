@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 Bytes = bytes | bytearray | memoryview
+_LOCK_ATTEMPTS: Final = 5
 
 
 class Storage(Protocol):
@@ -168,12 +170,16 @@ class DiskStorage:
     def lock(self, path: Path, owner: str) -> int:
         """See `Storage.lock`. flock, so that two spools in one process exclude one another too."""
         fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            present = os.pread(fd, 64, 0).decode(errors="replace").strip("\0\n ")
-            os.close(fd)
-            raise BlockingIOError(errno.EWOULDBLOCK, present) from None
+        for attempt in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == _LOCK_ATTEMPTS - 1:
+                    present = os.pread(fd, 64, 0).decode(errors="replace").strip("\0\n ")
+                    os.close(fd)
+                    raise BlockingIOError(errno.EWOULDBLOCK, present) from None
+                time.sleep(0.02)  # `genba spool stat` looks whether somebody has it, and lets go at once
         with suppress(OSError):  # a full disk must not keep the gateway from draining
             os.pwrite(fd, owner.encode()[:63].ljust(63) + b"\n", 0)
         return fd

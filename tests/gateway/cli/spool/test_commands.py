@@ -250,11 +250,12 @@ def _main(arguments: list[str]) -> None:
 
 
 async def test_requests_that_are_none_are_answered_and_harm_nothing(tmp_path):
-    await filled(tmp_path / "spool")
-    running = await Spool.open(tmp_path / "spool", gateway="gw", clock=WallClock(), log=structlog.get_logger())
+    place = tmp_path / ("long" * 20) / ("longer" * 10) / "spool"  # no name of a Unix socket is so long
+    await filled(place)
+    running = await Spool.open(place, gateway="gw", clock=WallClock(), log=structlog.get_logger())
     try:
         async with control.serving(running, configured=["lake"], log=structlog.get_logger()):
-            assert (tmp_path / "spool/control").stat().st_mode & 0o777 == 0o600
+            assert (place / "control").stat().st_mode & 0o777 == 0o600
             for line in (
                 b"[1]\n",
                 b'{"do":"explode"}\n',
@@ -262,7 +263,7 @@ async def test_requests_that_are_none_are_answered_and_harm_nothing(tmp_path):
                 b"\xff\n",
                 b"x" * 200_000,
             ):
-                with control._short(tmp_path / "spool") as path:
+                with control._short(place) as path:
                     reader, writer = await asyncio.open_unix_connection(path)
                 try:
                     writer.write(line)
@@ -274,7 +275,7 @@ async def test_requests_that_are_none_are_answered_and_harm_nothing(tmp_path):
                     writer.close()
                 assert not answer or json.loads(answer)["ok"] is False
             answer = await asyncio.to_thread(
-                control.ask, tmp_path / "spool", {"do": "drop", "kind": "telemetry", "sink": "lake", "before": 50}
+                control.ask, place, {"do": "drop", "kind": "telemetry", "sink": "lake", "before": 50}
             )
             assert answer == {"kind": "telemetry", "sink": "lake", "rows": 10, "next": 50}
     finally:
