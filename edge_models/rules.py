@@ -98,7 +98,7 @@ class Rules:
     one tag is judged at each of its readings, also at a live one that is older than the last. One over several tags is judged
     once a moment of the gateway's clock, when all its inputs of that moment are there or the next moment begins: so a poll
     is never seen half. Silence is measured as in `stuck`, but while nothing at all arrives the clock of ticks goes on; after a pause
-    of everything that is longer than the timeout it is measured anew. 41 bytes per tag, and 34 to 58 for each rule on it.
+    of everything that is longer than the timeout it is measured anew. 49 bytes per tag, and 34 to 58 for each rule on it.
     """
 
     kind: ClassVar[str] = "rules"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from edge_models import drift, forecast_residual, limits, rules, stuck
+from edge_models import drift, envelope, forecast_residual, limits, rules, stuck
 from tests.conformance.model import ModelConformance
 
 
@@ -46,3 +46,9 @@ class TestRulesOfOneTag(ModelConformance):
             "dead": {"tag": "t*", "heartbeat": "5s"},
         }
     }
+
+
+class TestEnvelope(ModelConformance):
+    plugin = envelope.PLUGIN
+    kind = "envelope"
+    options: ClassVar[Mapping[str, Any]] = {"min_samples": 10}

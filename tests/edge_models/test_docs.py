@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_models import drift, forecast_residual, limits, rules, stuck
+from edge_models import drift, envelope, forecast_residual, limits, rules, stuck
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
 from tests.conformance.model import make_tag
 
@@ -18,6 +18,7 @@ PLUGINS = {
     "stuck": stuck.PLUGIN,
     "limits": limits.PLUGIN,
     "rules": rules.PLUGIN,
+    "envelope": envelope.PLUGIN,
 }
 
 
