@@ -20,7 +20,7 @@ from .slots import HUGE, Bools, Index, Readings
 
 _DEPTH: Final = 30
 _EXAMPLE: Final = "write it like: mode == run and speed > 5"
-_COMPARE: Final[Mapping[str, Callable[[float, float], bool]]] = {
+COMPARE: Final[Mapping[str, Callable[[float, float], bool]]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 _OPPOSITE: Final[Mapping[str, str]] = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
@@ -143,7 +143,7 @@ class _Parser:
             raise self._error(f"the name of a tag expected, found {name!r}", at)
         kind, op, at = self._take(f"a comparison behind {name!r}")
         if kind != "op":
-            raise self._error(f"one of {' '.join(_COMPARE)} expected behind {name!r}, found {op!r}", at)
+            raise self._error(f"one of {' '.join(COMPARE)} expected behind {name!r}, found {op!r}", at)
         kind, written, at = self._take(f"a value behind {op!r}")
         literal: float | str | bool
         if kind == "number":
@@ -163,8 +163,8 @@ class _Parser:
 
 
 @dataclass(frozen=True, slots=True)
-class _Test:
-    """One comparison of the condition on one tag: `codes` where an enum's name stands for numbers, `text` for plain text."""
+class Resolved:
+    """One comparison of a condition on one tag: `codes` where an enum's name stands for numbers, `text` for plain text."""
 
     asset: int
     comparison: int
@@ -180,7 +180,7 @@ class _Test:
             return False
         if self.codes is not None:
             return (value in self.codes) == (self.op == "==")
-        return _COMPARE[self.op](value, self.number)
+        return COMPARE[self.op](value, self.number)
 
 
 class Gate:
@@ -200,14 +200,14 @@ class Gate:
         position = {asset: number for number, asset in enumerate(assets)}
         for tag in watched:
             self._asset_of[tag.id] = position[tag.asset]
-        self._tests: dict[int, list[_Test]] = {}
+        self._tests: dict[int, list[Resolved]] = {}
         for number, asset in enumerate(assets):
             for index, comparison in enumerate(condition.comparisons):
                 found = by_name.get((asset, comparison.tag))
                 if found is None:
                     names = ", ".join(sorted(name for place, name in by_name if place == asset)[:8])
                     raise ConfigError(f"{asset} has no tag {comparison.tag!r}", where=where, hint=f"it has {names}")
-                self._tests.setdefault(found.id, []).append(_test(number, index, comparison, found, where))
+                self._tests.setdefault(found.id, []).append(resolve(number, index, comparison, found, where))
         self._is_input = np.zeros(top, dtype=bool)
         self._is_input[list(self._tests)] = True
         self.truth: Bools = np.zeros((len(assets), len(condition.comparisons)), dtype=bool)
@@ -251,7 +251,8 @@ class Gate:
             self._open = self.condition.evaluate(self.truth)
 
 
-def _test(asset: int, index: int, comparison: Comparison, tag: Tag, where: str) -> _Test:
+def resolve(asset: int, index: int, comparison: Comparison, tag: Tag, where: str) -> Resolved:
+    """A comparison as it reads for one tag. Raises ConfigError where the tag can never be what the literal says."""
     literal = comparison.literal
     if isinstance(literal, str):
         if tag.enum:
@@ -260,12 +261,12 @@ def _test(asset: int, index: int, comparison: Comparison, tag: Tag, where: str) 
                 raise ConfigError(
                     f"{tag.path} is never {literal!r}", where=where, hint=f"it is one of {', '.join(tag.enum.values())}"
                 )
-            return _Test(asset, index, comparison.op, 0.0, codes, None)
+            return Resolved(asset, index, comparison.op, 0.0, codes, None)
         if tag.value_type != "text":
             raise ConfigError(f"{tag.path} is a number and is compared with the text {literal!r}", where=where, hint=_EXAMPLE)
-        return _Test(asset, index, comparison.op, 0.0, None, literal)
+        return Resolved(asset, index, comparison.op, 0.0, None, literal)
     if tag.value_type == "text":
-        return _Test(
+        return Resolved(
             asset, index, comparison.op, 0.0, None, f"{literal:g}" if not isinstance(literal, bool) else str(literal).lower()
         )
-    return _Test(asset, index, comparison.op, float(literal), None, None)
+    return Resolved(asset, index, comparison.op, float(literal), None, None)

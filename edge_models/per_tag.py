@@ -205,7 +205,9 @@ class PerTagModel(ABC):
         """See EdgeModel."""
         stored = unpack(state, self.kind, self.version, self._parameters)
         mine = self._arrays()
-        if stored.keys() != {"ids", *mine} or any(array.shape != stored["ids"].shape for array in stored.values()):
+        if stored.keys() != {"ids", *mine} or any(
+            stored[name].shape != (*stored["ids"].shape, *array.shape[1:]) for name, array in mine.items()
+        ):
             raise StateMismatch("the stored state holds other arrays than this version writes")
         ids = stored["ids"].astype(np.int64)
         slots = self.slots.of(np.clip(ids, -1, 2**31 - 1).astype(np.int32))

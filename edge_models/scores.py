@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from schemas.kinds import SCORE, TELEMETRY, TIME
 from .slots import NEVER, Floats, Index, Readings, Times
 
 _KEPT: Final = 8
+_CONTRIBUTIONS: Final = SCORE.get_field_index("contributions")
 _PASSED: Final = tuple([*TELEMETRY.names, "seq"].index(name) for name in ("time", "seq", "tag", "value"))  # through unchanged
 
 
@@ -46,9 +48,10 @@ class ScoreRows:
         low: Floats,
         high: Floats,
         since: Times | None = None,
+        contributions: Sequence[str | None] | None = None,
     ) -> pa.RecordBatch:
-        """SCORE rows from arrays of the same length; NaN is null, and so is NEVER in `since`."""
-        return self._batch(
+        """SCORE rows from arrays of the same length; NaN is null, and so is NEVER in `since`. `contributions` are JSON."""
+        made = self._batch(
             _times(time),
             pa.array(seq),
             pa.array(tag.astype(np.int32)),
@@ -59,6 +62,9 @@ class ScoreRows:
             since,
             False,
         )
+        if contributions is None:
+            return made
+        return made.set_column(_CONTRIBUTIONS, SCORE.field(_CONTRIBUTIONS), pa.array(contributions, pa.string()))
 
     def _batch(
         self, time: pa.Array, seq: pa.Array, tag: pa.Array, value: pa.Array, score: Floats, low: Floats, high: Floats,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from edge_models import drift, forecast_residual, limits, stuck
+from edge_models import drift, envelope, forecast_residual, limits, rules, stuck
 from tests.conformance.model import ModelConformance
 
 
@@ -31,3 +31,24 @@ class TestLimits(ModelConformance):
     kind = "limits"
     warm_up_us = 0
     row_per_reading = False
+
+
+class TestRulesOfOneTag(ModelConformance):
+    plugin = rules.PLUGIN
+    kind = "rules"
+    warm_up_us = 0
+    row_per_reading = False
+    most_bytes_per_tag = 300
+    options: ClassVar[Mapping[str, Any]] = {
+        "rules": {
+            "too-high": {"tag": "t*", "above": 22, "below": 5, "hysteresis": 1.0, "on_delay": "1s"},
+            "rises": {"tag": "t?", "rate_above": 2.0, "rate_below": -3.0, "over": "1s"},
+            "dead": {"tag": "t*", "heartbeat": "5s"},
+        }
+    }
+
+
+class TestEnvelope(ModelConformance):
+    plugin = envelope.PLUGIN
+    kind = "envelope"
+    options: ClassVar[Mapping[str, Any]] = {"min_samples": 10}

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from edge_models import drift, forecast_residual, limits, stuck
+from edge_models import drift, envelope, forecast_residual, limits, rules, stuck
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
 from tests.conformance.model import make_tag
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
-PLUGINS = {"forecast_residual": forecast_residual.PLUGIN, "drift": drift.PLUGIN, "stuck": stuck.PLUGIN, "limits": limits.PLUGIN}
+PLUGINS = {
+    "forecast_residual": forecast_residual.PLUGIN,
+    "drift": drift.PLUGIN,
+    "stuck": stuck.PLUGIN,
+    "limits": limits.PLUGIN,
+    "rules": rules.PLUGIN,
+    "envelope": envelope.PLUGIN,
+}
 
 
 def section(kind: str) -> str:
