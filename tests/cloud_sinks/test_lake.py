@@ -49,7 +49,7 @@ def put(
         write_file(path, part.table, data_metadata(part.table, span, enterprise="acme", site=site))
         made.append(path)
     if described:
-        TagTable(tags, enterprise="acme", site=site, gateway=gateway).write(_store(root, gateway))
+        TagTable(tags, enterprise="acme", site=site, gateway=gateway, sink="lake").write(_store(root, gateway))
     return made
 
 
