@@ -96,6 +96,9 @@ class Bucket:
             raise ValueError(f"{location}: reading a bucket needs boto3; install it: pip install boto3") from error
         self._bucket, _, prefix = location.removeprefix("s3://").strip("/").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
+        region = region or (
+            None if profile else os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")
+        )  # boto3 knows but the first
         session = boto3.Session(profile_name=profile, region_name=region)
         found = session.get_credentials()
         if found is None:
