@@ -40,6 +40,7 @@ def command(
     except ValueError as error:
         raise ConfigError(f"--every {every}: {error}") from error
     lake = Lake(str(location), **location.access)
+    location.holds_a_lake()
     with engine.session() as spark, location.errors("make features"):
         summary = lake_features.make(
             lake,
