@@ -96,15 +96,16 @@ class Bucket:
             raise ValueError(f"{location}: reading a bucket needs boto3; install it: pip install boto3") from error
         self._bucket, _, prefix = location.removeprefix("s3://").strip("/").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
-        region = region or (
-            None if profile else os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")
-        )  # boto3 knows but the first
         session = boto3.Session(profile_name=profile, region_name=region)
+        if session.region_name is None:  # polars and the other SDKs know this name, boto3 does not
+            session = boto3.Session(profile_name=profile, region_name=os.environ.get("AWS_REGION"))
         found = session.get_credentials()
         if found is None:
             raise ValueError(f"{location}: no AWS credentials were found; set AWS_ACCESS_KEY_ID …, or name a profile")
         if session.region_name is None:
-            raise ValueError(f"{location}: no region is known; give region=, for instance ap-northeast-1")
+            raise ValueError(
+                f"{location}: no region is known; give region= (--region), or set AWS_REGION, for instance ap-northeast-1"
+            )
         self._s3: BaseClient = session.client(
             "s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path" if endpoint else "auto"})
         )
