@@ -98,7 +98,7 @@ class Troubles:
                 len(sinks),
                 time=loss.time_us,
                 end=loss.end_us,
-                source="spool",
+                source="spool" if loss.kind == "telemetry" else f"spool.{loss.kind}",
                 sink=list(sinks),
                 cause=loss.cause,
                 rows=list(sinks.values()),

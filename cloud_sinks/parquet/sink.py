@@ -60,7 +60,9 @@ class ParquetSink:
         self._roll = config.roll
         self._bytes_a_row: dict[Kind, float] = {}  # of the files of this run
         self._store = _store(config, context)
-        self._dictionary = TagTable(context.tags, enterprise=context.enterprise, site=context.site, gateway=context.gateway)
+        self._dictionary = TagTable(
+            context.tags, enterprise=context.enterprise, site=context.site, gateway=context.gateway, sink=context.name
+        )
         self._names: Names | None = None
         self._described_us = 0
         self._thread = OneThread(f"genba-lake-{context.name}")

@@ -64,7 +64,7 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_file(path, part.table, data_metadata(part.table, span, enterprise="acme", site="osaka"))
     store = LocalStore(tmp_path / "lake", "gw-1")
     store.open()
-    TagTable(tags, enterprise="acme", site="osaka", gateway="gw-1").write(store)
+    TagTable(tags, enterprise="acme", site="osaka", gateway="gw-1", sink="lake").write(store)
     monkeypatch.chdir(tmp_path)
 
 

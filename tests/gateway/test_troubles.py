@@ -302,6 +302,12 @@ async def test_lost_rows_are_one_gap_row_per_sink_that_was_still_to_have_them(pi
     assert [loss.first for loss in pipeline.acknowledged] == [10]
 
 
+async def test_a_gap_row_says_that_rows_of_another_kind_than_readings_were_lost(pipeline, watch):
+    pipeline.losses = [Loss("alert", 3, 4, "dropped", {"lake": 2}, 1_000, 2_000)]
+    await watch.look()
+    assert [row["source"] for kind, row in pipeline.rows if kind == "gap"] == ["spool.alert"]
+
+
 async def test_rows_kept_as_windows_are_a_warning_and_a_gap_row_that_is_not_durable_is_owed(pipeline, watch):
     pipeline.losses = [Loss("telemetry", 10, 29, "downsampled", {"lake": 18}, 1_000, 2_000)]
     pipeline.disk_takes = False
