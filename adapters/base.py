@@ -7,8 +7,9 @@ with `PLUGIN`. Importing the folder imports no protocol library.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
@@ -16,10 +17,13 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
 from schemas.certificates import CertificateFact
 from schemas.clock import Clock
+from schemas.data import Kind
 from schemas.tags import Severity, Tag, ValueType
 from schemas.values import Duration, Size, Strict
 
 if TYPE_CHECKING:  # Arrow, and the log with its console, are not needed to read a configuration
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
     import structlog
 
@@ -103,6 +107,9 @@ class AdapterConfig(Strict):
 
     records: ClassVar[bool] = False
     """Whether the adapter records and plays `AdapterContext.tape`."""
+    replays: ClassVar[bool] = False
+    """Whether the source can be read again from any place. The gateway then notes how far the durable rows reach, and
+    `AdapterContext.reached` says so after a restart. Readings of such an adapter bear the origin `replay`, its events `replay_mark`."""
     kind: str = Field(description="The protocol.")
     endpoint: str = Field(description="Where the device is.")
     timeout: Duration = Field(Duration("2s"), description="Deadline for one request.")
@@ -151,12 +158,36 @@ class BoundTag(Generic[TagT]):
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """How far rows of one kind reach in a source that is sorted by time: up to `time_us`, of which `rows` were the last."""
+
+    time_us: int
+    rows: int
+
+    def followed_by(self, times_us: npt.NDArray[np.int64]) -> Mark:
+        """The mark behind further rows (not empty, in order of time)."""
+        last = int(times_us[-1])
+        rows = len(times_us) - int(times_us.searchsorted(last))
+        return Mark(last, rows + (self.rows if rows == len(times_us) and last == self.time_us else 0))
+
+
+START: Final = Mark(-(2**63), 0)
+"""Before everything."""
+
+
+def replay_mark(adapter: str) -> str:
+    """What stands in `attributes` of the events that an adapter replays: one entry of the JSON object, as text."""
+    return f'"replayed_by": {json.dumps(adapter, ensure_ascii=False)}'
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterContext:
     """What the gateway hands to an adapter. `directory` is private to it and survives restarts.
 
     `base` is the directory of the YAML file: relative paths in the adapter's options are relative to it. `last_seen_us` is the time up
     to which the previous run of the gateway has everything, None when there was none. `tape` records what goes over the wire where
-    `capture` asks for it, or plays it in place of a device.
+    `capture` asks for it, or plays it in place of a device. `reached` is up to where the spool has the rows of the source, by kind, for adapters
+    with `replays`; it moves along.
     """
 
     name: str
@@ -168,6 +199,7 @@ class AdapterContext:
     base: Path = Path()
     last_seen_us: int | None = None
     tape: Recorder | Player | None = None
+    reached: Mapping[Kind, Mark] = field(default_factory=dict)
 
 
 class Adapter(Protocol):

@@ -49,7 +49,7 @@ class JsonRows:
         parts: list[Any] = [
             f'{{"version":{VERSION},"time":"',
             pc.replace_substring(time, " ", "T", max_replacements=1),
-            f'Z",{self._plant},"gateway":{_json(span.gateway)},"epoch":{span.epoch},"row":',
+            f'Z",{self._plant},"gateway":{_json(span.gateway)},"epoch":{span.epoch},"kind":"telemetry","row":',
             batch.column("seq").cast(pa.string()),
             pa.array([path for path, _ in known], pa.string()).take(tags.indices),
             *_values(batch),

@@ -8,7 +8,6 @@ Needs polars (and boto3 for a bucket), and imports it when called; the gateway's
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from schemas.asset import matches_any
 from schemas.lake import COLUMNS, TAGS_COLUMNS, Column, LakeFile
 from schemas.manifest import MANIFEST, Manifest, current, lake_files, sources_of
 
+from .moments import Moment, at_us, instant, span_us, us_of
 from .places import Access, Place, place_of
 
 if TYPE_CHECKING:
@@ -30,13 +30,8 @@ if TYPE_CHECKING:
     from .signals import Units
     from .wide import Wide
 
-Moment = datetime | str
-"""A point in time: an aware datetime, or ISO 8601 text with an offset (`2026-03-01T00:00:00+09:00`)."""
 _GAP_AT_MOST: Final = timedelta(days=31)
 _MOST_ROWS: Final = 100_000_000
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_SPANS: Final = {"us": 1, "ms": 10**3, "s": 10**6, "m": 60 * 10**6, "min": 60 * 10**6, "h": 3600 * 10**6, "d": 86400 * 10**6}
-_SPAN: Final = re.compile(rf"\s*([0-9]+(?:\.[0-9]+)?)\s*({'|'.join(_SPANS)})\s*")
 _EXPLICIT: Final = 10_000
 """Up to this many tags are looked for by name, which lets the reader pass over row groups; beyond it every row is looked at."""
 
@@ -70,7 +65,7 @@ def scan(
     if kind not in COLUMNS:
         raise ValueError(f"unknown kind {kind!r}; known are {', '.join(COLUMNS)}")
     place = place_of(location, region=region, endpoint=endpoint, profile=profile)
-    since, until = _moment(start, "start"), _moment(end, "end")
+    since, until = instant(start, "start"), instant(end, "end")
     wanted_sites = {sites} if isinstance(sites, str) else None if sites is None else set(sites)
     schema = _schema(COLUMNS[kind])
     files = list(_files(place, kind, wanted_sites, since, until))
@@ -109,7 +104,6 @@ def tags(
 
     Places, sites and patterns of tags as for `scan`.
     """
-
     place = place_of(location, region=region, endpoint=endpoint, profile=profile)
     found = _tags(place, {sites} if isinstance(sites, str) else None if sites is None else set(sites))
     return found if tags is None else found.filter(_matching(found["tag"], [tags] if isinstance(tags, str) else list(tags)))
@@ -136,7 +130,7 @@ def gaps(
     import polars as pl
 
     access = Access(region=region, endpoint=endpoint, profile=profile)
-    since, until = _moment(start, "start"), _moment(end, "end")
+    since, until = instant(start, "start"), instant(end, "end")
     looked = None if since is None else max(since, datetime.min.replace(tzinfo=UTC) + _GAP_AT_MOST) - _GAP_AT_MOST
     rows = scan(location, kind="gap", start=looked, end=until, sites=sites, **access)
     rows = rows.filter(pl.col("sink").is_null() | (pl.col("sink") == sink))
@@ -200,24 +194,28 @@ def pivot(
 
     from .align import HOW
     from .signals import described, facts_of, seen, signals
-    from .wide import Grid, Wide, moment
+    from .wide import Grid, Wide
 
     if how not in HOW:
         raise ValueError(f"how={how!r} is not known; known are {', '.join(HOW)}")
     if units not in ("refuse", "split"):
         raise ValueError(f"units={units!r} is not known; known are refuse, split")
     access = Access(region=region, endpoint=endpoint, profile=profile)
-    every_us, tolerance_us = _span_us(every, "every"), _span_us(tolerance, "tolerance", zero=True)
-    since, until = _moment(start, "start"), _moment(end, "end")
-    before = None if since is None else moment(_us(since) - tolerance_us)
-    readings = scan(location, tags=tags, start=before, end=until, sites=sites, **access)
+    every_us, tolerance_us = span_us(every, "every"), span_us(tolerance, "tolerance", zero=True)
+    since, until = instant(start, "start"), instant(end, "end")
+    before = None if since is None else at_us(us_of(since) - tolerance_us)
+
+    def read() -> pl.LazyFrame:
+        return scan(location, tags=tags, start=before, end=until, sites=sites, **access)
+
+    readings = read()
     facts = facts_of(readings, uncertain=uncertain)
     table = _tags(place_of(location, **access), {sites} if isinstance(sites, str) else None if sites is None else set(sites))
     if tags is not None:
         table = table.filter(_matching(table["tag"], [tags] if isinstance(tags, str) else list(tags)))
     columns = signals(seen(facts.iter_rows(named=True)), described(table, since, until), units)
-    first = _us(since) if since else facts["first"].min()
-    last = _us(until) if until else facts["last"].max()
+    first = us_of(since) if since else facts["first"].min()
+    last = us_of(until) if until else facts["last"].max()
     grid = Grid(0, 0, every_us)
     if isinstance(first, int) and isinstance(last, int):
         begin = first if since else first // every_us * every_us
@@ -230,26 +228,8 @@ def pivot(
     missing = gaps(location, tags=tags, start=before, end=until, sites=sites, sink=sink, **access)
     return Wide(
         readings, missing.select("tag", pl.col("time", "end").to_physical()), columns, grid,
-        how=how, tolerance_us=tolerance_us, uncertain=uncertain, coverage=coverage, total=int(facts["rows"].sum()),
+        how=how, tolerance_us=tolerance_us, uncertain=uncertain, coverage=coverage, total=int(facts["rows"].sum()), again=read,
     )  # fmt: skip
-
-
-def _span_us(span: timedelta | str, what: str, *, zero: bool = False) -> int:
-    """A time span in µs. Raises ValueError for other text, and for none at all unless `zero`."""
-    if isinstance(span, timedelta):
-        found = span // timedelta(microseconds=1)
-    else:
-        match = _SPAN.fullmatch(span)
-        if match is None:
-            raise ValueError(f"{what}={span!r} is no time span; write it like 500ms, 1s, 15m, 8h or 1d")
-        found = round(float(match[1]) * _SPANS[match[2]])
-    if found < 0 or (found == 0 and not zero):
-        raise ValueError(f"{what}={span} must be longer than nothing")
-    return found
-
-
-def _us(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _tags(place: Place, wanted: set[str] | None) -> pl.DataFrame:
@@ -307,23 +287,6 @@ def _keys_above(place: Place) -> dict[str, pl.DataType]:
 
     keys = [part.partition("=")[0] for part in place.above if "=" in part.strip("=")]
     return dict.fromkeys(keys, pl.String())
-
-
-def _moment(moment: Moment | None, what: str) -> datetime | None:
-    """As aware UTC datetime. A time without an offset is refused: on the night clocks are set back it would name two moments."""
-    if moment is None:
-        return None
-    if isinstance(moment, str):
-        try:
-            moment = datetime.fromisoformat(moment)
-        except ValueError:
-            raise ValueError(f"{what}={moment!r} is no ISO 8601 time; write it like 2026-03-01T00:00:00+09:00") from None
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise ValueError(
-            f"{what}={moment} has no time zone, so it is not one moment; "
-            "write datetime(2026, 3, 1, tzinfo=ZoneInfo('Asia/Tokyo')) or '2026-03-01T00:00:00+09:00'"
-        )
-    return moment.astimezone(UTC)
 
 
 def _files(
@@ -407,4 +370,4 @@ def _matching(column: pl.Series, patterns: list[str]) -> pl.Series:
     import polars as pl
 
     fitting = [name for name in column.unique().drop_nulls().to_list() if matches_any(name, patterns)]
-    return column.is_in(pl.Series(fitting, dtype=pl.String()))
+    return column.is_in(pl.Series(fitting, dtype=pl.String()).implode())

@@ -20,11 +20,11 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from schemas import quality, units
+from schemas.data import Kind
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from schemas.kinds import Kind
     from schemas.span import SpoolSpan
     from schemas.tags import TagDirectory
 
@@ -48,6 +48,7 @@ class Message(BaseModel):
     site: str = Field(description="Site of the plant.")
     gateway: str = Field(description="The gateway that sends it.")
     epoch: int = Field(description="Rises when another gateway takes over.")
+    kind: Kind = Field(description="The kind of data.")
     row: int = Field(description="Row number; (gateway, epoch, kind, row) is the same when a message is sent again.")
 
 
@@ -199,7 +200,8 @@ class Messages:
         fields: dict[str, Any] = {name: _finite(value) for name, value in row.items() if value is not None}
         for name in ("seq", "row", "tag", "low", "high"):
             fields.pop(name, None)
-        fields |= self._plant | {"time": utc(row["time"]), "gateway": span.gateway, "epoch": span.epoch, "row": number}
+        fields |= self._plant | {"time": utc(row["time"]), "gateway": span.gateway, "epoch": span.epoch}
+        fields |= {"kind": span.kind, "row": number}
         if tag is not None:
             fields["tag"] = tag.path
         low, high = _finite(row.get("low")), _finite(row.get("high"))

@@ -105,6 +105,7 @@ class Bucket:
         self._s3: BaseClient = session.client(
             "s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path" if endpoint else "auto"})
         )
+        endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")  # as boto3 does
         keys = found.get_frozen_credentials()
         options = {
             "aws_access_key_id": keys.access_key,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from schemas.units import display
 
 from . import align
 from .align import How
+from .moments import at_us
 from .signals import Signal
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ COLUMNS: Final = (
 )  # fmt: skip
 _CELLS: Final = 1_000_000
 """Readings, or cells of the result, that are worked on at a time: some hundred megabytes."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _GOOD: Final = 0x4000_0000
 _BAD: Final = 0x8000_0000
 
@@ -67,10 +66,11 @@ class Wide:
         uncertain: bool,
         coverage: float,
         total: int,
+        again: Callable[[], pl.LazyFrame] | None = None,
     ) -> None:
         self.signals = tuple(signals)
         self.grid = grid
-        self._readings, self._gaps = readings, align.merged(gaps)
+        self._readings, self._again, self._gaps = readings, again, align.merged(gaps)
         self._how, self._tolerance_us, self._coverage = how, tolerance_us, coverage
         self._limit = _BAD if uncertain else _GOOD
         most = _CELLS // max(1, len(self.signals))
@@ -126,15 +126,7 @@ class Wide:
     def _slice(self, grid: Grid) -> pl.DataFrame:
         import polars as pl
 
-        since, until = moment(grid.start_us - self._tolerance_us), moment(grid.end_us)
-        rows = (
-            self._readings.filter(pl.col("time") >= since, pl.col("time") < until)
-            .filter(pl.col("date").is_between(since.date(), until.date()))  # folders of other days are not opened
-            .select(*COLUMNS)
-            .with_columns(pl.col("time").to_physical())
-            .collect(engine="streaming")
-        )
-        parts = self._parts(rows)
+        parts = self._parts(self._rows_of(grid))
         moments = pl.int_range(grid.start_us, grid.end_us, grid.every_us, eager=True)
         columns = [moments.cast(pl.Datetime("us", "UTC")).alias("time")]
         for signal in self.signals:
@@ -145,6 +137,30 @@ class Wide:
                 values = self._column(signal, part, grid, moments)
             columns.append(values.cast(dtype).alias(signal.name))
         return pl.DataFrame(columns)
+
+    def _rows_of(self, grid: Grid) -> pl.DataFrame:
+        """The readings that matter for a slice. Where files were merged and removed since they were listed, they are listed again."""
+        import polars.exceptions as pe
+
+        try:
+            return self._collected(grid)
+        except (OSError, pe.ComputeError):
+            if self._again is None:
+                raise
+            self._readings = self._again()
+            return self._collected(grid)
+
+    def _collected(self, grid: Grid) -> pl.DataFrame:
+        import polars as pl
+
+        since, until = at_us(grid.start_us - self._tolerance_us), at_us(grid.end_us)
+        return (
+            self._readings.filter(pl.col("time") >= since, pl.col("time") < until)
+            .filter(pl.col("date").is_between(since.date(), until.date()))  # folders of other days are not opened
+            .select(*COLUMNS)
+            .with_columns(pl.col("time").to_physical())
+            .collect(engine="streaming")
+        )
 
     def _parts(self, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
         """The rows of each tag, ordered and with the limit of carrying."""
@@ -199,11 +215,3 @@ def _value(kind: ValueType) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
         return pl.col("value_int"), pl.lit(None, pl.Int64), pl.lit(None, pl.Int64)
     text = pl.when(pl.col("value").is_null() & pl.col("value_int").is_null()).then(pl.col("text"))
     return text, pl.lit(None, pl.String), pl.lit(None, pl.String)
-
-
-def moment(time_us: int) -> datetime:
-    """µs since 1970 as a time in UTC; what no calendar holds becomes its first or last moment."""
-    try:
-        return _EPOCH + timedelta(microseconds=time_us)
-    except OverflowError:
-        return datetime.min.replace(tzinfo=UTC) if time_us < 0 else datetime.max.replace(tzinfo=UTC)

@@ -24,6 +24,7 @@ from schemas.errors import ConfigError, EndOfStream, NotConnected
 from schemas.kinds import Kind, kind_of, make_batch, telemetry
 from schemas.tags import Tag
 
+from .absences import Absence
 from .backoff import Backoff
 from .normalise import Normaliser
 
@@ -55,9 +56,11 @@ class Collector:
         rng: random.Random,
         log: structlog.stdlib.BoundLogger,
         last_seen_us: int | None = None,
+        absence: Absence | None = None,
         steady_s: float = 10.0,
     ) -> None:
-        """`last_seen_us` is the time of the last durable row of the previous run: the time since is a gap.
+        """`last_seen_us` is the time of the last durable row of the previous run: the time since is a gap. `absence` keeps on disk since
+        when the device is away; what it knows of the previous run goes before `last_seen_us`.
 
         A connection that lived for `steady_s` starts the back-off anew.
         """
@@ -74,6 +77,10 @@ class Collector:
         self._steady_s = steady_s
         self._gap_from_us = last_seen_us
         self._gap_cause = "gateway_stopped"
+        self._absence = absence
+        pending = None if absence is None else absence.pending
+        if pending is not None:
+            self._gap_from_us, self._gap_cause = pending.since_us, pending.cause
         self._last_batch_us = 0
 
     @property
@@ -111,7 +118,7 @@ class Collector:
                     await self._adapter.connect()
                     self.connects += 1
                     if not self.tags and self.state != "up":  # only events, if they come: there is no reading to wait for
-                        self._gap_from_us = None
+                        await self._heard_again(None)
                         await self._enter("up", "")
                     await self._collect()
                 except EndOfStream:
@@ -145,6 +152,7 @@ class Collector:
 
     async def _came_up(self, batch: pa.RecordBatch) -> None:
         start = self._gap_from_us
+        gap_row = None
         if start is not None:
             end = _seen_us(batch)
             missed = self._ids
@@ -152,10 +160,15 @@ class Collector:
                 missed = missed[[end - start > 2 * tag.period_us for tag in self.tags]]
             if end > start and len(missed):
                 gap = make_batch("gap", len(missed), time=start, end=end, tag=missed, source=self.name, cause=self._gap_cause)
-                await self._put("gap", gap)
-        self._gap_from_us = None
+                gap_row = await self._put("gap", gap)
+        await self._heard_again(gap_row)
         if self.state != "up":
             await self._enter("up", "")
+
+    async def _heard_again(self, gap_row: int | None) -> None:
+        self._gap_from_us = None
+        if self._absence is not None:
+            await self._absence.told(gap_row)
 
     async def _went_down(self, state: State, error: str, quality: int) -> None:
         if self.state in ("down", "misconfigured"):
@@ -166,6 +179,8 @@ class Collector:
             self._gap_from_us, self._gap_cause = self._last_batch_us or now, "not_connected"
         elif self._gap_from_us is None:
             self._gap_from_us, self._gap_cause = now, "not_connected"
+        if self._absence is not None:
+            await self._absence.begin(self._gap_from_us, self._gap_cause)
         await self._put("telemetry", self._normaliser.apply(telemetry(time_us=now, tag=self._ids, quality=quality)))
         self.rows += len(self._ids)
         await self._enter(state, error)

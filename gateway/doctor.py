@@ -99,7 +99,7 @@ def reachability(configuration: Configuration, *, timeout_s: float = 2.0) -> Ite
         parts = urlsplit(endpoint)
         if parts.scheme == "udp":
             continue  # nothing to connect to; `genba doctor modbus` asks the device
-        default = {"tcp": 502, "opc.tcp": 4840, "s7": 102, "mqtt": 1883, "mqtts": 8883, "tls": 802}.get(parts.scheme)
+        default = {"tcp": 502, "opc.tcp": 4840, "s7": 102, "mqtt": 1883, "mqtts": 8883, "tls": 802, "wss": 443}.get(parts.scheme)
         port = parts.port or default
         if not parts.hostname or port is None:
             continue

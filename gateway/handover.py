@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter
 
-from adapters.base import AdapterConfig, BoundTag, TagConfig, devices_of
+from adapters.base import AdapterConfig, BoundTag, Mark, TagConfig, devices_of
+from schemas.data import Kind
 from schemas.tags import Tag
 
 from . import catalogue
@@ -34,6 +35,7 @@ class Entry:
     base: Path
     directory: Path
     last_seen_us: int | None = None
+    reached: Mapping[Kind, Mark] = field(default_factory=dict)
 
 
 def to_plain(entry: Entry, *, secrets: bool) -> dict[str, Any]:
@@ -48,7 +50,9 @@ def to_plain(entry: Entry, *, secrets: bool) -> dict[str, Any]:
         "time_zone": entry.time_zone,
     }
     if secrets:
-        plain |= {"base": str(entry.base), "directory": str(entry.directory), "last_seen_us": entry.last_seen_us}
+        reached = {kind: [mark.time_us, mark.rows] for kind, mark in entry.reached.items()}
+        plain |= {"base": str(entry.base), "directory": str(entry.directory)}
+        plain |= {"last_seen_us": entry.last_seen_us, "reached": reached}
     return plain
 
 
@@ -66,6 +70,7 @@ def from_plain(plain: Mapping[str, Any], *, base: Path = Path(), directory: Path
         Path(plain["base"]) if "base" in plain else base,
         Path(plain["directory"]) if "directory" in plain else directory,
         plain.get("last_seen_us"),
+        {kind: Mark(*mark) for kind, mark in plain.get("reached", {}).items()},
     )
 
 

@@ -21,7 +21,9 @@ from schemas.kinds import KINDS, Kind, make_batch
 from schemas.tags import Tag
 from schemas.values import Strict
 
-from . import catalogue
+from . import bookmarks, catalogue
+from .absences import Absences
+from .bookmarks import Bookmark, bookmark_name
 from .building import build_adapter
 from .collector import Collector, Put
 from .config import Configuration
@@ -63,6 +65,7 @@ class Pipeline:
     """The adapter of an entry below `adapters:`, not connected, and its tags out of those given; the last argument is the time up to
     which everything is there (`AdapterContext.last_seen_us`). Raises ConfigError."""
     collectors: list[Collector] = field(default_factory=list)
+    bookmarks: list[Bookmark] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     sinks: dict[str, Sink] = field(default_factory=dict)
     crashes: dict[str, Crashes] = field(default_factory=dict)  # by task; kept by the supervisor
@@ -145,16 +148,24 @@ async def open_pipeline(
             pipeline.models, spool=spool, put=pipeline.put, keep=wanted, clock=clock, directory=directory / "models", log=log
         )
         last_seen = spool.last_durable_us("telemetry")
+        pipeline.bookmarks = _bookmarks(configuration, tags, spool, endpoints or {})
+        await bookmarks.restore(pipeline.bookmarks, spool)
+        # A recording waits: nothing of it is missed while the gateway is not running.
+        live = [name for name, config in configuration.plant.adapters.items() if not config.replays]
+        absences = await Absences.open(
+            directory, live, last_seen_us=last_seen, durable_gaps=spool.durable("gap"), log=log,
+        )  # fmt: skip
         pipeline.adapter_of = partial(
             make_adapter,
             clock=clock,
             log=log,
             directory=directory / "adapters",
             endpoints=endpoints or {},
+            bookmarks=pipeline.bookmarks,
         )
         pipeline.collectors = build_collectors(
             configuration, tags, put=pipeline.put, clock=clock, rng=rng, log=log, directory=directory / "adapters",
-            endpoints=endpoints or {}, last_seen_us=last_seen,
+            endpoints=endpoints or {}, last_seen_us=last_seen, bookmarks=pipeline.bookmarks, absences=absences,
         )  # fmt: skip
     except BaseException:
         await spool.close()
@@ -178,14 +189,30 @@ def build_collectors(
     directory: Path,
     endpoints: Mapping[str, str],
     last_seen_us: int | None = None,
+    bookmarks: Sequence[Bookmark] = (),
+    absences: Absences | None = None,
 ) -> list[Collector]:
     """One collector per entry below `adapters:`, in the order of the file."""
     collectors = []
-    for name in configuration.plant.adapters:
+    for name, config in configuration.plant.adapters.items():
         adapter, mine = make_adapter(
-            configuration, name, tags, last_seen_us, clock=clock, log=log, directory=directory, endpoints=endpoints
+            configuration, name, tags, last_seen_us, clock=clock, log=log, directory=directory, endpoints=endpoints,
+            bookmarks=bookmarks,
+        )  # fmt: skip
+        bookmark = _bookmark_of(bookmarks, name)
+        collectors.append(
+            Collector(
+                name,
+                adapter,
+                mine,
+                put=put if bookmark is None else bookmark.through(put),
+                clock=clock,
+                rng=rng,
+                log=log,
+                last_seen_us=None if config.replays else last_seen_us,
+                absence=None if config.replays or absences is None else absences.of(name),
+            )
         )
-        collectors.append(Collector(name, adapter, mine, put=put, clock=clock, rng=rng, log=log, last_seen_us=last_seen_us))
     return collectors
 
 
@@ -199,9 +226,11 @@ def make_adapter(
     log: structlog.stdlib.BoundLogger,
     directory: Path,
     endpoints: Mapping[str, str],
+    bookmarks: Sequence[Bookmark] = (),
 ) -> tuple[Adapter, list[Tag]]:
     """The adapter of one entry and its tags, with the ids of `tags`."""
     bound = bind(configuration, name, tags)
+    bookmark = _bookmark_of(bookmarks, name)
     context = AdapterContext(
         name=name,
         tags=bound,
@@ -211,9 +240,24 @@ def make_adapter(
         time_zone=configuration.plant.time_zone,
         base=configuration.directory,
         last_seen_us=last_seen_us,
+        reached={} if bookmark is None else bookmark.reached,
     )
     adapter = build_adapter(at_endpoint(configuration.plant.adapters[name], endpoints.get(name)), context)
     return adapter, [one.tag for one in bound]
+
+
+def _bookmark_of(bookmarks: Sequence[Bookmark], adapter: str) -> Bookmark | None:
+    return next((bookmark for bookmark in bookmarks if bookmark.name == bookmark_name(adapter)), None)
+
+
+def _bookmarks(configuration: Configuration, tags: Sequence[Tag], spool: Spool, endpoints: Mapping[str, str]) -> list[Bookmark]:
+    """One per adapter whose source can be read again from any place."""
+    found = []
+    for name, config in configuration.plant.adapters.items():
+        if config.replays:
+            ids = [bound.tag.id for bound in bind(configuration, name, tags)]
+            found.append(Bookmark(name, endpoints.get(name, config.endpoint), ids, spool))
+    return found
 
 
 def bind(configuration: Configuration, adapter: str, tags: Sequence[Tag]) -> list[BoundTag[TagConfig]]:

@@ -86,7 +86,7 @@ class ModelRunner:
         self._wake.set()
 
     async def restore(self) -> None:
-        """Take over the newest usable snapshot; without one the models start at the end of the log, cold.
+        """Take over the newest usable snapshot; without one the models start at the end of the log, cold, and are stored as of there.
 
         A snapshot of rows that were never durable is left aside. Where the newest is damaged as a whole, the one before is taken.
         """
@@ -107,6 +107,8 @@ class ModelRunner:
         if self._spool.end("alert"):
             first = max(self._spool.oldest("alert"), self._spool.end("alert") - 50_000)
             self.models.replay_alerts([batch for _, batch in await self._spool.read("alert", first, max_rows=50_000)])
+        if not found:
+            await self.snapshot()  # whoever ends before the next one finds its beginning again, not the end of the log
 
     async def run(self) -> None:
         """Score until `finish()` and nothing is left, or cancelled."""

@@ -11,6 +11,7 @@ from adapters.base import Adapter
 from schemas.errors import Busy, ConfigError
 from schemas.tags import Tag
 
+from . import bookmarks
 from .backoff import Backoff
 from .deploy.agent import agent_of
 from .pipeline import Crashes, Pipeline
@@ -55,6 +56,8 @@ class Supervisor:
                 sinks = [start(f"sink {delivery.name}", delivery.run) for delivery in p.deliveries]
                 sides = [start(f"commands of {name}", self._commands(name)) for name in p.sinks]
                 sides.append(start("troubles", self._troubles.run))
+                if p.bookmarks:
+                    sides.append(start("bookmarks", lambda: bookmarks.keep(p.bookmarks)))
                 agent = [] if self._agent is None else [start("shadow", self._agent.run)]
                 # Nothing is of use without the spool: the process ends, and the service manager starts it anew.
                 sides.append(group.create_task(p.spool.died(), name="spool"))

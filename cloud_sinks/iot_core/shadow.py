@@ -31,6 +31,7 @@ MAX_BYTES: Final = 8 * 1024
 _REFRESH_S: Final = 300.0
 """How often the whole document is read again: a shadow that was deleted is told to nobody."""
 _ABIDE_S: Final = 600.0
+_READS: Final = 5
 _PATIENCE: Final = 3
 """Connections that IoT Core may cut when the shadow is asked for; it cuts where the policy does not allow it, and alerts come first."""
 _HINT: Final = "allow the shadow in the policy of the certificate (deploy/iam/iot.json), or set shadow: false"
@@ -87,6 +88,17 @@ class Shadow:
             await self._update(connection, patch)
             self._sent = state
 
+    def forget(self) -> None:
+        """Let go of the connection, which is being closed: what the SDK builds on it keeps it alive."""
+        self._connection = self._client = self._stream = None
+        self._follows = False
+
+    @property
+    def _service(self) -> Any:
+        if self._client is None:
+            raise NotConnected("the connection was closed")
+        return self._client
+
     async def _begin(self, connection: Connection) -> None:
         """Listen first and read then, so that no change falls between the two."""
         self._connection, self._follows, self._version, self._desired = connection, False, -1, None
@@ -133,24 +145,27 @@ class Shadow:
             self._cut, self._aside_until = 0, asyncio.get_running_loop().time() + _ABIDE_S
 
     async def _read(self, connection: Connection) -> None:
-        before = self._version
         request = iotshadow.GetNamedShadowRequest(thing_name=self._thing, shadow_name=NAME)
-        try:
-            found = await self._ask(connection, self._client.get_named_shadow(request))
-        except _Missing:
-            if self._version == before:  # else it was made meanwhile
-                self._version, self._reported, self._desired = -1, {}, {}
-        else:
-            if self._version == before:
-                self._version = -1  # one that was deleted and made anew may count from the beginning
-            self._seen(connection, found)
+        for _ in range(_READS):
+            before = self._version
+            try:
+                found = await self._ask(connection, self._service.get_named_shadow(request))
+            except _Missing:
+                found = None
+            if self._version != before:
+                continue  # what was told meanwhile is newer than the answer, or of a document that was deleted since: ask again
+            # Anew: one that was deleted and made again may count from the beginning.
+            self._version, self._reported, self._desired = -1, {}, {}
+            if found is not None:
+                self._seen(connection, found)
+            break
         self._read_at, self._sent = asyncio.get_running_loop().time(), None
 
     async def _update(self, connection: Connection, patch: Mapping[str, object]) -> None:
         await self._pace.take(len(json.dumps(patch)))
         state = iotshadow.ShadowState(reported=dict(patch))
         request = iotshadow.UpdateNamedShadowRequest(thing_name=self._thing, shadow_name=NAME, state=state)
-        await self._ask(connection, self._client.update_named_shadow(request))
+        await self._ask(connection, self._service.update_named_shadow(request))
         # The version of the answer is not taken: a wish that came in just before it may still be on its way here.
         self._reported = patched(self._reported, patch)
 

@@ -220,6 +220,7 @@ class IotCoreSink:
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
+        self._shadow.forget()
         if connection is not None:
             await connection.close()
 

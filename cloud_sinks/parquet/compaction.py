@@ -22,6 +22,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, TypeVar
@@ -106,6 +107,10 @@ class Options:
     dry_run: bool = False
 
 
+class _Unreadable(Exception):
+    """A manifest that nobody understands."""
+
+
 class Compactor:
     """One run over a lake. Raises what the shelf raises where the place cannot be reached; damage of single files is reported."""
 
@@ -126,23 +131,48 @@ class Compactor:
 
     def run(self) -> Report:
         """Merge what there is to merge, wait until nobody can still be reading what was replaced, remove that."""
-        for kind in self._options.kinds:
-            for folder in folders_of(self._shelf, kind):
-                if not self._is_due(folder):
-                    continue
+        for folder in self._folders():
+            with self._reported():
                 if self._options.dry_run:
                     self.report.planned += self._plan(folder)
                     continue
                 self._tidy(folder)
                 while plans := self._plan(folder):
                     for plan in plans:
-                        self._merge(plan)
-                self._remove_due()
+                        self.merge(plan)
+            self._remove_due()
+        self.finish()
+        return self.report
+
+    def plans(self) -> list[Plan]:
+        """What can be merged now, after what earlier runs left is cleared up: for whoever merges elsewhere, each plan by a `Compactor` of its own.
+
+        Merged files may be small still: ask again until there is none, then `finish`.
+        """
+        found: list[Plan] = []
+        for folder in self._folders():
+            with self._reported():
+                self._tidy(folder)
+                found += self._plan(folder)
+        return found
+
+    def finish(self) -> None:
+        """Wait until nobody can still be reading what was replaced, and remove it."""
         while self._due:
             self._sleep(max(0.0, (min(self._due.values()) - self._now_us()) / 1e6))
             self._at("waited")
             self._remove_due()
-        return self.report
+
+    def _folders(self) -> Iterator[str]:
+        return (folder for kind in self._options.kinds for folder in folders_of(self._shelf, kind) if self._is_due(folder))
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """A folder that cannot be kept does not keep the others from it."""
+        try:
+            yield
+        except _Unreadable as error:
+            self.report.problems.append(str(error))
 
     def _is_due(self, folder: str) -> bool:
         older_than_s = self._options.older_than_s
@@ -199,7 +229,8 @@ class Compactor:
 
     # Merging
 
-    def _merge(self, plan: Plan) -> None:
+    def merge(self, plan: Plan) -> None:
+        """Merge the files of a plan; what they replace stays until `finish`, or the next run. A plan that is out of date does nothing."""
         try:
             inputs = [self._input(file) for file in plan.files]
             span = plan.files[0].span
@@ -365,7 +396,8 @@ class Compactor:
         now = self._now_us()
         for folder in [folder for folder, at in self._due.items() if at <= now]:
             del self._due[folder]
-            self._remove(folder)
+            with self._reported():
+                self._remove(folder)
 
     def _remove(self, folder: str) -> None:
         """Step 4, for everything in the folder that has been replaced for long enough."""
@@ -470,9 +502,8 @@ class Compactor:
         try:
             return Manifest.unpack(data)
         except ValueError as error:
-            raise ConfigError(
-                f"{folder}/{MANIFEST} cannot be read: {error}",
-                hint="remove it: it is made again from what the merged files say of themselves",
+            raise _Unreadable(
+                f"{folder}/{MANIFEST} cannot be read: {error}; remove it: it is made again from what the merged files say of themselves"
             ) from error
 
     def _bytes(self, file: LakeFile, entries: Mapping[str, Entry]) -> int:

@@ -22,12 +22,12 @@ from schemas.manifest import Source, sources_text
 
 from .checksum import checksum
 from .columns import lake_schema
-from .file import ROW_GROUP, group_rows, parquet_writer
+from .file import ROW_GROUP, group_rows, parquet_writer, write_group
 from .order import Key, Keys, Ordered
 
 DICTIONARIES: Final = ("tag", "unit", "origin", "gateway")
 """Columns that are read as dictionaries: each has few values, many times."""
-_HELD: Final = 1 << 20
+_HELD: Final = 1 << 18
 """Rows of all sources together that are decoded at a time, about."""
 _LEAST, _MOST = 1_024, 65_536
 _SAMPLED: Final = 8
@@ -86,7 +86,7 @@ def merge(inputs: Sequence[Input], target: LakeFile, scratch: Path) -> Made:
             for group in _groups(_merged(readers), row, group_rows(sample)):
                 if writer is None:
                     writer = parquet_writer(scratch, sample, in_order=group)
-                writer.write_table(group.cast(sample.schema) if group.schema != sample.schema else group)
+                write_group(writer, group.cast(sample.schema) if group.schema != sample.schema else group)
             if writer is None:
                 writer = parquet_writer(scratch, sample)
             writer.add_key_value_metadata(about)

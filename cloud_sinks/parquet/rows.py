@@ -25,7 +25,7 @@ from .columns import ORIGINS, lake_schema
 _DAY_US: Final = 86_400_000_000
 _EARLIEST_US: Final = 946_684_800_000_000
 """2000-01-01: an older time is a device clock that was never set, not a measurement."""
-_BLOCK: Final = 65_536
+_BLOCK: Final = 81_920
 _SATURATED_MS: Final = 2**31 - 1
 """A lag this large stands for every larger one."""
 _FIRST_DAY: Final = (date(1, 1, 1) - date(1970, 1, 1)).days
@@ -59,7 +59,7 @@ class Names:
 
         A tag whose unit was changed has the old one in the rows before the change, however late they are written.
         """
-        found: npt.NDArray[np.int32] = np.append(self._unit_code[present], 0)[codes].astype(np.int32)
+        found: npt.NDArray[np.int32] = np.append(self._unit_code[present], np.int32(0))[codes]
         for code in np.flatnonzero(np.isin(present, list(self._renamed))).tolist() if self._renamed else ():
             start, end = np.searchsorted(codes, [code, code + 1]).tolist()
             since, unit = zip(*self._renamed[int(present[code])], strict=True)
@@ -187,12 +187,13 @@ def clock_is_impossible(time_us: npt.NDArray[np.int64], lag_ms: npt.NDArray[np.i
 
 def _codes(ids: npt.NDArray[np.int32], names: Names) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """(codes, present): `present` are the ids in alphabetical order of their paths, `codes` index it; len(present) is no tag."""
-    seen = np.flatnonzero(np.bincount(ids + 1, minlength=1)) - 1
+    shifted = ids + 1
+    seen = np.flatnonzero(np.bincount(shifted, minlength=1)) - 1
     present = seen[seen >= 0]
     present = present[np.argsort(names.rank[present])]
     code_of = np.full(len(names) + 1, len(present), dtype=np.int32)
     code_of[present + 1] = np.arange(len(present), dtype=np.int32)
-    return code_of[ids + 1], present
+    return code_of[shifted], present
 
 
 def _sorted(
@@ -241,12 +242,11 @@ class _Columns:
             first, last = column[0].as_py(), column[-1].as_py()
             if last - first + 1 == len(column):  # row numbers without a hole
                 return pc.add(order, first)
-        whole = self._kept.get(name)
-        if whole is None:
-            whole = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
         if self.keep:
-            self._kept[name] = whole
-        return whole.take(order)
+            if name not in self._kept:
+                self._kept[name] = pa.concat_arrays(column.chunks)
+            return self._kept[name].take(order)
+        return pc.take(column, order, boundscheck=False)
 
 
 def _constant(column: pa.ChunkedArray) -> bool:

@@ -62,7 +62,8 @@ class ShadowAgent:
         self._path = pipeline.configuration.directory / pipeline.configuration.plant.spool.directory / _FILE
         self._wanted: Command | None = None
         self._woken = asyncio.Event()
-        self._text = "{}"  # the wishes that were judged last
+        self._text = "{}"  # the wishes that were judged last; empty where nobody knows what is in force
+        self._bytes = 0  # of what is desired
         self._in_force: Mapping[str, Any] = {}
         self._errors: list[dict[str, Any]] = []
         self._spool: state.State = {}
@@ -103,10 +104,10 @@ class ShadowAgent:
 
     async def _take(self, text: str) -> bool:
         """Judge wishes, and carry them out whole or not at all. False where they are those that stand."""
-        text = _spelled(text)
+        text, self._failed = _spelled(text), None
         if text == self._text:
             return False
-        p, self._failed = self._pipeline, None
+        p, self._bytes = self._pipeline, len(text.encode())
         verdict = await asyncio.to_thread(judge, self._configuration, text)
         if verdict.wishes is None:
             await self._refuse(verdict.errors)
@@ -115,11 +116,11 @@ class ShadowAgent:
                 await self._carry_out(verdict.wishes, verdict.configuration)
             except (ConfigError, OSError, Busy) as error:
                 await self._refuse([Diagnostic("E018", f"cannot be carried out: {error}", file="desired")])
-                self._failed, self._again_at = text, asyncio.get_running_loop().time() + self._retry_s
+                self._failed, self._again_at, self._text = text, asyncio.get_running_loop().time() + self._retry_s, ""
                 return True
             self._in_force, self._errors = json.loads(text), as_errors(verdict.warnings)
             p.log.info("what is desired is carried out", sink=self.sink, desired=text)
-            await p.event("shadow_applied", "info", f"carried out what is desired: {text}", source=self.sink)
+            await self._tell("shadow_applied", "info", f"carried out what is desired: {text}")
             try:
                 await asyncio.to_thread(_store, self._path, text)
             except OSError as error:
@@ -136,7 +137,13 @@ class ShadowAgent:
             return
         said = errors[0].render().partition("\n")[0] if errors else "it cannot be judged"
         p.log.warning("what is desired is refused", sink=self.sink, error=said, errors=len(errors))
-        await p.event("shadow_refused", "warning", f"what is desired is refused: {said}", source=self.sink)
+        await self._tell("shadow_refused", "warning", f"what is desired is refused: {said}")
+
+    async def _tell(self, event: str, severity: str, message: str) -> None:
+        try:
+            await self._pipeline.event(event, severity, message, source=self.sink)
+        except Busy:
+            return  # the disk takes nothing, which is an alarm of its own; the log has it
 
     async def _carry_out(self, wishes: Wishes, configuration: Configuration) -> None:
         """What can fail comes first. Raises ConfigError, OSError."""
@@ -170,7 +177,7 @@ class ShadowAgent:
         now = loop.time()
         if answered or now - self._spool_at >= self._every_s:
             self._spool, self._spool_at = await asyncio.to_thread(state.spool, p), now
-        room = self._reporter.report_bytes - len(self._text.encode()) - _MARGIN
+        room = self._reporter.report_bytes - self._bytes - _MARGIN
         whole = {**state.parts(p), "spool": self._spool, "errors": self._errors}
         fresh = state.fitted(whole, self._in_force, room)
         if fresh != self._reported and (answered or now - self._changed_at >= self._pace_s):

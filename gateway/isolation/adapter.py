@@ -119,8 +119,9 @@ class IsolatedAdapter:
         config, context = self._config, self._context
         self._inbox.clear()  # how former attempts ended, which nobody reads who was never connected
         entry = Entry(
-            context.name, config, context.tags, context.time_zone, context.base, context.directory, context.last_seen_us
-        )
+            context.name, config, context.tags, context.time_zone, context.base, context.directory,
+            context.last_seen_us, dict(context.reached),
+        )  # fmt: skip
         child = ChildProcess(
             memory_limit=int(config.memory_limit), on_frame=self._take, on_end=lambda: self._ended(child)
         )  # fmt: skip

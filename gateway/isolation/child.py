@@ -111,7 +111,7 @@ class Child(asyncio.Protocol):
             )
             context = AdapterContext(
                 entry.name, entry.tags, WallClock(), entry.directory, log,
-                time_zone=entry.time_zone, base=entry.base, last_seen_us=entry.last_seen_us,
+                time_zone=entry.time_zone, base=entry.base, last_seen_us=entry.last_seen_us, reached=entry.reached,
             )  # fmt: skip
             self._adapter = adapter = build_here(entry.config, context)
             self._certified = adapter if isinstance(adapter, Certified) else None

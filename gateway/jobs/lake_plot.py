@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_sinks import align, lake
+from cloud_sinks.moments import us_of
 from cloud_sinks.places import Access
 from schemas import quality as q
 from schemas.errors import ConfigError
@@ -33,8 +34,6 @@ MOST_TAGS: Final = 40
 _MOST_ALERTS: Final = 60
 _MOST_TEXTS: Final = 30
 _SANE: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_US: Final = timedelta(microseconds=1)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FONTS: Final = (
     "Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "IPAGothic", "TakaoPGothic", "VL PGothic", "Hiragino Sans", "Yu Gothic",
     "Meiryo", "MS Gothic", "WenQuanYi Micro Hei", "Droid Sans Fallback", "Unifont",
@@ -96,8 +95,8 @@ def picture(
         )
     if found.height > MOST_TAGS:
         raise ConfigError(f"{found.height:,} tags fit, and a plot shows at most {MOST_TAGS}", hint="name fewer")
-    start_us = _us(start) if start else _us(_datetime(found["first"].min()))
-    end_us = max(_us(end) if end else _us(_datetime(found["last"].max())) + 1, start_us + 1)
+    start_us = us_of(start) if start else us_of(_datetime(found["first"].min()))
+    end_us = max(us_of(end) if end else us_of(_datetime(found["last"].max())) + 1, start_us + 1)
     labels = dict(lake.tags(location, **asked).select("tag", "label").iter_rows())
     missing = align.merged(lake.gaps(location, start=start, end=end, **asked).select("tag", pl.col("time", "end").to_physical()))
     gaps: dict[str, Spans] = {}
@@ -260,10 +259,6 @@ def _x(time_us: int) -> Any:
 
 def _xs(time_us: Times) -> npt.NDArray[np.datetime64]:
     return time_us.astype("datetime64[us]")
-
-
-def _us(moment: datetime) -> int:
-    return (moment - _EPOCH) // _US
 
 
 def _datetime(value: object) -> datetime:

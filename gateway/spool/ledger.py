@@ -62,6 +62,11 @@ class Ledger:
         found = self._book.cursors.get((kind, sink))
         return found if found is not None else Cursor(self._durable(kind), self._durable(kind))
 
+    @property
+    def pins(self) -> frozenset[str]:
+        """The names of all named cursors."""
+        return frozenset(name for _, name in self._book.pins)
+
     def pin_of(self, kind: Kind, name: str) -> Pin | None:
         """The named cursor, None when there is none."""
         return self._book.pins.get((kind, name))
@@ -150,7 +155,12 @@ class Ledger:
         self._touch()
 
     async def pin(self, kind: Kind, name: str, row: int, note: str = "") -> None:
-        """Set the named cursor: rows from `row` on are still needed. Durable when it returns."""
+        """Set the named cursor: rows from `row` on are still needed. Durable when it returns.
+
+        Raises ValueError for a row beyond the first that is not durable: after a crash the rows up to it would count as lost.
+        """
+        if row > self._durable(kind):
+            raise ValueError(f"{kind} row {row - 1} is not durable")
         self._book.pins[kind, name] = Pin(row, note)
         await self._persist()
 

@@ -48,7 +48,7 @@ def test_every_kind_fits_its_schema(kind: Kind) -> None:
         made = json.loads(payload(MADE.of(row, span_of(kind, 0, 10))))
         assert problems(made, schema) == []
         assert made.keys() <= schema["properties"].keys()
-        assert {"version", "time", "enterprise", "site", "gateway", "epoch", "row"} <= made.keys()
+        assert {"version", "time", "enterprise", "site", "gateway", "epoch", "kind", "row"} <= made.keys()
         assert None not in made.values()
 
 

@@ -361,6 +361,23 @@ def test_slices_are_the_whole(plant: Lake, monkeypatch: pytest.MonkeyPatch) -> N
     assert_frame_equal(whole.collect(), pl.concat(sliced))
 
 
+def test_files_that_are_merged_while_it_reads(plant: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    tags = Tags(TEMP)
+    for first in range(0, 40, 10):
+        plant.put(tags, [(first + i, 0, float(first + i)) for i in range(10)])
+    monkeypatch.setattr(wide, "_CELLS", 5)
+    batches = lake.pivot(plant.root, start=at(0), end=at(40)).batches()
+    rows = [next(batches)]
+    sources = sorted(plant.root.glob("telemetry/*/*/*.parquet"))
+    Lake(plant.root).put(
+        tags, [(i, 0, float(i)) for i in range(40)]
+    )  # the same rows as one file, as `genba lake compact` leaves them
+    for path in sources:
+        path.unlink()
+    rows += batches
+    assert pl.concat(rows)[TEMP].to_list() == [float(i) for i in range(40)]
+
+
 def test_mistakes_say_the_way_out(plant: Lake) -> None:
     plant.put(Tags(TEMP), [(0, 0, 1.0), (10 * 365 * 86_400, 0, 1.0)])
     for wrong, said in (
@@ -370,6 +387,7 @@ def test_mistakes_say_the_way_out(plant: Lake) -> None:
         ({"how": "median"}, "known are last, mean"),
         ({"units": "convert"}, "known are refuse, split"),
         ({"start": "2026-03-01"}, "no time zone"),
+        ({"start": "0001-01-01T00:00:00+09:00"}, "outside the calendar"),
         ({}, "315,360,001 rows, 1 s apart; give start= and end="),
     ):
         with pytest.raises(ValueError, match=said):

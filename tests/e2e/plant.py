@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +104,17 @@ def telemetry_of(location: Path, tag: str) -> pl.DataFrame:
 class GatewayProcess:
     """`genba run` as a process of its own, for what only a real process can show."""
 
-    def __init__(self, path: Path, endpoints: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        endpoints: Mapping[str, str],
+        *,
+        before: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "gateway"),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """`before` stands before the command (`nsenter …`), `program` is what Python runs."""
+        self._before, self._program, self._env = before, program, env or {}
         self._endpoints = path.parent / "endpoints.json"
         self._endpoints.write_text(json.dumps(dict(endpoints)), encoding="utf-8")
         self._path = path
@@ -112,15 +122,19 @@ class GatewayProcess:
 
     async def start(self) -> None:
         """Start (again) and wait until it is ready."""
-        self.lines.clear()
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway", "run", str(self._path), "--endpoints", str(self._endpoints), "--log-json",
-            stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )  # fmt: skip
-        self._reader = asyncio.create_task(self._read())
+        await self.spawn()
         await until(lambda: self.said("gateway is ready") or self.process.returncode is not None, "gateway is ready", 20)
         assert self.process.returncode is None, self.lines
+
+    async def spawn(self) -> None:
+        """Start (again)."""
+        self.lines.clear()
+        self.process = await asyncio.create_subprocess_exec(
+            *self._before, sys.executable, *self._program, "run", str(self._path), "--endpoints", str(self._endpoints), "--log-json",
+            stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **self._env},
+        )  # fmt: skip
+        self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         assert self.process.stderr is not None

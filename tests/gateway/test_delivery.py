@@ -175,6 +175,21 @@ async def test_alerts_go_before_bulk_that_was_there_first(rig):
     assert sink.rows() == [0, 1, 2, 3]
 
 
+async def test_a_policy_that_changes_cuts_the_next_span_and_not_the_one_in_flight(rig):
+    sink = ScriptedSink(policy=BatchPolicy(max_rows=10))
+    delivery = await rig.delivery(sink)
+    await rig.put(60)
+
+    async def grow():
+        sink._policy = BatchPolicy(max_rows=25)
+
+    sink.on_write = [NotConnected("away"), grow]
+    await finished(delivery)
+    assert [(first, last) for _, first, last, _ in sink.tried] == [(0, 9), (0, 9), (10, 34), (35, 59)]
+    assert sink.rows() == list(range(60))
+    rig.account()
+
+
 async def test_rows_wait_for_the_age_of_the_policy_and_finish_delivers_them_at_once(rig):
     sink = ScriptedSink(policy=BatchPolicy(max_rows=100, max_age_s=60))
     delivery = await rig.delivery(sink)

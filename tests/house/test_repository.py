@@ -116,7 +116,9 @@ def test_every_make_target_that_is_named_exists(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_that_is_named_exists(page: str) -> None:
     commands = {
-        Path(name).stem.split("_")[0] for name in TRACKED if re.fullmatch(r"gateway/cli/[a-z_]+(?:\.py|/__init__\.py)", name)
+        name.removesuffix("/__init__.py").rpartition("/")[2].removesuffix(".py").split("_")[0]
+        for name in TRACKED
+        if re.fullmatch(r"gateway/cli/[a-z_]+(?:\.py|/__init__\.py)", name)
     }
     named = set(re.findall(r"^genba ([a-z]+)", _code(page), re.MULTILINE))
     assert named - commands == set()

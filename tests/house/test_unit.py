@@ -46,3 +46,28 @@ def test_its_system_calls_allow_one(service: configparser.SectionProxy) -> None:
                 allowed.add(name)
     assert allowed >= NEEDED
     assert "reboot" not in allowed, "the control"
+
+
+def test_the_nightly_compaction_calls_what_there_is(tmp_path: Path) -> None:
+    """Every option of the example is one of the command; the timer starts the service beside it."""
+    from click.testing import CliRunner
+
+    from gateway.cli import genba
+
+    lines = [
+        line
+        for line in (UNIT.parent / "genba-compact.service").read_text(encoding="utf-8").splitlines()
+        if line.startswith("ExecStart")
+    ]
+    assert len(lines) == 2
+    (tmp_path / "lake").mkdir()
+    for line in lines:
+        program, *arguments = line.partition("=")[2].replace("/var/lib/genba", str(tmp_path)).split()
+        assert program == "/opt/genba/bin/genba"
+        done = CliRunner().invoke(genba, arguments)
+        assert done.exit_code == 0, done.output
+    assert (UNIT.parent / "genba-compact.timer").exists()
+    if shutil.which("systemd-analyze") is None:
+        return
+    done_ = subprocess.run(["systemd-analyze", "calendar", "*-*-* 01:00:00 UTC"], capture_output=True, text=True, check=False)
+    assert done_.returncode == 0, done_.stderr

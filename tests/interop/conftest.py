@@ -247,8 +247,7 @@ def snap7_node_server(started: Started) -> Callable[[], Server]:
     return lambda: started.start(Server(command, started.new_folder()))
 
 
-@pytest.fixture
-def mosquitto(started: Started) -> Callable[..., Broker]:
+def mosquitto_in(started: Started) -> Callable[..., Broker]:
     """Starts brokers: `mosquitto()`, or `mosquitto(tls=True)` for a second listener with TLS. Anonymous, MQTT 3.1.1 and 5.
 
     Sessions and retained messages survive `restart` when they are older than a second.
@@ -278,6 +277,12 @@ def mosquitto(started: Started) -> Callable[..., Broker]:
         return started.start(broker)
 
     return start
+
+
+@pytest.fixture
+def mosquitto(started: Started) -> Callable[..., Broker]:
+    """See `mosquitto_in`."""
+    return mosquitto_in(started)
 
 
 def _write_certificates(folder: Path) -> None:

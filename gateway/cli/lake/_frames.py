@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 import click
 
@@ -18,10 +18,13 @@ from schemas.errors import ConfigError
 if TYPE_CHECKING:
     import polars as pl
 
+    AnyFrame = TypeVar("AnyFrame", pl.DataFrame, pl.LazyFrame)
+
 Format = Literal["table", "csv", "json", "parquet", "arrow"]
 SUFFIXES: Final[dict[str, Format]] = {
     ".csv": "csv", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".txt": "table",
 }  # fmt: skip
+CSV_TIME: Final = "%Y-%m-%dT%H:%M:%S%.6f%:z"
 _AT_MOST: Final = 1_000
 """Rows of a table for people; who wants more wants a file."""
 _RIGHT: Final = ("Int", "UInt", "Float", "Decimal")
@@ -53,7 +56,8 @@ def write(frames: Iterable[pl.DataFrame], format: Format, out: Path | None, *, u
                 _table(frames, stream if out else None, units or {})
             case "csv":
                 for i, frame in enumerate(frames):
-                    stream.write(_flat(frame).rename(_titles(units or {})).write_csv(include_header=i == 0).encode())
+                    text = for_csv(frame).rename(_titles(units or {})).write_csv(include_header=i == 0, datetime_format=CSV_TIME)
+                    stream.write(text.encode())
             case "json":
                 _json(frames, stream)
             case "parquet" | "arrow":
@@ -86,15 +90,13 @@ def scratch_for(out: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-def _flat(frame: pl.DataFrame) -> pl.DataFrame:
-    """What CSV can hold: a list becomes JSON text, times ISO 8601 with their offset."""
+def for_csv(frame: AnyFrame) -> AnyFrame:
+    """What CSV can hold: the samples of a waveform stand in one cell, a blank between them."""
     import polars as pl
     import polars.selectors as cs
 
-    return frame.with_columns(
-        cs.list().map_elements(lambda values: str(list(values)), return_dtype=pl.String, skip_nulls=True),
-        cs.datetime().dt.to_string("%Y-%m-%dT%H:%M:%S%.6f%:z"),
-    )
+    samples = cs.list()
+    return frame.with_columns(pl.when(samples.is_not_null()).then(samples.cast(pl.List(pl.String)).list.join(" ")).name.keep())
 
 
 def for_people(frame: pl.DataFrame) -> pl.DataFrame:

@@ -46,6 +46,8 @@ def moment(text: str, zone: ZoneInfo | None, option: str) -> datetime:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
         raise _wrong(option, f"{text!r} is no ISO 8601 time; write it like 2026-03-01T08:00:00+09:00") from None
+    if not 2 <= found.year <= 9998:
+        raise _wrong(option, f"{text!r} lies at the edge of the calendar, where clocks cannot be compared")
     if found.tzinfo is not None:
         return found.astimezone(UTC)
     if zone is None:

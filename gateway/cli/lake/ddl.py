@@ -47,10 +47,11 @@ def command(
                 made = [ddl.glue(table, location, database=database, sites=sites, since=day) for table in wanted]
                 parts = [json.dumps(made, ensure_ascii=False, indent=1) + "\n"]
             case "spark":
-                parts = [ddl.spark(table, location, database=database) for table in wanted]
+                parts = [ddl.spark(table, location, database=database) for table in wanted if ddl.has_files(table, location)]
             case "duckdb":
                 parts = [ddl.duckdb(table, location) for table in wanted if ddl.has_files(table, location)]
-                parts += [f"-- no {table} in this lake yet\n" for table in wanted if not ddl.has_files(table, location)]
+        if dialect in ("spark", "duckdb"):  # they look for the files at once
+            parts += [f"-- no {table} in this lake yet\n" for table in wanted if not ddl.has_files(table, location)]
     except ValueError as error:
         raise ConfigError(str(error)) from error
     click.echo("\n".join(parts), nl=False)

@@ -9,7 +9,7 @@ import click
 
 from schemas.lake import COLUMNS
 
-from ._frames import format_of, scratch_for
+from ._frames import CSV_TIME, for_csv, format_of, scratch_for
 from ._location import Location, located, sites
 from ._times import Interval, timed
 
@@ -48,11 +48,12 @@ def command(
     format = format_of(format_, out)
     if format not in ("parquet", "csv", "arrow"):
         raise click.UsageError(f"--out {out}: export writes parquet, csv or arrow")
+
+    def read() -> pl.LazyFrame:
+        asked: dict[str, Any] = {"tags": patterns or None, "start": interval.start, "end": interval.end, "sites": sites or None}
+        return _shown(lake.scan(str(location), kind=kind, **asked, **location.access), interval, format)
+
     with location.errors():
-        rows = lake.scan(
-            str(location), kind=kind, tags=patterns or None, start=interval.start, end=interval.end, sites=sites or None,
-            **location.access,
-        )  # fmt: skip
         about = {
             "genba.kind": kind,
             "genba.source": str(location),
@@ -61,27 +62,26 @@ def command(
             "genba.end": interval.end.isoformat() if interval.end else "",
         }
         with scratch_for(out) as scratch:
-            _sink(_shown(rows, interval, format), format, scratch, about)
+            try:
+                _sink(read(), format, scratch, about)
+            except FileNotFoundError:  # files were merged and removed since they were listed: from the beginning
+                _sink(read(), format, scratch, about)
     click.echo(f"{out}: {out.stat().st_size:,} bytes", err=True)
 
 
 def _shown(rows: pl.LazyFrame, interval: Interval, format: str) -> pl.LazyFrame:
-    import polars as pl
     import polars.selectors as cs
 
     if interval.zone is not None:
         rows = rows.with_columns(cs.datetime(time_zone="*").dt.convert_time_zone(interval.zone.key))
-    if format == "csv" and "samples" in rows.collect_schema():
-        text = pl.col("samples").cast(pl.List(pl.String)).list.join(" ")
-        rows = rows.with_columns(samples=pl.when(pl.col("samples").is_not_null()).then(text))
-    return rows
+    return for_csv(rows) if format == "csv" else rows
 
 
 def _sink(rows: pl.LazyFrame, format: str, out: Path, about: dict[str, str]) -> None:
     import polars as pl
 
     if format == "csv":
-        rows.sink_csv(out, datetime_format="%Y-%m-%dT%H:%M:%S%.6f%:z")
+        rows.sink_csv(out, datetime_format=CSV_TIME)
     elif format == "arrow":
         rows.sink_ipc(out, compression="zstd", compat_level=pl.CompatLevel.oldest())
     else:

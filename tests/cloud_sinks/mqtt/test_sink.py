@@ -88,7 +88,7 @@ async def test_an_alert_reaches_those_who_come_later_and_a_person_understands_it
     assert message == {
         "version": 1, "time": "2026-01-01T00:00:02.000000Z", "local_time": "2026-01-01T09:00:02.000000+09:00",
         "since": "2026-01-01T00:00:02.000000Z", "local_since": "2026-01-01T09:00:02.000000+09:00",
-        "enterprise": "acme", "site": "osaka", "gateway": "gw-1", "epoch": 1, "row": 2, "onset_row": 2,
+        "enterprise": "acme", "site": "osaka", "gateway": "gw-1", "epoch": 1, "kind": "alert", "row": 2, "onset_row": 2,
         "id": "id-2", "alarm": "high", "model": "limits", "state": "unacknowledged", "transition": "raised", "severity": "warning",
         "problem": "too hot", "action": "call", "subject": "Motor", "asset": "acme/osaka/fan-1", "tag": "acme/osaka/fan-1/speed",
         "value": 1.0, "unit": "°C", "unit_code": "Cel", "expected": {"low": 0.0, "high": 90.0}, "score": 1.0, "limit": 1.0,

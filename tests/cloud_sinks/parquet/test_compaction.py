@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 import subprocess
@@ -602,3 +603,49 @@ def test_checksums_add_up(root: Path) -> None:
     total = sum(int(checksum("telemetry", table), 16) for table in tables) % 2**64
     assert f"{total:016x}" == checksum("telemetry", pa.concat_tables(tables))
     assert module.TARGET_BYTES // 2 >= 128 << 20
+
+
+def test_several_processes_at_once_and_a_reader_that_never_stops(root: Path) -> None:
+    before = rows(root)
+    command = [sys.executable, "-c", _RUN, str(root), ""]
+    running = [subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.DEVNULL) for _ in range(3)]
+    looks = 0
+    while any(one.poll() is None for one in running):
+        try:
+            found = rows(root)
+        except (OSError, pl.exceptions.ComputeError):  # without a grace period a file may go between the look and the reading
+            continue
+        assert found.equals(before)
+        looks += 1
+    assert [one.wait() for one in running] == [0, 0, 0]
+    assert looks
+    compact(root, later_us=HOURS)
+    assert rows(root).equals(before)
+    assert len(data(root)) == 3
+    well(root)
+
+
+def test_plans_are_carried_out_elsewhere(root: Path) -> None:
+    """As a cluster does it: one plans, others merge, each plan as often as it is tried; and the one clears up."""
+    before = rows(root)
+    driver, clock = LocalShelf(root), Clock()
+    driver.open()
+    planner = Compactor(driver, Options(), now_us=clock.now_us, sleep=clock.sleep)
+    merged = 0
+    while plans := planner.plans():
+        for plan in pickle.loads(pickle.dumps(plans)):  # noqa: S301 (what is sent to another process)
+            for _ in range(2):  # an executor that was taken for dead
+                shelf = LocalShelf(root)
+                shelf.open()
+                worker = Compactor(shelf, Options())
+                worker.merge(plan)
+                shelf.close()
+                merged += len(worker.report.merged)
+        assert rows(root).equals(before)
+    planner.plans()
+    planner.finish()
+    driver.close()
+    assert merged == 3
+    assert len(data(root)) == 3
+    assert rows(root).equals(before)
+    well(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -226,3 +227,34 @@ def test_the_commands_on_a_bucket(on_moto: Lake, genba: Genba) -> None:
     assert "unreadable_file" in done.out
     assert genba("lake", "compact", "s3://no-such-bucket-here/x", *where[1:]).status == 2
     assert genba("lake", "verify", LOCATION, "--endpoint", "http://127.0.0.1:9", "--region", REGION).status == 3
+
+
+def test_the_policy_that_is_shipped_allows_what_is_called_and_no_more(on_moto: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a merge whose file goes up in parts, and of one whose upload is given up."""
+    monkeypatch.setattr("cloud_sinks.parquet.s3._WHOLE", 1)
+    proxy = Proxy(on_moto.endpoint, lambda method, path: method == "POST" and "uploadId" in path)
+    proxy.plan.append(Fault("error", 500, "InternalError"))
+    try:
+        with pytest.raises(NotConnected):
+            on_moto.compact(endpoint=proxy.endpoint)
+        on_moto.compact(endpoint=proxy.endpoint)
+    finally:
+        proxy.close()
+    statements = json.loads((Path(__file__).parents[3] / "deploy/iam/lake-keeper.json").read_text())["Statement"]
+    allowed = {
+        action
+        for statement in statements
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    }
+    assert {_action(method, path) for method, path in proxy.seen} == {action for action in allowed if action.startswith("s3:")}
+
+
+def _action(method: str, path: str) -> str:
+    """The permission that a request needs (Service Authorization Reference, Amazon S3)."""
+    return {
+        "PUT": "s3:PutObject",
+        "POST": "s3:PutObject",
+        "GET": "s3:ListBucket" if "list-type=2" in path else "s3:GetObject",
+        "HEAD": "s3:GetObject",
+        "DELETE": "s3:AbortMultipartUpload" if "uploadId=" in path else "s3:DeleteObject",
+    }[method]

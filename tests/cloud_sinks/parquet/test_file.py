@@ -37,6 +37,17 @@ def encodings(path: Path, column: str) -> set[str]:
     return next(set(group.column(i).encodings) for i in range(group.num_columns) if group.column(i).path_in_schema == column)
 
 
+def read_by_all(path: Path) -> set[str]:
+    """The encodings of a file's pages, all of which must be among those that Spark 3.5 and Athena read."""
+    about = pq.read_metadata(path)
+    found: set[str] = set()
+    for group in range(about.num_row_groups):
+        for column in range(about.num_columns):
+            found |= set(about.row_group(group).column(column).encodings)
+    assert found <= {"PLAIN", "RLE", "RLE_DICTIONARY", "DELTA_BINARY_PACKED"}
+    return found
+
+
 def values(name: str) -> npt.NDArray[np.float64]:
     rng = np.random.default_rng(7)
     if name == "noise":
@@ -52,6 +63,7 @@ def test_the_smallest_encoding_of_a_sample_is_taken(tmp_path: Path, name: str, e
     written(tmp_path / "x.parquet", batch)
     assert encoding in encodings(tmp_path / "x.parquet", "value")
     assert "DELTA_BINARY_PACKED" in encodings(tmp_path / "x.parquet", "time")
+    read_by_all(tmp_path / "x.parquet")
     assert "RLE_DICTIONARY" in encodings(tmp_path / "x.parquet", "tag")
 
 
@@ -109,3 +121,90 @@ def test_waveforms_extremes_and_nulls_survive(tmp_path: Path) -> None:
     assert pl.read_parquet(path)["samples"].list.len().to_list() == [4096, None, 0, 1]
     written(path, rows.slice(4))
     assert pl.read_parquet(path)["text"].to_list() == ["x" * 5000]
+
+
+def test_times_that_tags_share_are_stored_once(tmp_path: Path) -> None:
+    """A poll gives one time to all tags of a machine: behind one another they are the same bytes, which differences are not."""
+    tags = Tags(*(f"acme/osaka/press/t-{n:02d}" for n in range(40)))
+    polls = T0 + np.cumsum(np.random.default_rng(3).integers(90_000, 110_000, 1000))
+    rows = telemetry(time_us=np.repeat(polls, 40), tag=np.tile(np.arange(40, dtype=np.int32), 1000), value=1.0)
+    (part,) = parts([with_seq(rows, 0)], SpoolSpan("gw-1", 1, "telemetry", 0, len(rows) - 1), Names(tags))
+    write_file(tmp_path / "x.parquet", part.table, {})
+    about = pq.read_metadata(tmp_path / "x.parquet").row_group(0)
+    times = next(about.column(i) for i in range(about.num_columns) if about.column(i).path_in_schema == "time")
+    assert set(times.encodings) == {"PLAIN", "RLE"}
+    assert times.total_compressed_size < 0.5 * len(rows)
+
+
+def groups_of(path: Path) -> list[tuple[str, str]]:
+    """(first, last tag) of each row group, from its statistics."""
+    about = pq.read_metadata(path)
+    at = about.schema.names.index("tag")
+    found = [about.row_group(group).column(at).statistics for group in range(about.num_row_groups)]
+    return [(one.min, one.max) for one in found]
+
+
+def test_row_groups_part_assets_else_tags_else_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud_sinks.parquet.file.ROW_GROUP", 100)
+    path = tmp_path / "x.parquet"
+
+    def write(*rows: tuple[str, int]) -> list[tuple[str, str]]:
+        tags = Tags(*(tag for tag, _ in rows))
+        ids = np.repeat(np.arange(len(rows), dtype=np.int32), [count for _, count in rows])
+        (part,) = parts(
+            [with_seq(telemetry(time_us=T0, tag=ids, value=1.0), 0)],
+            SpoolSpan("gw-1", 1, "telemetry", 0, len(ids) - 1),
+            Names(tags),
+        )
+        write_file(path, part.table, {})
+        assert pq.read_table(path).column("seq").to_pylist() == part.table.column("seq").to_pylist()
+        assert max(pq.read_metadata(path).row_group(i).num_rows for i in range(pq.read_metadata(path).num_row_groups)) <= 100
+        return groups_of(path)
+
+    assert write(("a/b/1/x", 30), ("a/b/1/y", 30), ("a/b/2/x", 30), ("a/b/2/y", 30)) == [
+        ("a/b/1/x", "a/b/1/y"),
+        ("a/b/2/x", "a/b/2/y"),
+    ]
+    assert write(("a/b/1/w", 60), ("a/b/1/x", 60), ("a/b/1/y", 60)) == [(f"a/b/1/{n}", f"a/b/1/{n}") for n in "wxy"]
+    assert [a for a, _ in write(("a/b/1/x", 250), ("a/b/1/y", 10))] == ["a/b/1/x"] * 3
+
+
+def test_a_hundred_thousand_tags_in_one_file(tmp_path: Path) -> None:
+    """One row each, in any order: the footer does not grow with the tags, and one tag is found in one row group."""
+    tags = Tags(*(f"acme/osaka/m-{n // 20:04d}/t-{n % 20:02d}" for n in range(100_000)))
+    rows = telemetry(time_us=T0, tag=np.random.default_rng(1).permutation(100_000).astype(np.int32), value=1.0)
+    (part,) = parts([with_seq(rows, 0)], SpoolSpan("gw-1", 1, "telemetry", 0, 99_999), Names(tags))
+    path = tmp_path / "x.parquet"
+    write_file(path, part.table, {})
+    about = pq.read_metadata(path)
+    assert about.num_row_groups == 2
+    assert about.serialized_size < 20_000
+    assert sum(low <= "acme/osaka/m-0777/t-07" <= high for low, high in groups_of(path)) == 1
+    assert pl.scan_parquet(path).filter(pl.col("tag") == "acme/osaka/m-0777/t-07").collect().height == 1
+
+
+def test_long_text_and_waveforms_make_smaller_row_groups_and_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud_sinks.parquet.file._GROUP_BYTES", 4 << 20)
+    path, rng = tmp_path / "x.parquet", np.random.default_rng(2)
+    waves = [rng.normal(size=2048).astype(np.float32) for _ in range(2000)]  # 16 MB
+    rows = make_batch(
+        "telemetry", 2000, time=T0, tag=[n % 2 for n in range(2000)], samples=waves, text=["x" * 200] * 2000, quality=0, origin=0
+    )
+    table, about = written(path, rows)
+    said = pq.read_metadata(path)
+    assert said.num_row_groups >= 4
+    assert max(said.row_group(i).total_byte_size for i in range(said.num_row_groups)) < 6 << 20
+    assert checksum("telemetry", pq.read_table(path)) == about["genba.checksum"]
+    read_by_all(path)
+    del table
+
+
+def test_one_row_no_values_and_numbers_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    written(path, make_batch("telemetry", 1, time=T0, tag=0))
+    assert pl.read_parquet(path).select("value", "text", "quality", "origin").rows() == [(None, None, None, None)]
+    written(path, telemetry(time_us=T0, tag=np.zeros(3, dtype=np.int32), value=[float("nan"), float("inf"), float("-inf")]))
+    read = pl.scan_parquet(path)
+    assert read.filter(pl.col("value").is_nan()).collect().height == 1
+    assert read.filter(pl.col("value") == float("inf")).collect().height == 1
+    assert read.filter(pl.col("value") < 0).collect().height == 1, "a NaN does not hide what lies beside it"

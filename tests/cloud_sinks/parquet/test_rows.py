@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -16,6 +18,7 @@ from cloud_sinks.parquet.rows import Names, partition_days, parts
 from schemas.kinds import KINDS, Kind, Origin, make_batch, telemetry, with_seq
 from schemas.lake import date_of
 from schemas.span import SpoolSpan
+from schemas.tags import TagVersion
 from tests.conformance.sink import T0, Tags, batch_of
 
 TAGS = Tags("acme/osaka/z", "acme/osaka/a", "acme/osaka/m", "acme/osaka/ü")
@@ -190,3 +193,52 @@ def test_more_tags_than_sixteen_bits() -> None:
 def test_late_rows_are_sorted_by_time_within_their_tag() -> None:
     (part,) = parts([batch([(0, 5, 1.0, None), (1, 9, 2.0, None), (0, 3, 3.0, None), (0, 5, 4.0, None)])], span(4), Names(TAGS))
     assert part.table["value"].to_pylist() == [2.0, 3.0, 1.0, 4.0]
+
+
+class Renamed(Tags):
+    """A directory in which the unit of the first tag changed at row 6, and again at row 8."""
+
+    def history(self) -> Iterator[TagVersion]:
+        first, *others = self
+        yield TagVersion(replace(first, unit="degF"), T0, T0 + 1)
+        yield TagVersion(replace(first, unit="K"), T0 + 1, T0 + 1, 6)
+        yield TagVersion(first, T0 + 1, None, 8)
+        for tag in others:
+            yield TagVersion(tag, T0)
+
+
+def test_rows_keep_the_unit_they_were_read_in_however_late_they_are_written() -> None:
+    """By row number, so that a clock that was set back does not matter; times here run backwards."""
+    tags = Renamed("acme/osaka/b", "acme/osaka/a")
+    rows = telemetry(time_us=T0 + np.arange(12)[::-1].copy(), tag=np.tile(np.array([0, 1], dtype=np.int32), 6), value=1.0)
+    (part,) = parts([with_seq(rows, 0)], span(12), Names(tags))
+    units = dict(zip(part.table["seq"].to_pylist(), part.table["unit"].to_pylist(), strict=True))
+    assert [units[n] for n in range(12)] == ["degF", "Cel", "degF", "Cel", "degF", "Cel", "K", "Cel", "Cel", "Cel", "Cel", "Cel"]
+
+
+def test_midnight_and_a_leap_second_inside_a_batch() -> None:
+    """A leap second is a second that comes twice: the second time it is still the old day, and its rows lie there beside the first."""
+    midnight = T0 + DAY
+    times = [-500_000, -1, 0, 200_000, -900_000, -1, 0, 300_000]
+    rows = batch([(0, DAY + t, float(n), None) for n, t in enumerate(times)])
+    made = list(parts([rows], span(len(times)), Names(TAGS)))
+    assert [part.date for part in made] == [date(2026, 1, 1), date(2026, 1, 2)]
+    found = [[(round(r["time"].timestamp() * 1e6) - midnight, int(r["value"])) for r in part.table.to_pylist()] for part in made]
+    assert found == [[(-900_000, 4), (-500_000, 0), (-1, 1), (-1, 5)], [(0, 2), (0, 6), (200_000, 3), (300_000, 7)]]
+
+
+def test_when_a_tag_was_seen_leaves_impossible_clocks_out() -> None:
+    rows = make_batch(
+        "telemetry", 4, time=[T0 + 9, 1000, T0 + 5, 10], tag=[0, 0, 0, 1], lag=[0, SATURATED, 0, SATURATED], quality=0, origin=0
+    )
+    (part,) = parts([with_seq(rows, 0)], span(4), Names(TAGS))
+    assert part.table.num_rows == 4
+    assert (part.ids.tolist(), part.first_us.tolist(), part.last_us.tolist()) == ([0], [T0 + 5], [T0 + 9])
+
+
+def test_rows_with_holes_in_their_numbers_keep_them() -> None:
+    whole = batch([(n % 3, n, float(n), None) for n in range(30)])
+    some = [whole.slice(0, 5), whole.slice(7, 3), whole.slice(20, 10)]
+    (part,) = parts(some, span(30), Names(TAGS))
+    assert sorted(part.table["seq"].to_pylist()) == [*range(5), 7, 8, 9, *range(20, 30)]
+    assert all(row["value"] == row["seq"] for row in part.table.to_pylist())

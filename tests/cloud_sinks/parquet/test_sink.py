@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import structlog
 
 from cloud_sinks import lake
 from cloud_sinks.base import Sink, SinkContext
 from cloud_sinks.parquet import PLUGIN
 from cloud_sinks.parquet.config import ParquetConfig, check
 from cloud_sinks.parquet.store import LocalStore
+from gateway.registry import TagRegistry
 from schemas.errors import ConfigError, NotConnected
 from schemas.kinds import KINDS, Kind, telemetry, with_seq
 from schemas.lake import COLUMNS
@@ -328,3 +331,140 @@ async def test_a_broken_tags_table_is_made_again(context: SinkContext) -> None:
     path.write_bytes(b"garbage")
     await write(context, "telemetry", 3, 3)
     assert (await tags_of(context.base)).height == 3
+
+
+async def test_first_seen_is_there_as_soon_as_the_rows_are(context: SinkContext) -> None:
+    """A gateway that is killed loses no first reading of a tag, also one that came late; no file is written that says nothing new."""
+    sink = build(context)
+    await sink.connect()
+    assert isinstance(context.tags, Tags)
+    await sink.write([batch_of("telemetry", 0, 6, context.tags)], span_of("telemetry", 0, 6))
+    path = context.base / "lake/tags/site=osaka/gw-1.parquet"
+    first = (await tags_of(context.base)).sort("tag")["first_seen"].dt.epoch("us").to_list()
+    assert first == [T0 + 2_000_000, T0, T0 + 1_000_000]
+    inode = path.stat().st_ino
+    await sink.write([batch_of("telemetry", 6, 6, context.tags)], span_of("telemetry", 6, 6))
+    assert path.stat().st_ino == inode, "later readings wait for the hourly renewal"
+    late = batch_of("telemetry", 12, 6, context.tags, time_us=T0 - 3 * DAY)
+    await sink.write([late], span_of("telemetry", 12, 6))
+    assert (await tags_of(context.base))["first_seen"].dt.epoch("us").min() == T0 - 3 * DAY + 12_000_000
+    again = build(context)  # as after a kill: the first sink is never closed
+    await again.connect()
+    assert (await tags_of(context.base))["first_seen"].dt.epoch("us").min() == T0 - 3 * DAY + 12_000_000
+    await again.aclose()
+    await sink.aclose()
+
+
+async def test_what_becomes_of_tags_over_changes_of_the_configuration(tmp_path: Path, manual_clock: ManualClock) -> None:
+    """Renamed unit, a tag that goes and comes back, a clock set back, a start that was killed before the lake knew: by the real registry."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    base = [replace(tag, id=-1) for tag in Tags("acme/osaka/p/temp", "acme/osaka/p/flow")]
+    temp, flow = base
+    steps = [
+        ([temp, flow], 0),
+        ([replace(temp, unit="K"), flow], 100),  # another unit
+        ([replace(temp, unit="K")], 200),  # flow is removed
+        ([replace(temp, unit="K"), flow], 150),  # it comes back, on a clock that was set back
+        ([replace(temp, unit="K", description="outlet"), flow], 300),
+    ]
+    for row, (tags, after) in enumerate(steps):
+        registry = await TagRegistry.open(spool, log=structlog.get_logger())
+        resolved = await registry.resolve(tags, T0 + after, row=row * 4)
+        if row == 3:
+            continue  # killed before the sink was built
+        context = replace(context_of(tmp_path, manual_clock), tags=registry)
+        sink = build(context)
+        await sink.connect()
+        ids = np.array([tag.id for tag in resolved] * 2, dtype=np.int32)
+        rows = with_seq(telemetry(time_us=T0 + after + np.arange(len(ids)), tag=ids, value=1.0), row * 4)
+        await sink.write([rows], span_of("telemetry", row * 4, len(ids)))
+        await sink.aclose()
+    found = (await tags_of(tmp_path)).select(
+        "tag", "unit", "description", pl.col("valid_from").dt.epoch("us") - T0, pl.col("valid_to").dt.epoch("us") - T0
+    )
+    assert found.rows() == [
+        ("acme/osaka/p/flow", "Cel", "", 0, 200),
+        ("acme/osaka/p/flow", "Cel", "", 200, None),
+        ("acme/osaka/p/temp", "Cel", "", 0, 100),
+        ("acme/osaka/p/temp", "K", "", 100, 300),
+        ("acme/osaka/p/temp", "K", "outlet", 300, None),
+    ]
+    units = (await scanned(context)).sort("seq").select("tag", "unit").rows()
+    assert [unit for tag, unit in units if tag.endswith("temp")] == ["Cel"] * 2 + ["K"] * 6
+    assert (await tags_of(tmp_path)).group_by("tag").agg(pl.col("first_seen").unique().dt.epoch("us") - T0).sort("tag")[
+        "first_seen"
+    ].to_list() == [[1], [0]]
+
+
+async def test_two_gateways_of_a_site_describe_their_tags_each(context: SinkContext) -> None:
+    await write(context, "telemetry", 0, 3)
+    other = replace(context, gateway="gw-2", tags=Tags("acme/osaka/other/tag", context.tags[0].path, unit="K"))
+    sink = build(other)
+    await sink.connect()
+    assert isinstance(other.tags, Tags)
+    await sink.write([batch_of("telemetry", 0, 2, other.tags)], span_of("telemetry", 0, 2, gateway="gw-2"))
+    await sink.aclose()
+    both = (await tags_of(context.base)).filter(tag=context.tags[0].path).sort("gateway")
+    assert both.select("gateway", "unit").rows() == [("gw-1", "Cel"), ("gw-2", "K")]
+    found = await scanned(context)
+    assert found.filter(tag=context.tags[0].path).sort("gateway").select("gateway", "unit").rows() == [
+        ("gw-1", "Cel"),
+        ("gw-2", "K"),
+    ]
+
+
+async def test_a_hundred_thousand_tags_are_described_and_renewed(tmp_path: Path, manual_clock: ManualClock) -> None:
+    tags = Tags(*(f"acme/osaka/m-{n // 20:04d}/t-{n % 20:02d}" for n in range(100_000)))
+    context = context_of(tmp_path, manual_clock, tags)
+    sink = build(context)
+    await sink.connect()
+    ids = np.arange(99_999, -1, -1, dtype=np.int32)
+    await sink.write(
+        [with_seq(telemetry(time_us=T0 + ids.astype(np.int64), tag=ids, value=1.0), 0)], span_of("telemetry", 0, 100_000)
+    )
+    await sink.aclose()
+    table = await tags_of(tmp_path)
+    assert table.height == 100_000
+    assert table["tag"].is_sorted()
+    by_tag = {tag.path: T0 + tag.id for tag in list(tags)[::997]}
+    some = table.filter(pl.col("tag").is_in(list(by_tag))).select("tag", pl.col("last_seen").dt.epoch("us"))
+    assert dict(some.rows()) == by_tag
+    assert (context.base / "lake/tags/site=osaka/gw-1.parquet").stat().st_size < 2_000_000
+
+
+def files_of(context: SinkContext) -> list[Path]:
+    return sorted((context.base / "lake/telemetry").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("noise", [0.01, 1e12], ids=["quantised", "every bit"])
+async def test_a_file_is_about_as_large_as_max_size_says(context: SinkContext, noise: float) -> None:
+    """Cut as delivery cuts, by the policy of the moment: after the first file the sink knows how large its rows become."""
+    config = ParquetConfig.model_validate({"location": "lake", "roll": {"max_size": "1 MB", "max_rows": 10_000_000}})
+    sink = PLUGIN.build(config, context)
+    await sink.connect()
+    rng, first, policies = np.random.default_rng(4), 0, []
+    for _ in range(4):
+        policy = sink.policy("telemetry")
+        policies.append(policy)
+        rows = min(policy.max_rows, policy.max_bytes // 20)  # as the spool counts rows: time, tag and value
+        value = np.round(rng.normal(50, 1, rows) / noise) * noise if noise < 1 else rng.normal(size=rows)
+        batch = telemetry(time_us=T0 + np.arange(rows) * 1000, tag=(np.arange(rows) % 3).astype(np.int32), value=value)
+        await sink.write([with_seq(batch, first)], span_of("telemetry", first, rows))
+        first += rows
+    await sink.aclose()
+    assert policies[0].max_bytes == 1_000_000, "nothing is known yet: rows in memory are never smaller than in the file"
+    sizes = [path.stat().st_size for path in files_of(context)]
+    assert sizes[0] < 1_050_000
+    assert all(700_000 < size < 1_300_000 for size in sizes[2:]), sizes
+
+
+async def test_small_files_do_not_mislead_about_the_size_of_a_row(context: SinkContext) -> None:
+    sink = build(context)
+    await sink.connect()
+    assert isinstance(context.tags, Tags)
+    before = sink.policy("event")
+    for n in range(5):
+        await sink.write([batch_of("event", n, 1, context.tags)], span_of("event", n, 1))
+    assert sink.policy("event") == before
+    await sink.aclose()

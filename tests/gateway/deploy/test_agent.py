@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
@@ -15,10 +16,14 @@ from gateway.metrics import registry_for
 from gateway.troubles import Troubles
 from schemas.errors import Busy, ConfigError, NotConnected
 from schemas.span import Command
-from tests.gateway.samples import until
+from tests.gateway.samples import until as until_
 from tests.gateway.test_supervisor import Device, Sink, opened, quick
 
 __all__ = ["opened", "quick"]  # fixtures
+
+
+async def until(condition, timeout_s=20.0):
+    await until_(condition, timeout_s)
 
 
 class Keeper(Sink):
@@ -173,6 +178,21 @@ async def test_another_scan_class_is_planned_anew_and_rows_stay_those_of_the_tag
     assert plant.sinks["lake"].rows("gap") == []
 
 
+async def test_a_scan_class_is_wished_for_before_the_first_reading_of_the_next_run(kept):
+    plant = await kept()
+    async with plant.running():
+        plant.keeper.desire(adapters={"press": {"scan": "5s"}})
+        await until(lambda: len(plant.planned) == 1)
+        await until(lambda: last(plant).get("adapters", {}).get("press", {}).get("scan") == "5s")
+    again = await kept()
+    async with again.running():
+        ((name, periods, device),) = again.planned
+        assert (name, periods) == ("press", [5_000_000])
+        await until(lambda: device.sent > 3)
+        assert again.devices["press"].connects == 0
+        assert [tag.period_us for tag in again.pipeline.tags] == [5_000_000, 1_000_000]
+
+
 async def test_the_log_level(kept):
     plant = await kept()
     logs.set_level("info")
@@ -220,6 +240,27 @@ async def test_what_cannot_be_carried_out_changes_nothing_and_is_tried_again(kep
         assert not delivery_of(plant, "lake").paused
         assert plant.devices["press"].closed == 0
         await until(lambda: last(plant).get("errors") == [] and delivery_of(plant, "lake").paused)  # it is tried again
+
+
+async def test_wishes_that_failed_are_not_tried_again_once_something_else_is_desired(kept):
+    plant = await kept(retry_s=0.2)
+
+    def adapter_of(*given):
+        plant.seen.append(given)
+        raise ConfigError("the certificate is gone")
+
+    plant.pipeline.adapter_of = adapter_of
+    async with plant.running():
+        plant.keeper.desire(log_level="error")
+        await until(lambda: last(plant).get("log_level") == "error")
+        plant.keeper.desire(2, log_level="error", adapters={"press": {"scan": "5s"}})
+        await until(lambda: len(plant.seen) > 1)
+        plant.keeper.desire(3, log_level="error")
+        await until(lambda: last(plant).get("errors") == [])
+        tried = len(plant.seen)
+        await asyncio.sleep(1.5)
+        assert len(plant.seen) == tried
+        assert last(plant)["log_level"] == "error"
 
 
 async def test_only_the_sink_with_the_shadow_is_obeyed(kept):

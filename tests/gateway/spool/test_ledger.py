@@ -233,3 +233,13 @@ def test_spans_merge_count_and_answer():
     assert spans.missing_from(0, 15) == [(0, 1), (8, 10), (12, 15)]
     spans.discard_below(11)
     assert list(spans) == [(11, 12)]
+
+
+async def test_a_named_cursor_stands_on_durable_rows_only(open_spool):
+    """Else a crash would make lost rows of what was never written."""
+    spool = await open_spool(commit_every_s=10)
+    await spool.put("telemetry", readings(5))
+    with pytest.raises(ValueError, match="row 4 is not durable"):
+        await spool.ledger.pin("telemetry", "models", 5)
+    await spool.flush()
+    await spool.ledger.pin("telemetry", "models", 5)

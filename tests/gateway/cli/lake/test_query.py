@@ -106,6 +106,8 @@ def test_sql(genba: Genba, plant: Lake) -> None:
         "lake", "query", plant.root, "press-1/*", "--end", "2026-03-01T00:00:10Z", "--sql", "select count(*) as n from telemetry"
     )
     assert bounded.out.split() == ["n", "5"]
+    later = "select count(*) as n from telemetry where time >= '2026-03-01T09:00:50+09:00'"
+    assert genba("lake", "query", plant.root, "--sql", later).out.split() == ["n", "11"]
     assert "too hot" in genba("lake", "query", plant.root, "--sql", "select problem from alert").out
 
 
@@ -180,6 +182,10 @@ def test_export_writes_one_file_with_every_column(genba: Genba, plant: Lake, tmp
     assert read.height == 32
     assert {"time", "tag", "value", "unit", "quality", "seq", "site", "date", "samples"} <= set(read.columns)
     assert set(read["tag"]) == {TEMP}
+    if suffix == "csv":
+        assert read["samples"].drop_nulls().to_list() == ["1.0 2.5"]
+        shown = genba("lake", "query", plant.root, TEMP, "--start", "2026-03-01T00:03Z", "--format", "csv").out
+        assert ",1.0 2.5," in shown
     if suffix == "parquet":
         about = pq.read_metadata(out).metadata
         assert json.loads(about[b"genba.tags"]) == ["**/motor_*"]

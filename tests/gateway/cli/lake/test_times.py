@@ -45,6 +45,7 @@ def test_one_moment(text: str, zone: ZoneInfo | None, expected: datetime) -> Non
         ("2026-03-29 02:30", None, "has no time zone; write 2026-03-29T02:30:00+09:00 or 2026-03-29T02:30:00Z, or give --zone"),
         ("yesterday", BERLIN, "is no ISO 8601 time; write it like"),
         ("2026-02-30", BERLIN, "is no ISO 8601 time"),
+        ("0001-01-01T00:00+09:00", None, "edge of the calendar"),
         ("", BERLIN, "is no ISO 8601 time"),
     ],
 )  # fmt: skip
