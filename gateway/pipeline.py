@@ -125,6 +125,7 @@ async def open_pipeline(
         fsync=plant.spool.fsync,
         max_bytes=int(plant.spool.max_size),
         when_full=plant.spool.when_full,
+        keep_s=plant.spool.keep.s,
         log=log,
     )
     try:
@@ -306,6 +307,7 @@ def _add_deliveries(pipeline: Pipeline, directory: Path, rng: random.Random, end
                 clock=pipeline.clock,
                 rng=rng,
                 dead_letters=directory / "dead-letters",
+                max_rows_per_s=None if config.max_rate is None else config.max_rate / 86_400,
                 report=report,
                 log=pipeline.log,
             )

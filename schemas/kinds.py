@@ -134,7 +134,8 @@ GAP = _schema(
     ("tag", pa.int32()),
     ("source", pa.string()),  # adapter, or `spool`
     ("sink", pa.string()),  # null: the data never arrived; a name: dropped before that sink had it
-    ("cause", pa.string()),  # not_connected | gateway_stopped | replanned | overflow | dropped | quarantined | overrun | lost
+    # not_connected | gateway_stopped | replanned | overflow | dropped | downsampled | requested | quarantined | overrun | lost
+    ("cause", pa.string()),
     ("rows", pa.int64()),  # rows given up, where known
 )
 

@@ -155,7 +155,11 @@ COLUMNS: Final[Mapping[Kind, tuple[Column, ...]]] = {
         ("tag", "text", "the tag, null for all of the source"),
         ("source", "text", "adapter, or `spool`"),
         ("sink", "text", "null: the data never arrived; a name: dropped before that sink had it"),
-        ("cause", "text", "not_connected, gateway_stopped, replanned, overflow, dropped, quarantined, overrun or lost"),
+        (
+            "cause",
+            "text",
+            "not_connected, gateway_stopped, replanned, overflow, dropped, downsampled, requested, quarantined, overrun or lost",
+        ),
         ("rows", "int64", "rows given up, where known"),
     )
     + _IDENTITY

@@ -61,6 +61,10 @@ class Storage(Protocol):
 
     def free_bytes(self, path: Path) -> int: ...
 
+    def tree_bytes(self, path: Path) -> int:
+        """Bytes of a file, or of all files below a directory. What is not there or cannot be asked counts nothing."""
+        ...
+
     def lock(self, path: Path, owner: str) -> int:
         """Lock a file for one process until `close`; `owner` is written into it.
 
@@ -152,6 +156,14 @@ class DiskStorage:
         """See `Storage.free_bytes`."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
+
+    def tree_bytes(self, path: Path) -> int:
+        """See `Storage.tree_bytes`."""
+        found = 0
+        for file in [str(path), *(os.path.join(top, name) for top, _, files in os.walk(path) for name in files)]:
+            with suppress(OSError):
+                found += os.lstat(file).st_size
+        return found
 
     def lock(self, path: Path, owner: str) -> int:
         """See `Storage.lock`. flock, so that two spools in one process exclude one another too."""

@@ -337,7 +337,7 @@ async def test_a_spool_that_died_ends_the_process_instead_of_crashing_for_ever(o
     task = asyncio.create_task(plant.supervisor.run(plant.stop))
     await plant.supervisor.ready.wait()
     await until(lambda: plant.delivered("lake") > 3)
-    monkeypatch.setattr(plant.pipeline.spool, "_commit", broken)
+    monkeypatch.setattr(plant.pipeline.spool._commits, "_commit", broken)
     _, pending = await asyncio.wait({task}, timeout=10)
     assert not pending
     assert "spool commits ended" in "".join(traceback.format_exception(task.exception()))
