@@ -61,7 +61,8 @@ def compacted(root: Path) -> None:
     """In a process of its own: CPU seconds, and how much memory it took above what it had after its imports, in MB."""
     import pyarrow.parquet as pq  # noqa: F401
 
-    from cloud_sinks.parquet.compaction import Compactor, Options
+    from cloud_sinks.parquet.compaction import Compactor
+    from cloud_sinks.parquet.compaction_records import Options
     from cloud_sinks.parquet.shelf import LocalShelf
 
     idle, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()

@@ -21,99 +21,32 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, TypeVar
 
 import pyarrow as pa
 
 from schemas.errors import Busy, ConfigError
-from schemas.kinds import KINDS, Kind
 from schemas.lake import SCHEMA_VERSION, LakeFile
 from schemas.manifest import MANIFEST, Manifest, Merged, Retired, Source, current, lake_files, sources_of
 from schemas.span import SpoolSpan
 
 from .audit import folders_of
+from .compaction_records import Done, Options, Outcome, Plan, Report
 from .file import ROW_GROUP, read_metadata
 from .merge import Damaged, Input, Made, input_of, merge
 from .shelf import Entry, Shelf
 
 T = TypeVar("T")
-TARGET_BYTES: Final = 256 << 20
-GRACE_S: Final = 60.0
 _ABANDONED_US: Final = 600 * 10**6
 """A published file that still does not count after so long has no living maker: between the two there is one small write."""
 _HELD_ROWS: Final = 4 << 20
 """Rows of all files that are merged at once whose pages are in memory, about."""
 _OPEN: Final = 512
 _TRIES: Final = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Which files are merged: at least two, of one folder and log."""
-
-    folder: str
-    files: tuple[LakeFile, ...]
-    bytes: int
-
-    def as_json(self) -> dict[str, object]:
-        """For programs."""
-        return {"folder": self.folder, "files": [file.path().rpartition("/")[2] for file in self.files], "bytes": self.bytes}
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A merge that counts."""
-
-    plan: Plan
-    file: str
-    rows: int
-    bytes: int
-
-    def as_json(self) -> dict[str, object]:
-        """For programs."""
-        return {**self.plan.as_json(), "file": self.file, "rows": self.rows, "bytes_after": self.bytes}
-
-
-@dataclass(slots=True)
-class Report:
-    """What a run did, or with `dry_run` would begin with. `problems` are sentences: a person looks at those files, which stay as they are."""
-
-    planned: list[Plan] = field(default_factory=list)
-    merged: list[Done] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    restored: list[str] = field(default_factory=list)  # folders whose lost manifest was made again
-    problems: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, object]:
-        """For programs; the keys are kept over versions."""
-        return {
-            "ok": not self.problems, "planned": [one.as_json() for one in self.planned], "merged": [one.as_json() for one in self.merged],
-            "removed": self.removed, "restored": self.restored, "problems": self.problems,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What is merged. `older_than_s`: only dates that ended at least so long ago, None for every date, today's too."""
-
-    kinds: Collection[Kind] = KINDS
-    target_bytes: int = TARGET_BYTES
-    older_than_s: float | None = None
-    grace_s: float = GRACE_S
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a plan somewhere else: the merge, if it counts, what a person should look at, and the files that are left alone."""
-
-    done: Done | None
-    problems: tuple[str, ...] = ()
-    bad: frozenset[str] = frozenset()
 
 
 class _Unreadable(Exception):

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from cloud_sinks.aws import AwsConfig
 
-from .compaction import Compactor, Done, Options, Outcome, Plan
+from .compaction import Compactor
+from .compaction_records import Done, Options, Outcome, Plan
 from .shelf import shelf_of
 
 OUTCOME: Final = pa.schema([("plan", pa.int64()), ("outcome", pa.string())])

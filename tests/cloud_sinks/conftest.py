@@ -1,12 +1,17 @@
-"""Credentials of the tests, and none of whoever runs them."""
+"""Credentials of the tests, and none of whoever runs them; the stand-ins of AWS, and what a sink is told of its gateway."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cloud_sinks.aws_rig import KEY, SECRET
+from cloud_sinks.base import SinkContext
+from tests.cloud_sinks.aws_rig import KEY, SECRET, moto, rclone
+from tests.cloud_sinks.kinesis.stub import Stub
+from tests.conformance.sink import context_of
+from tests.conftest import ManualClock
 
 
 @pytest.fixture
@@ -20,3 +25,27 @@ def aws_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+
+
+@pytest.fixture
+def context(tmp_path: Path, manual_clock: ManualClock) -> SinkContext:
+    return context_of(tmp_path, manual_clock)
+
+
+@pytest.fixture(scope="module")
+def moto_server() -> Iterator[str]:
+    with moto() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with rclone(tmp_path_factory.mktemp("rclone")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    made = Stub()
+    yield made
+    made.close()

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from cloud_sinks.aws import Account, AwsConfig, RoleAlias, fetch_role_alias
 from schemas.errors import ConfigError, NotConnected
 from tests.authority import Authority
-from tests.cloud_sinks.aws_rig import Proxy, moto
+from tests.cloud_sinks.aws_rig import Proxy
 
 PATH = "/role-aliases/genba-lake/credentials"
 
@@ -141,17 +141,11 @@ def test_an_answer_that_is_none_is_not_connected(tmp_path: Path) -> None:
             fetch_role_alias(alias(made.port), tmp_path, 2.0)
 
 
-@pytest.fixture(scope="module")
-def backend() -> Iterator[str]:
-    with moto() as endpoint:
-        yield endpoint
-
-
 @pytest.mark.parametrize(("lifetime", "fetches"), [(timedelta(hours=1), 1), (timedelta(minutes=5), 3)], ids=["long", "short"])
-def test_credentials_are_renewed_before_they_end(tmp_path: Path, backend: str, lifetime: timedelta, fetches: int) -> None:
+def test_credentials_are_renewed_before_they_end(tmp_path: Path, moto_server: str, lifetime: timedelta, fetches: int) -> None:
     """botocore asks again when less than a quarter of an hour is left: the short ones at each request."""
     with provider(tmp_path, lifetime) as made:
-        given = {"endpoint": backend, "region": "ap-northeast-1", "role_alias": alias(made.port).model_dump()}
+        given = {"endpoint": moto_server, "region": "ap-northeast-1", "role_alias": alias(made.port).model_dump()}
         account = Account(AwsConfig.model_validate(given), tmp_path, "sinks.out")
         for _ in range(2):
             account.call("s3", "list", lambda s3: s3.list_buckets())
@@ -159,10 +153,10 @@ def test_credentials_are_renewed_before_they_end(tmp_path: Path, backend: str, l
         assert made.given == fetches
 
 
-def test_a_role_is_taken_on(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_role_is_taken_on(tmp_path: Path, moto_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "genba-test-key-1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    proxy = Proxy(backend)
+    proxy = Proxy(moto_server)
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", proxy.endpoint)
     role = {"arn": "arn:aws:iam::123456789012:role/lake", "external_id": "plant"}
     given = {"endpoint": proxy.endpoint, "region": "ap-northeast-1", "assume_role": role}

@@ -6,7 +6,6 @@ import json
 import re
 import runpy
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -22,7 +21,7 @@ from cloud_sinks.parquet.rows import Names, parts
 from cloud_sinks.parquet.store import LocalStore
 from gateway.cli import main
 from schemas.lake import COLUMNS, TAGS_COLUMNS, Column, LakeFile
-from tests.cloud_sinks.aws_rig import KEY, SECRET, moto, reset
+from tests.cloud_sinks.aws_rig import KEY, SECRET, reset
 from tests.cloud_sinks.json_schema import problems
 from tests.conformance.sink import T0, Tags, batch_of, span_of
 
@@ -72,18 +71,12 @@ SNIPPETS = [found for found in re.findall(r"```python\n(.*?)```", LAKE + QUERY, 
 """Spark's is run by tests/gateway/jobs/test_spark.py, where a session is."""
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    with moto() as endpoint:
-        yield endpoint
-
-
 @pytest.fixture
 def bucket(request: pytest.FixtureRequest, plant: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same lake in the bucket of the page, for the snippets that read one: everything they need is in the environment."""
     if "s3://" not in request.getfixturevalue("snippet"):
         return
-    endpoint = request.getfixturevalue("s3_server")
+    endpoint = request.getfixturevalue("moto_server")
     reset(endpoint)
     for name, value in {
         "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "ap-northeast-1",

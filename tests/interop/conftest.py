@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -24,6 +23,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests.conftest import missing as absent
 
 S = TypeVar("S", bound="Server")
 HERE = Path(__file__).parent
@@ -119,10 +120,7 @@ class Broker(Server):
 
 def missing(what: str, command: str) -> NoReturn:
     """Skips the test, or fails it where everything must be there (CI=true)."""
-    message = f"{what} is missing; install it with: {command}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    pytest.skip(message)
+    absent(f"{what} is missing; install it with: {command}")
 
 
 def free_port() -> int:

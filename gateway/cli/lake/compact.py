@@ -17,7 +17,7 @@ from ._location import Location, located
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from cloud_sinks.parquet.compaction import Options, Outcome, Plan, Report
+    from cloud_sinks.parquet.compaction_records import Options, Outcome, Plan, Report
     from schemas.data import Kind
 
 
@@ -83,7 +83,8 @@ def command(
     """
     import json
 
-    from cloud_sinks.parquet.compaction import Compactor, Options
+    from cloud_sinks.parquet.compaction import Compactor
+    from cloud_sinks.parquet.compaction_records import Options
 
     if plant is None and sink is not None:
         raise click.UsageError("--sink is a name in PLANT; give that")

@@ -20,7 +20,6 @@ from cloud_sinks.base import Sink, SinkContext
 from cloud_sinks.kinesis.config import KinesisConfig
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
 from schemas.kinds import KINDS, Kind, telemetry, with_seq
-from tests.cloud_sinks.aws_rig import moto
 from tests.cloud_sinks.kinesis.rig import ServerHarness, build
 from tests.cloud_sinks.kinesis.stub import Fault, Stub
 from tests.conformance.sink import T0, SinkConformance, Tags, batch_of, context_of, span_of
@@ -69,24 +68,6 @@ class TestStub(SinkConformance):
         harness = StubHarness()
         yield harness
         harness.stub.close()
-
-
-@pytest.fixture(scope="module")
-def backend() -> Iterator[str]:
-    with moto() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    made = Stub()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def context(tmp_path: Path, manual_clock: ManualClock) -> SinkContext:
-    return context_of(tmp_path, manual_clock)
 
 
 async def put(context: SinkContext, stub: Stub, rows: int = 30, *, plan: tuple[Fault | None, ...] = (), **options: Any) -> None:
@@ -288,11 +269,11 @@ def test_options_that_cannot_work(options: dict[str, Any], says: str) -> None:
 
 
 async def test_the_policy_that_is_shipped_allows_what_is_called_and_no_more(
-    backend: str, context: SinkContext, monkeypatch: pytest.MonkeyPatch
+    moto_server: str, context: SinkContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: set[str] = set()
     monkeypatch.setattr(Account, "call", _noting(called, Account.call))
-    harness = ServerHarness(backend)
+    harness = ServerHarness(moto_server)
     try:
         sink = harness.build(context)
         await sink.connect()

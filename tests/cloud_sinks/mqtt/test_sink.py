@@ -16,8 +16,7 @@ from cloud_sinks.mqtt.config import MqttConfig
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
 from schemas.kinds import KINDS, Kind, make_batch, with_seq
 from schemas.span import Command
-from tests.conformance.sink import T0, SinkConformance, Tags, batch_of, context_of, span_of
-from tests.conftest import ManualClock
+from tests.conformance.sink import T0, SinkConformance, Tags, batch_of, span_of
 
 from .conftest import RealBroker, ScriptedBroker, Subscriber, topics_of
 
@@ -53,11 +52,6 @@ class TestConformance(SinkConformance):
         await harness.subscriber.open(broker.port)
         yield harness
         await harness.subscriber.close()
-
-
-@pytest.fixture
-def context(tmp_path: Path, manual_clock: ManualClock) -> SinkContext:
-    return context_of(tmp_path, manual_clock)
 
 
 def build(context: SinkContext, endpoint: str, **options: object) -> Sink:

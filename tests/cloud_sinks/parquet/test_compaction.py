@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cloud_sinks import lake
-from cloud_sinks.parquet import compaction as module
 from cloud_sinks.parquet import merge as merging
 from cloud_sinks.parquet.audit import audit
 from cloud_sinks.parquet.checksum import checksum
-from cloud_sinks.parquet.compaction import Compactor, Options, Report
+from cloud_sinks.parquet.compaction import Compactor
+from cloud_sinks.parquet.compaction_records import TARGET_BYTES, Options, Report
 from cloud_sinks.parquet.file import data_metadata, read_metadata, write_file
 from cloud_sinks.parquet.rows import Names, parts
 from cloud_sinks.parquet.shelf import LocalShelf
@@ -256,7 +256,8 @@ def _fully_used(root: Path, point: str) -> None:
 _RUN = """
 import os, signal, sys, time
 from pathlib import Path
-from cloud_sinks.parquet.compaction import Compactor, Options
+from cloud_sinks.parquet.compaction import Compactor
+from cloud_sinks.parquet.compaction_records import Options
 from cloud_sinks.parquet.shelf import LocalShelf
 point = sys.argv[2]
 def at(name):
@@ -602,7 +603,7 @@ def test_checksums_add_up(root: Path) -> None:
     tables = [pq.read_table(path, partitioning=None) for path in (root / "telemetry/site=osaka" / DAY).glob("gw-1*.parquet")]
     total = sum(int(checksum("telemetry", table), 16) for table in tables) % 2**64
     assert f"{total:016x}" == checksum("telemetry", pa.concat_tables(tables))
-    assert module.TARGET_BYTES // 2 >= 128 << 20
+    assert TARGET_BYTES // 2 >= 128 << 20
 
 
 def test_several_processes_at_once_and_a_reader_that_never_stops(root: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ import structlog
 from cloud_sinks import lake
 from cloud_sinks.aws import AwsConfig
 from cloud_sinks.parquet.audit import audit
-from cloud_sinks.parquet.compaction import Compactor, Options, Report
+from cloud_sinks.parquet.compaction import Compactor
+from cloud_sinks.parquet.compaction_records import Options, Report
 from cloud_sinks.parquet.shelf import S3Shelf
 from cloud_sinks.places import place_of
 from schemas.errors import NotConnected
 from schemas.manifest import MANIFEST
-from tests.cloud_sinks.aws_rig import Fault, Proxy, moto, rclone, reset
+from tests.cloud_sinks.aws_rig import Fault, Proxy, reset
 from tests.cloud_sinks.bucket_rig import BUCKET, LOCATION, client
 from tests.cloud_sinks.test_lake import put
 from tests.gateway.cli.conftest import Genba
@@ -34,18 +35,6 @@ HOURS = 3_600_000_000
 
 
 pytestmark = pytest.mark.usefixtures("aws_credentials")
-
-
-@pytest.fixture(scope="module")
-def moto_server() -> Iterator[str]:
-    with moto() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture(scope="module")
-def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with rclone(tmp_path_factory.mktemp("rclone")) as endpoint:
-        yield endpoint
 
 
 class Lake:

@@ -24,24 +24,11 @@ from cloud_sinks.parquet import s3 as s3_module
 from cloud_sinks.parquet.config import ParquetConfig, check
 from cloud_sinks.parquet.s3 import S3Store
 from schemas.errors import Busy, ConfigError, NotConnected
-from tests.cloud_sinks.aws_rig import Fault, moto, rclone, reset
+from tests.cloud_sinks.aws_rig import Fault, reset
 from tests.cloud_sinks.bucket_rig import BUCKET, LOCATION, BucketHarness
-from tests.conformance.sink import T0, Tags, batch_of, context_of, span_of
-from tests.conftest import ManualClock
+from tests.conformance.sink import T0, Tags, batch_of, span_of
 
 pytestmark = pytest.mark.usefixtures("aws_credentials")
-
-
-@pytest.fixture(scope="module")
-def moto_server() -> Iterator[str]:
-    with moto() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture(scope="module")
-def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with rclone(tmp_path_factory.mktemp("rclone")) as endpoint:
-        yield endpoint
 
 
 @pytest.fixture
@@ -50,11 +37,6 @@ def bucket(moto_server: str) -> Iterator[BucketHarness]:
     harness = BucketHarness(moto_server)
     yield harness
     harness.close()
-
-
-@pytest.fixture
-def context(tmp_path: Path, manual_clock: ManualClock) -> SinkContext:
-    return context_of(tmp_path, manual_clock)
 
 
 async def put(bucket: BucketHarness, context: SinkContext, first: int = 0, rows: int = 10, **changes: Any) -> None:

@@ -40,11 +40,6 @@ def harness(counterpart: servers.Counterpart) -> Iterator[BucketHarness]:
     made.close()
 
 
-@pytest.fixture
-def context(tmp_path: Path, manual_clock: ManualClock) -> SinkContext:
-    return context_of(tmp_path, manual_clock)
-
-
 class TestConformance(SinkConformance):
     """What every sink keeps."""
 

@@ -65,11 +65,6 @@ class TestConformance(SinkConformance):
         return LakeHarness(tmp_path)
 
 
-@pytest.fixture
-def context(tmp_path: Path, manual_clock: ManualClock) -> SinkContext:
-    return context_of(tmp_path, manual_clock)
-
-
 def files(context: SinkContext, under: str = "") -> list[str]:
     root = context.base / "lake"
     return sorted(
