@@ -154,7 +154,7 @@ def test_one_that_never_answers_is_given_up(tmp_path: Path) -> None:
         port = silent.getsockname()[1]
         with pytest.raises(NotConnected, match="does not answer"):
             examine("localhost", port, context, "sinks.x")
-    assert time.monotonic() - began < 3.5
+    assert time.monotonic() - began < 8
 
 
 def test_the_policy_that_is_shipped_allows_the_default_topics(tmp_path: Path) -> None:

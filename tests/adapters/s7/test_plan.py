@@ -99,7 +99,7 @@ def test_ten_thousand_reals_in_one_block_are_as_few_requests_as_the_pdu_allows()
     assert len(Layout(places, 960, zone=UTC).requests) == math.ceil(40_000 / 942)
     began = time.perf_counter()
     layout = Layout(places, 240, zone=UTC)
-    assert time.perf_counter() - began < 1.0
+    assert time.perf_counter() - began < 10  # a planner that is quadratic takes minutes
     assert len(layout.requests) == math.ceil(40_000 / 220)  # no value is torn
     content = np.arange(10_000, dtype=">f4").tobytes()
     answer_all(layout, {(0x84, 1): content})

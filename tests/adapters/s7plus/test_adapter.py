@@ -174,8 +174,8 @@ async def test_a_library_that_computes_for_ever_costs_its_own_thread_and_not_the
             lag = max(lag, time.monotonic() - tick - 0.01)
         with pytest.raises(NotConnected, match=r"no answer within 0\.3 s"):
             await connecting
-        assert time.monotonic() - began < 2.5
-        assert lag < 0.1
+        assert time.monotonic() - began < 5
+        assert lag < 0.25
         goes_on.set()
     await device.aclose()
 
