@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,16 @@ from cloud_sinks.parquet import iceberg
 from cloud_sinks.parquet.iceberg import Registered
 from cloud_sinks.places import Directory, place_of
 from schemas.errors import ConfigError, NotConnected
+from tests.cloud_sinks.aws_rig import KEY, SECRET, reset
+from tests.cloud_sinks.bucket_rig import BUCKET, LOCATION, client
 from tests.cloud_sinks.test_lake import put
+from tests.gateway.cli.conftest import Genba
+from tests.gateway.cli.conftest import genba as genba
 
 from .test_compaction import compact
 
-pytest.importorskip("pyiceberg", reason="the extra iceberg is not installed")
+if importlib.util.find_spec("pyiceberg") is None:
+    pytest.fail("these tests need the extra iceberg, which requirements/dev.in names: make setup", pytrace=False)
 
 
 class Killed(BaseException):
@@ -178,7 +185,7 @@ def test_replaced_files_that_are_still_there_do_not_count(root: Path) -> None:
 def test_a_lake_that_lost_everything_does_not_empty_its_table(root: Path) -> None:
     register(root)
     (root / "telemetry").rename(root / "elsewhere")
-    with pytest.raises(ConfigError, match="holds no telemetry any more.*right disk"):
+    with pytest.raises(ConfigError, match=r"holds no telemetry any more.*right disk"):
         register(root)
 
 
@@ -264,3 +271,51 @@ def test_without_the_extra(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyiceberg.catalog", None)
     with pytest.raises(ConfigError, match=r"pip install 'genba\[iceberg\]'"):
         register(root)
+
+
+def test_the_command(root: Path, genba: Genba) -> None:
+    done = genba("lake", "iceberg", root)
+    assert (done.status, done.out) == (0, "genba.telemetry: 2 files added, 0 removed; 2 files, 70 rows\n")
+    done = genba("lake", "iceberg", root, "--kind", "telemetry", "--json")
+    assert json.loads(done.out) == [{"table": "genba.telemetry", "added": 0, "removed": 0, "files": 2, "rows": 70}]
+    assert_same(root)
+    assert genba("lake", "verify", root).status == 0
+
+
+@pytest.fixture
+def bucket(moto_server: str, root: Path, aws_credentials: None) -> str:
+    """The lake of `root` in a bucket; the endpoint."""
+    reset(moto_server)
+    s3 = client(moto_server)
+    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "ap-northeast-1"})
+    for path in root.rglob("*.parquet"):
+        s3.put_object(Bucket=BUCKET, Key=f"genba/{path.relative_to(root)}", Body=path.read_bytes())
+    return moto_server
+
+
+def test_a_lake_in_a_bucket(root: Path, bucket: str, genba: Genba, tmp_path: Path) -> None:
+    catalog = f"sqlite:///{tmp_path / 'catalog.db'}"
+    where = (LOCATION, "--endpoint", bucket, "--region", "ap-northeast-1", "--catalog", catalog)
+    done = genba("lake", "iceberg", *where)
+    assert (done.status, done.out) == (0, "genba.telemetry: 2 files added, 0 removed; 2 files, 70 rows\n")
+    assert genba("lake", "iceberg", *where).out.endswith("nothing new\n")
+    place = place_of(LOCATION, region="ap-northeast-1", endpoint=bucket)
+    with iceberg.opened(*iceberg.settings(place, catalog, None)) as there:
+        table = there.load_table("genba.telemetry")
+        found = pl.from_arrow(table.scan().to_arrow())
+    assert isinstance(found, pl.DataFrame)
+    wanted = expected(root)
+    assert found.sort("gateway", "epoch", "seq").cast(wanted.schema).equals(wanted)  # type: ignore[arg-type]
+    for secret in (SECRET, KEY):
+        assert secret not in str(table.metadata)
+
+
+def test_glue(bucket: str) -> None:
+    place = place_of(LOCATION, region="ap-northeast-1", endpoint=bucket)
+    name, properties = iceberg.settings(place, "glue", None)
+    with iceberg.opened(name, {**properties, "glue.endpoint": bucket}) as catalog:
+        (done,) = iceberg.register(place, catalog)
+        assert (done.added, done.rows) == (2, 70)
+        (done,) = iceberg.register(place, catalog)
+        assert (done.added, done.removed) == (0, 0)
+        assert catalog.load_table("genba.telemetry").scan().to_arrow().num_rows == 70
