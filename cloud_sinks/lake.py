@@ -68,7 +68,7 @@ def scan(
     since, until = instant(start, "start"), instant(end, "end")
     wanted_sites = {sites} if isinstance(sites, str) else None if sites is None else set(sites)
     schema = _schema(COLUMNS[kind])
-    files = list(_files(place, kind, wanted_sites, since, until))
+    files = list(counting(place, kind, wanted_sites, since, until))
     partitions = {"site": pl.String(), "date": pl.Date()}
     if not files:
         return pl.LazyFrame(schema={**schema, **partitions})
@@ -313,8 +313,8 @@ def _keys_above(place: Place) -> dict[str, pl.DataType]:
     return dict.fromkeys(keys, pl.String())
 
 
-def _files(
-    place: Place, kind: Kind, sites: set[str] | None, since: datetime | None, until: datetime | None
+def counting(
+    place: Place, kind: Kind, sites: set[str] | None = None, since: datetime | None = None, until: datetime | None = None
 ) -> Iterator[LakeFile]:
     """The files that count in the folders that can hold wanted rows; anything else that lies there is passed over."""
     first = since.date() if since else date.min

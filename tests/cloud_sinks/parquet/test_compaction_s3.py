@@ -66,7 +66,7 @@ class Lake:
     def rows(self) -> pl.DataFrame:
         """What `lake.scan` reads, by whole objects: rclone answers no ranges as polars asks for them."""
         place = place_of(LOCATION, region=REGION, endpoint=self.endpoint)
-        files = [file.path() for file in lake._files(place, "telemetry", None, None, None)]
+        files = [file.path() for file in lake.counting(place, "telemetry")]
         frames = [
             pl.read_parquet(io.BytesIO(self.s3.get_object(Bucket=BUCKET, Key=f"genba/{path}")["Body"].read())) for path in files
         ]
