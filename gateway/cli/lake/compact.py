@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,12 +89,14 @@ def command(
 
     if plant is None and sink is not None:
         raise click.UsageError("--sink is a name in PLANT; give that")
+    if plant is None:  # a PLANT names a sink, which may not have written yet
+        location.holds_a_lake()
     gateway = gateway_of(plant, location, sink) if plant is not None else None
     options = Options(kinds, target_size, older_than, grace, dry_run)
     with engine.session() as spark, opened(location, gateway) as shelf:
         if not dry_run:
             shelf.open()
-        compactor = Compactor(shelf, options)
+        compactor = Compactor(shelf, options, sleep=_wait)
         if spark is None or dry_run:
             compactor.run()
         else:
@@ -108,6 +111,12 @@ def command(
         _tell(report, dry_run=dry_run)
     if report.problems:
         raise SystemExit(1)
+
+
+def _wait(seconds: float) -> None:
+    if seconds >= 1:
+        click.echo(f"waiting {seconds:.0f} s, until merged files may go (--grace) or the bucket is less busy", err=True)
+    time.sleep(seconds)
 
 
 def _in_spark(

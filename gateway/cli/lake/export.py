@@ -68,7 +68,17 @@ def command(
                 _sink(read(), format, scratch, about)
             except FileNotFoundError:  # files were merged and removed since they were listed: from the beginning
                 _sink(read(), format, scratch, about)
-    click.echo(f"{out}: {out.stat().st_size:,} bytes", err=True)
+    rows = _rows(out, format)
+    click.echo(f"{out}: {rows:,} rows, {out.stat().st_size:,} bytes", err=True)
+    if not rows:
+        location.say_why_nothing(patterns, sites)
+
+
+def _rows(out: Path, format: str) -> int:
+    import polars as pl
+
+    scan: Any = {"csv": pl.scan_csv, "arrow": pl.scan_ipc, "parquet": pl.scan_parquet}[format]
+    return int(scan(out).select(pl.len()).collect().item())
 
 
 def _shown(rows: pl.LazyFrame, interval: Interval, format: str) -> pl.LazyFrame:

@@ -68,6 +68,7 @@ def test_mistakes_are_said(root: Path, genba: Genba, tmp_path: Path) -> None:
         ("compact", root, "--kind", "nonsense"),
         ("compact", root, "--sink", "lake"),
         ("compact", tmp_path / "nowhere"),
+        ("compact", tmp_path),  # there, and no lake
         ("verify", root, "--sink", "lake"),
         ("verify", root, tmp_path / "plant.yaml", "--spool", tmp_path),
         ("verify", root, "--spool", tmp_path / "nowhere"),
@@ -75,6 +76,12 @@ def test_mistakes_are_said(root: Path, genba: Genba, tmp_path: Path) -> None:
         done = genba("lake", *wrong)
         assert done.status == 2, wrong
         assert done.err
+
+
+def test_waiting_for_readers_is_said(root: Path, genba: Genba) -> None:
+    done = genba("lake", "compact", root, "--grace", "2s")
+    assert done.status == 0
+    assert "waiting 2 s" in done.err
 
 
 def test_a_lake_that_cannot_be_written_to(root: Path, genba: Genba) -> None:

@@ -192,6 +192,14 @@ def test_export_writes_one_file_with_every_column(genba: Genba, plant: Lake, tmp
         assert about[b"genba.end"] == b"2026-03-02T00:00:00+00:00"
 
 
+def test_an_export_of_nothing_says_why(genba: Genba, plant: Lake, tmp_path: Path) -> None:
+    done = genba("lake", "export", plant.root, "**/moter_*", "--out", tmp_path / "x.csv")
+    assert done.status == 0
+    assert "x.csv: 0 rows" in done.err
+    assert "no tag of the lake fits **/moter_*" in done.err
+    assert "31 rows" in genba("lake", "export", plant.root, TEMP, "--out", tmp_path / "y.csv").err
+
+
 def test_an_export_that_fails_leaves_nothing(genba: Genba, plant: Lake, tmp_path: Path) -> None:
     for path in plant.root.glob("telemetry/*/*/*.parquet"):
         path.write_bytes(path.read_bytes()[:-100])
