@@ -27,7 +27,7 @@ from schemas.span import SpoolSpan
 from schemas.tags import Tag
 
 from .aws import AwsConfig
-from .lake import _described, _files
+from .lake import _described, counting
 from .parquet.publish import publish
 from .parquet.remote import Unheard
 from .parquet.rows import Names, parts
@@ -82,7 +82,7 @@ class Lake:
         self, kind: Kind, sites: Iterable[str] | None = None, start: datetime | None = None, end: datetime | None = None
     ) -> list[LakeFile]:
         """The files that count, in order of path."""
-        return sorted(_files(self.place(), kind, None if sites is None else set(sites), start, end), key=LakeFile.path)
+        return sorted(counting(self.place(), kind, None if sites is None else set(sites), start, end), key=LakeFile.path)
 
     def described(self) -> list[tuple[str, str]]:
         """(site, gateway) of every table of the data dictionary."""
