@@ -55,6 +55,8 @@ def parse(text: str) -> Address:
             name = (piece["quoted"] or piece["plain"]).strip()
             if not name:
                 raise ValueError(f"{text}: a name is empty; write it like {_EXAMPLES}")
+            if name.startswith("."):  # without its quotes it would be an empty name and another one
+                raise ValueError(f"{text}: a name begins with a dot; write it like {_EXAMPLES}")
             parts.append(name)
         if at < len(plain) and plain[at] == ".":
             at += 1

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of every target with atheris: `python -m tests.fuzz.coverage [--seconds N] [NAME ...]`.
+"""Coverage-guided fuzzing of every target with atheris: `python -m tests.fuzz.coverage [--seconds N] [--seed N] [NAME ...]`.
 
 Each target runs in a process of its own for N seconds, as many at once as there are processors. What breaks one is printed with the
 bytes that did it; log and corpus, from which the next run starts, are below `build/fuzz/NAME` (or `--into`). Exit code 1 when
@@ -25,21 +25,21 @@ with atheris.instrument_imports(
 ROOT = Path(__file__).parents[2]
 
 
-def fuzz(target: Target, seconds: int, folder: Path) -> None:
+def fuzz(target: Target, seconds: int, folder: Path, seed: int) -> None:
     """Never returns: libFuzzer ends the process, with 0 when nothing was found."""
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(target.seeds()):
-        (corpus / f"seed-{number}").write_bytes(seed)
+    for number, example in enumerate(target.seeds()):
+        (corpus / f"seed-{number}").write_bytes(example)
     arguments = [
         "fuzz", str(corpus), f"-max_total_time={seconds}", f"-max_len={target.longest}", f"-artifact_prefix={folder}/",
-        "-rss_limit_mb=2048", "-timeout=30", "-verbosity=0", "-print_final_stats=1",
+        "-rss_limit_mb=2048", "-timeout=30", "-verbosity=0", "-print_final_stats=1", f"-seed={seed}",
     ]  # fmt: skip
     atheris.Setup(arguments, lambda data: judge(target, data))
     atheris.Fuzz()
 
 
-def start(target: Target, seconds: int, into: Path) -> tuple[int, Path]:
+def start(target: Target, seconds: int, into: Path, seed: int) -> tuple[int, Path]:
     """The process that fuzzes a target, and the file with what it said."""
     folder = into / target.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def start(target: Target, seconds: int, into: Path) -> tuple[int, Path]:
         os.dup2(out, 1)
         os.dup2(out, 2)
         try:
-            fuzz(target, seconds, folder)
+            fuzz(target, seconds, folder, seed)
         finally:
             os._exit(1)
     return pid, log
@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument(
         "--into", type=Path, default=ROOT / "build" / "fuzz", help="directory for corpus, log and what broke a target"
     )
+    parser.add_argument("--seed", type=int, default=0, help="0, the default, for other inputs each time")
     parser.add_argument("names", nargs="*", choices=[*TARGETS, []], metavar="NAME", help=f"of {', '.join(TARGETS)}")
     options = parser.parse_args()
     waiting = [TARGETS[name] for name in options.names or TARGETS]
@@ -71,7 +72,7 @@ def main() -> int:
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):
             target = waiting.pop(0)
-            pid, log = start(target, options.seconds, options.into)
+            pid, log = start(target, options.seconds, options.into, options.seed)
             running[pid] = target, log
         pid, status = os.wait()
         target, log = running.pop(pid)

@@ -41,6 +41,7 @@ def test_symbols_and_access_strings(spelling: str, canonical: str) -> None:
         ("%MW10", "`kind: s7`"),
         ("speed", "begins with its data block"),
         ('"Data".', "ends with a dot"),
+        ('".".speed', "begins with a dot"),
         ("Data..speed", "not a symbol"),
         ("[3].x", "follows a name"),
         ('"Data"speed', "a dot is missing"),
