@@ -155,7 +155,7 @@ class JournalStorage(MemoryStorage):
 async def _opened(storage: MemoryStorage, grace_s: float) -> Spool:
     return await Spool.open(
         Path("spool"), gateway="gw", clock=ManualClock(), log=structlog.get_logger(), storage=storage, commit_every_s=0,
-        segment_bytes=4 << 10, retention_grace_s=grace_s, writer=InlineWorker(), reader=InlineWorker(), thinner=InlineWorker(),
+        segment_bytes=1 << 10, retention_grace_s=grace_s, writer=InlineWorker(), reader=InlineWorker(), thinner=InlineWorker(),
     )  # fmt: skip
 
 
