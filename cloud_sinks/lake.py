@@ -123,7 +123,7 @@ def gaps(
 ) -> pl.DataFrame:
     """The intervals in which readings may be missing: GAPS(tag, time, end, cause, source), a row per tag, ordered; they may overlap.
 
-    A gap of a whole adapter, or of the spool, is there for each of its tags in the data dictionary. What was dropped on the way
+    A gap of a whole adapter, or of the spool, is there for each of its tags in the data dictionary, as long as it had them. What was dropped on the way
     to a sink counts only where that is `sink`; without it, where that is the sink which writes this lake, as each gateway's data
     dictionary says (`lake` where it says nothing). Readings that were thinned out into windows, and rows of other kinds than readings, are
     none of these. Gaps are looked for that began up to 31 days
@@ -148,13 +148,16 @@ def gaps(
     own = found.filter(pl.col("tag").is_not_null()).drop("gateway", "site")
     patterns = None if tags is None else [tags] if isinstance(tags, str) else list(tags)
     if whole.height:
-        described = _tags(place_of(location, **access), None).select("tag", "adapter", "gateway", "site").unique()
+        described = _tags(place_of(location, **access), None).select("tag", "adapter", "gateway", "site", "valid_to")
         if patterns is not None:
             described = described.filter(_matching(described["tag"], patterns))
         each = whole.join(described, on=["gateway", "site"]).filter(
-            (pl.col("source") == pl.col("adapter")) | (pl.col("source") == "spool") | pl.col("source").is_null()
+            (pl.col("source") == pl.col("adapter")) | (pl.col("source") == "spool") | pl.col("source").is_null(),
+            pl.col("valid_to").is_null()
+            | (pl.col("time") < pl.col("valid_to")),  # else the tag had gone to another gateway by then
         )
-        own = pl.concat([own, each.select(own.columns)])
+        each = each.with_columns(pl.min_horizontal("end", "valid_to"))
+        own = pl.concat([own, each.select(own.columns).unique()])
     if patterns is not None:
         own = own.filter(_matching(own["tag"], patterns))
     return own.sort("tag", "time", "end")

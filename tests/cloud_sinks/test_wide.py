@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +17,11 @@ from polars.testing import assert_frame_equal
 
 from cloud_sinks import lake, wide
 from cloud_sinks.align import FOREVER, HOW, How
+from cloud_sinks.moments import us_of
 from cloud_sinks.signals import Signal
 from cloud_sinks.wide import Grid, Wide
 from schemas import quality as q
+from schemas.tags import TagVersion
 from tests.cloud_sinks.lake_rig import START, Lake
 from tests.conformance.sink import Tags
 
@@ -221,6 +223,30 @@ def test_the_lake_knows_the_name_of_the_sink_that_writes_it_by_gateway(plant: La
     made = lake.pivot(plant.root, start=at(0), end=at(4))
     assert cells(made, TEMP) == [1.0, 1.0, None, None]
     assert cells(made, SPEED) == [1.0] * 4, "what was dropped before another sink is in this lake"
+
+
+class Given(Tags):
+    """Tags that the gateway gave away at a moment, µs."""
+
+    def __init__(self, path: str, at_us: int) -> None:
+        super().__init__(path)
+        self._at_us = at_us
+
+    def history(self) -> Iterator[TagVersion]:
+        for tag in self:
+            yield TagVersion(tag, 0, self._at_us)
+
+
+def test_a_gap_of_a_gateway_that_gave_a_tag_away_is_none_of_its_new_gateway(plant: Lake) -> None:
+    left = Given(TEMP, us_of(datetime.fromisoformat(at(3))))
+    plant.put(left, [(0, 0, 1.0)], gateway="gw-1")
+    plant.put(Tags(TEMP), [(3, 0, 2.0)], gateway="gw-2")
+    plant.gap(left, [(2, 5, None), (6, 7, None)], gateway="gw-1")
+    plant.describe(left, gateway="gw-1")
+    plant.describe(Tags(TEMP), gateway="gw-2")
+    assert lake.gaps(plant.root).select("time", "end").rows() == [(datetime.fromisoformat(at(2)), datetime.fromisoformat(at(3)))]
+    made = lake.pivot(plant.root, every="1s", start=at(0), end=at(8))
+    assert cells(made, TEMP) == [1.0, 1.0, None, 2.0, 2.0, 2.0, 2.0, 2.0]
 
 
 def test_thinned_out_readings_and_lost_rows_of_other_kinds_are_no_gap_of_the_readings(plant: Lake) -> None:
