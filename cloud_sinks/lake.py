@@ -123,11 +123,11 @@ def gaps(
 ) -> pl.DataFrame:
     """The intervals in which readings may be missing: GAPS(tag, time, end, cause, source), a row per tag, ordered; they may overlap.
 
-    A gap of a whole adapter, or of the spool, is there for each of its tags in the data dictionary, as long as it had them. What was dropped on the way
-    to a sink counts only where that is `sink`; without it, where that is the sink which writes this lake, as each gateway's data
-    dictionary says (`lake` where it says nothing). Readings that were thinned out into windows, and rows of other kinds than readings, are
-    none of these. Gaps are looked for that began up to 31 days
-    before `start`. Everything else as for `scan`.
+    A gap of a whole adapter, or of the spool, is there for each of its tags in the data dictionary, until the gateway gave the tag up, and
+    where several gateways had the tag from when this one took it. What was dropped on the way to a sink counts only where that
+    is `sink`; without it, where that is the sink which writes this lake, as each gateway's data dictionary says (`lake` where it
+    says nothing). Readings that were thinned out into windows, and rows of other kinds than readings, are none of these. Gaps are
+    looked for that began up to 31 days before `start`. Everything else as for `scan`.
     """
     import polars as pl
 
@@ -148,16 +148,15 @@ def gaps(
     own = found.filter(pl.col("tag").is_not_null()).drop("gateway", "site")
     patterns = None if tags is None else [tags] if isinstance(tags, str) else list(tags)
     if whole.height:
-        described = _tags(place_of(location, **access), None).select("tag", "adapter", "gateway", "site", "valid_to")
+        described = _tags(place_of(location, **access), None)
         if patterns is not None:
             described = described.filter(_matching(described["tag"], patterns))
-        each = whole.join(described, on=["gateway", "site"]).filter(
-            (pl.col("source") == pl.col("adapter")) | (pl.col("source") == "spool") | pl.col("source").is_null(),
-            pl.col("valid_to").is_null()
-            | (pl.col("time") < pl.col("valid_to")),  # else the tag had gone to another gateway by then
+        each = whole.join(_held(described), on=["gateway", "site"]).filter(
+            (pl.col("source") == pl.col("adapter")) | (pl.col("source") == "spool") | pl.col("source").is_null()
         )
-        each = each.with_columns(pl.min_horizontal("end", "valid_to"))
-        own = pl.concat([own, each.select(own.columns).unique()])
+        each = each.with_columns(pl.max_horizontal("time", "valid_from"), pl.min_horizontal("end", "valid_to"))
+        kept = pl.col("time") < pl.col("end")
+        own = pl.concat([own, each.filter(kept).select(own.columns).unique()])
     if patterns is not None:
         own = own.filter(_matching(own["tag"], patterns))
     return own.sort("tag", "time", "end")
@@ -196,6 +195,7 @@ def pivot(
     One that turns from number to text gets two columns, `tag` and `tag [text]`. Tags of the data dictionary that were silent
     have a column of nulls, so that the columns do not depend on the day. Waveforms are left out.
 
+    Rows whose clock was impossible are found as by `scan`: in the folders of the dates that are asked for.
     Without `start` or `end` the table reaches from the first to the last reading. Nothing but these facts is read until
     `Wide.collect()` or `Wide.batches()` is called. Raises ValueError as `scan` does, and for a unit that changed, more than 10,000
     columns, or a table that has no end in sight.
@@ -203,7 +203,7 @@ def pivot(
     import polars as pl
 
     from .align import HOW
-    from .signals import described, facts_of, seen, signals
+    from .signals import described, facts_of, seen, signals, strayed
     from .wide import Grid, Wide
 
     if how not in HOW:
@@ -219,7 +219,7 @@ def pivot(
         return scan(location, tags=tags, start=before, end=until, sites=sites, **access)
 
     readings = read()
-    facts = facts_of(readings, uncertain=uncertain)
+    facts = facts_of(readings, uncertain=uncertain, sane=start is None)
     table = _tags(place_of(location, **access), {sites} if isinstance(sites, str) else None if sites is None else set(sites))
     if tags is not None:
         table = table.filter(_matching(table["tag"], [tags] if isinstance(tags, str) else list(tags)))
@@ -238,7 +238,8 @@ def pivot(
     missing = gaps(location, tags=tags, start=before, end=until, sites=sites, sink=sink, **access)
     return Wide(
         readings, missing.select("tag", pl.col("time", "end").to_physical()), columns, grid,
-        how=how, tolerance_us=tolerance_us, uncertain=uncertain, coverage=coverage, total=int(facts["rows"].sum()), again=read,
+        how=how, tolerance_us=tolerance_us, uncertain=uncertain, coverage=coverage, total=int(facts["rows"].sum()),
+        strayed=strayed(facts), again=read,
     )  # fmt: skip
 
 
@@ -264,6 +265,19 @@ def _tags(place: Place, wanted: set[str] | None) -> pl.DataFrame:
     if not frames:
         return pl.DataFrame(schema={**schema, "site": pl.String()})
     return pl.concat(frames).sort("tag", "valid_from", nulls_last=False)
+
+
+def _held(described: pl.DataFrame) -> pl.DataFrame:
+    """(tag, adapter, gateway, site, valid_from, valid_to): when a gateway had a tag; an end is null where nothing limits it.
+
+    Where one gateway alone ever had the tag it had it always: readings may be older than their description (history, a recording).
+    """
+    import polars as pl
+
+    alone = pl.struct("site", "gateway").n_unique().over("tag") == 1
+    return described.select(
+        "tag", "adapter", "gateway", "site", "valid_to", valid_from=pl.when(~alone).then("valid_from")
+    )  # fmt: skip
 
 
 def _writer(place: Place, found: pl.DataFrame, sink: str | None) -> pl.Expr:

@@ -46,17 +46,21 @@ class Seen:
         return not (self.numbers or self.integers or self.texts)
 
 
-def facts_of(readings: pl.LazyFrame, *, uncertain: bool) -> pl.DataFrame:
-    """FACTS(tag, unit, rows, numbers, integers, texts, first, last): known readings by the column that holds them, times in µs.
+def facts_of(readings: pl.LazyFrame, *, uncertain: bool, sane: bool) -> pl.DataFrame:
+    """FACTS(tag, unit, rows, numbers, integers, texts, first, last, behind, ahead): known readings by the column that holds them.
 
-    A row per tag and unit; `first` and `last` are null where a clock was never set. Reads the selection once, in bounded memory.
+    A row per tag and unit; `first` and `last`, in µs, are null where a clock was never set. `behind` and `ahead` are the least and the
+    greatest number of days from the date of a row's time to the date that it is filed under, not 0 where a clock was impossible;
+    with `sane` without times before 2000. Reads the selection once, in bounded memory.
     """
     import polars as pl
 
     known = pl.col("quality") < (0x8000_0000 if uncertain else 0x4000_0000)
     number, whole = pl.col("value").is_not_null(), pl.col("value_int").is_not_null()
     time = pl.col("time").to_physical()
-    sane = time.filter(time >= _SANE_US)
+    is_sane = time >= _SANE_US
+    strayed = (pl.col("date") - pl.col("time").dt.date()).dt.total_days()
+    strayed = strayed.filter(is_sane) if sane else strayed
     return (
         readings.filter(pl.col("tag").is_not_null())
         .group_by("tag", "unit")
@@ -65,11 +69,19 @@ def facts_of(readings: pl.LazyFrame, *, uncertain: bool) -> pl.DataFrame:
             numbers=(known & number).sum(),
             integers=(known & whole & ~number).sum(),
             texts=(known & pl.col("text").is_not_null() & ~number & ~whole).sum(),
-            first=sane.min(),
-            last=sane.max(),
+            first=time.filter(is_sane).min(),
+            last=time.filter(is_sane).max(),
+            behind=strayed.min(),
+            ahead=strayed.max(),
         )
         .collect(engine="streaming")
     )
+
+
+def strayed(facts: pl.DataFrame) -> tuple[int, int]:
+    """FACTS -> by how many days readings are filed before and after the date of their time: at most 0, at least 0."""
+    days = [0, *facts["behind"].drop_nulls(), *facts["ahead"].drop_nulls()]
+    return min(days), max(days)
 
 
 def described(table: pl.DataFrame, since: datetime | None, until: datetime | None) -> dict[str, tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Final
 
 from schemas.units import display
@@ -51,7 +52,8 @@ class Wide:
     """A wide table that is computed when it is asked for: `collect()` at once, `batches()` a slice of time after the other.
 
     Columns: `time` (µs UTC), then one per tag in order of the path, named by the path; Float64 for numbers, Int64 for 64-bit
-    integers, String for text. A cell is null where the value is not known.
+    integers, String for text. A cell is null where the value is not known. `strayed` is how many days at most readings
+    are filed before and after the date of their time.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class Wide:
         uncertain: bool,
         coverage: float,
         total: int,
+        strayed: tuple[int, int] = (0, 0),
         again: Callable[[], pl.LazyFrame] | None = None,
     ) -> None:
         self.signals = tuple(signals)
         self.grid = grid
         self._readings, self._again, self._gaps = readings, again, align.merged(gaps)
+        self._strayed = strayed
         self._how, self._tolerance_us, self._coverage = how, tolerance_us, coverage
         self._limit = _BAD if uncertain else _GOOD
         most = _CELLS // max(1, len(self.signals))
@@ -154,9 +158,11 @@ class Wide:
         import polars as pl
 
         since, until = at_us(grid.start_us - self._tolerance_us), at_us(grid.end_us)
+        behind, ahead = self._strayed
+        first, last = _later(since, behind), _later(until, ahead)
         return (
             self._readings.filter(pl.col("time") >= since, pl.col("time") < until)
-            .filter(pl.col("date").is_between(since.date(), until.date()))  # folders of other days are not opened
+            .filter(pl.col("date").is_between(first, last))  # folders of other days are not opened
             .select(*COLUMNS)
             .with_columns(pl.col("time").to_physical())
             .collect(engine="streaming")
@@ -185,6 +191,11 @@ class Wide:
                 tolerance_us=self._tolerance_us, coverage=self._coverage,
             )  # fmt: skip
         return align.over(rows, self._how, start_us=grid.start_us, every_us=grid.every_us, n=len(grid))
+
+
+def _later(moment: datetime, days: int) -> date:
+    """The date so many days later, or the last that there is."""
+    return date.fromordinal(min(max(moment.toordinal() + days, 1), date.max.toordinal()))
 
 
 def plain_arrow(frame: pl.DataFrame) -> pa.Table:

@@ -225,28 +225,40 @@ def test_the_lake_knows_the_name_of_the_sink_that_writes_it_by_gateway(plant: La
     assert cells(made, SPEED) == [1.0] * 4, "what was dropped before another sink is in this lake"
 
 
-class Given(Tags):
-    """Tags that the gateway gave away at a moment, µs."""
+class Held(Tags):
+    """A tag that the gateway had for a time, in seconds."""
 
-    def __init__(self, path: str, at_us: int) -> None:
+    def __init__(self, path: str, since: float, until: float | None = None) -> None:
         super().__init__(path)
-        self._at_us = at_us
+        self._span = [None if s is None else us_of(datetime.fromisoformat(at(s))) for s in (since, until)]
 
     def history(self) -> Iterator[TagVersion]:
+        since, until = self._span
+        assert since is not None
         for tag in self:
-            yield TagVersion(tag, 0, self._at_us)
+            yield TagVersion(tag, since, until)
 
 
-def test_a_gap_of_a_gateway_that_gave_a_tag_away_is_none_of_its_new_gateway(plant: Lake) -> None:
-    left = Given(TEMP, us_of(datetime.fromisoformat(at(3))))
-    plant.put(left, [(0, 0, 1.0)], gateway="gw-1")
-    plant.put(Tags(TEMP), [(3, 0, 2.0)], gateway="gw-2")
-    plant.gap(left, [(2, 5, None), (6, 7, None)], gateway="gw-1")
-    plant.describe(left, gateway="gw-1")
-    plant.describe(Tags(TEMP), gateway="gw-2")
-    assert lake.gaps(plant.root).select("time", "end").rows() == [(datetime.fromisoformat(at(2)), datetime.fromisoformat(at(3)))]
-    made = lake.pivot(plant.root, every="1s", start=at(0), end=at(8))
-    assert cells(made, TEMP) == [1.0, 1.0, None, 2.0, 2.0, 2.0, 2.0, 2.0]
+def test_a_gap_of_a_gateway_counts_while_it_had_the_tag(plant: Lake) -> None:
+    given, taken = Held(TEMP, -100, 4), Held(TEMP, 4)
+    plant.put(given, [(0, 0, 1.0)], gateway="gw-1")
+    plant.put(taken, [(4, 0, 2.0)], gateway="gw-2")
+    plant.gap(given, [(3, 5, None), (6, 7, None)], gateway="gw-1")
+    plant.gap(taken, [(1, 2, None), (7, 9, None)], gateway="gw-2")
+    plant.describe(given, gateway="gw-1")
+    plant.describe(taken, gateway="gw-2")
+    found = lake.gaps(plant.root).select("time", "end").rows()
+    assert found == [(datetime.fromisoformat(at(a)), datetime.fromisoformat(at(b))) for a, b in ((3, 4), (7, 9))]
+    made = lake.pivot(plant.root, every="1s", start=at(0), end=at(9))
+    assert cells(made, TEMP) == [1.0, 1.0, 1.0, None, 2.0, 2.0, 2.0, None, None]
+
+
+def test_a_gap_from_before_the_only_description_of_a_tag_counts(plant: Lake) -> None:
+    tags = Held(TEMP, 1000)
+    plant.put(tags, [(0, 0, 1.0)])
+    plant.gap(tags, [(2, 3, None)])
+    plant.describe(tags)
+    assert cells(lake.pivot(plant.root, every="1s", start=at(0), end=at(4)), TEMP) == [1.0, 1.0, None, None]
 
 
 def test_thinned_out_readings_and_lost_rows_of_other_kinds_are_no_gap_of_the_readings(plant: Lake) -> None:
@@ -409,6 +421,24 @@ def test_slices_are_the_whole(plant: Lake, monkeypatch: pytest.MonkeyPatch) -> N
     sliced = list(lake.pivot(plant.root, **span).batches())
     assert len(sliced) >= 12
     assert_frame_equal(whole.collect(), pl.concat(sliced))
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_clock_days_ahead_is_in_every_slice_that_it_belongs_to(
+    plant: Lake, monkeypatch: pytest.MonkeyPatch, bounded: bool
+) -> None:
+    tags = Tags(TEMP)
+    plant.put(tags, [(0, 0, 1.0)])
+    plant.put(tags, [(4 * 86_400, 0, 2.0)], lag=-4 * 86_400_000)  # filed under the day it arrived
+    span: dict[str, Any] = {"every": "1h", "tolerance": "30m"}
+    if bounded:
+        span |= {"start": at(0), "end": at(4 * 86_400 + 1)}
+    whole = lake.pivot(plant.root, **span).collect()
+    monkeypatch.setattr(wide, "_CELLS", 24)
+    sliced = list(lake.pivot(plant.root, **span).batches())
+    assert len(sliced) >= 4
+    assert_frame_equal(whole, pl.concat(sliced))
+    assert whole[TEMP].drop_nulls().to_list() == [1.0, 2.0]
 
 
 def test_files_that_are_merged_while_it_reads(plant: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
