@@ -61,11 +61,3 @@ def command(part: str, run: Callable[[int, bool], Proof], description: str | Non
         given.json.write_text(json.dumps(asdict(proof), indent=1, ensure_ascii=False) + "\n")
     click.echo(f"{part}: {'NOT proven' if proof.complaints() else 'proven'} in {proof.seconds:,} s")
     return 1 if proof.complaints() else 0
-
-
-def read(path: Path) -> Proof:
-    """What a part wrote with `--json`."""
-    return Proof(**json.loads(path.read_text()))
-
-
-__all__ = ["FIGURES", "Proof", "command", "read"]

@@ -22,6 +22,7 @@ from cloud_sinks import align, lake
 from cloud_sinks.moments import us_of
 from cloud_sinks.places import Access
 from schemas import quality as q
+from schemas.asset import matches_any
 from schemas.errors import ConfigError
 from schemas.units import display
 
@@ -85,7 +86,8 @@ def picture(
     """Read what is to be drawn. Raises ConfigError when no tag or too many fit, ValueError as `lake.scan`."""
     import polars as pl
 
-    asked: dict[str, Any] = {"tags": list(patterns), "sites": list(sites) or None, **access}
+    where: dict[str, Any] = {"sites": list(sites) or None, **access}
+    asked: dict[str, Any] = {"tags": list(patterns), **where}
     readings = lake.scan(location, start=start, end=end, **asked)
     facts = readings.filter(pl.col("time") >= _SANE).group_by("tag").agg(first=pl.col("time").min(), last=pl.col("time").max())
     found = facts.collect(engine="streaming")
@@ -103,7 +105,8 @@ def picture(
     for tag, since, until in missing.iter_rows():
         gaps.setdefault(tag, []).append((max(since, start_us), min(until, end_us)))
     lines = _lines(readings, start_us, end_us, buckets, gaps, labels)
-    return Picture(lines, _alerts(location, start, end, asked), start_us, end_us)
+    alerts = _alerts(location, patterns, found["tag"].to_list(), start=start, end=end, **where)
+    return Picture(lines, alerts, start_us, end_us)
 
 
 def _lines(
@@ -151,12 +154,18 @@ def _lines(
     return lines
 
 
-def _alerts(location: str, start: datetime | None, end: datetime | None, asked: dict[str, Any]) -> list[tuple[int, str, str]]:
+def _alerts(location: str, patterns: Sequence[str], drawn: Sequence[str], **where: Any) -> list[tuple[int, str, str]]:
+    """Those raised about the tags, and about the assets that the drawn ones belong to."""
     import polars as pl
 
-    raised = lake.scan(location, kind="alert", start=start, end=end, **asked).filter(pl.col("transition") == "raised")
-    rows = raised.select(pl.col("time").to_physical(), "alarm", "severity").collect().sort("time")
-    return [(int(time), alarm or "", severity or "") for time, alarm, severity in rows.iter_rows()]
+    assets = {"/".join(parts[:end]) for parts in (tag.split("/") for tag in drawn) for end in range(1, len(parts))}
+    raised = lake.scan(location, kind="alert", **where).filter(pl.col("transition") == "raised")
+    rows = raised.select(pl.col("time").to_physical(), "alarm", "severity", "tag", "asset").collect().sort("time")
+    return [
+        (int(time), alarm or "", severity or "")
+        for time, alarm, severity, tag, asset in rows.iter_rows()
+        if (asset in assets if tag is None else matches_any(tag, patterns))
+    ]
 
 
 def draw(what: Picture, out: Path, format: str, zone: ZoneInfo | None) -> None:

@@ -54,8 +54,8 @@ class Location:
         )
         raise ConfigError(f"{self.text}: no lake is there, neither tags/ nor telemetry/", hint=hint)
 
-    def say_why_nothing(self, patterns: tuple[str, ...], sites: tuple[str, ...]) -> None:
-        """Tell on stderr which site or pattern of what was asked the lake does not know, and what may have been meant."""
+    def say_why_nothing(self, patterns: tuple[str, ...], sites: tuple[str, ...]) -> bool:
+        """Tell on stderr which site or pattern of what was asked the lake does not know, and what may have been meant. True if any."""
         from cloud_sinks import lake
         from gateway.suggest import did_you_mean
         from schemas.asset import matches_any
@@ -63,8 +63,10 @@ class Location:
         with self.errors():
             known = lake.tags(self.text, **self.access)
         there = known["site"].unique().sort().to_list()
+        unknown = False
         for site in sites:
             if site not in there:
+                unknown = True
                 click.echo(
                     f"no site of the lake is called {site}; {did_you_mean(site, there) or 'it has ' + ', '.join(there)}", err=True
                 )
@@ -72,8 +74,10 @@ class Location:
         for pattern in patterns:
             if not any(matches_any(path, [pattern]) for path in paths):
                 word = pattern.rpartition("/")[2]
+                unknown = True
                 hint = did_you_mean(word, {path.rpartition("/")[2] for path in paths}) or "`genba lake tags` lists them"
                 click.echo(f"no tag of the lake fits {pattern}; {hint}", err=True)
+        return unknown
 
     @contextmanager
     def errors(self, what: str = "read the lake") -> Iterator[None]:

@@ -68,17 +68,16 @@ def command(
                 _sink(read(), format, scratch, about)
             except FileNotFoundError:  # files were merged and removed since they were listed: from the beginning
                 _sink(read(), format, scratch, about)
-    rows = _rows(out, format)
-    click.echo(f"{out}: {rows:,} rows, {out.stat().st_size:,} bytes", err=True)
-    if not rows:
-        location.say_why_nothing(patterns, sites)
+            if _holds_nothing(scratch, format) and location.say_why_nothing(patterns, sites):
+                raise SystemExit(2)  # and no file: what was asked for is not what was meant
+    click.echo(f"{out}: {out.stat().st_size:,} bytes", err=True)
 
 
-def _rows(out: Path, format: str) -> int:
+def _holds_nothing(file: Path, format: str) -> bool:
     import polars as pl
 
     scan: Any = {"csv": pl.scan_csv, "arrow": pl.scan_ipc, "parquet": pl.scan_parquet}[format]
-    return int(scan(out).select(pl.len()).collect().item())
+    return bool(scan(file).head(1).collect().is_empty())
 
 
 def _shown(rows: pl.LazyFrame, interval: Interval, format: str) -> pl.LazyFrame:

@@ -50,6 +50,18 @@ def test_svg_shows_bad_quality_gaps_alerts_units_and_the_zone(genba: Genba, plan
     assert (tmp_path / "again.svg").read_text(encoding="utf-8") == text, "the same data is the same file"
 
 
+def test_an_alert_about_the_asset_is_drawn_and_one_of_another_tag_or_asset_is_not(plant: Lake) -> None:
+    columns = ("time", "asset", "alarm", "severity", "transition")
+    raised = [
+        (50, "acme/osaka/press-1", "press is ill", "warning", "raised"),
+        (60, "acme/osaka/press-10", "another is", "warning", "raised"),
+    ]
+    plant.put(Tags(TEMP, STATE), raised, columns=columns, kind="alert")
+    for pattern, expected in (("**/motor_*", ["high 高", "press is ill"]), ("press-1/state", ["press is ill"])):
+        alerts = picture(str(plant.root), [pattern], None, None, access=ACCESS).alerts
+        assert [alarm for _, alarm, _ in alerts] == expected
+
+
 @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
 def test_other_formats(genba: Genba, plant: Lake, tmp_path: Path, suffix: str, magic: bytes) -> None:
     out = tmp_path / f"plot.{suffix}"

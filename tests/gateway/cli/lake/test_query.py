@@ -192,12 +192,20 @@ def test_export_writes_one_file_with_every_column(genba: Genba, plant: Lake, tmp
         assert about[b"genba.end"] == b"2026-03-02T00:00:00+00:00"
 
 
-def test_an_export_of_nothing_says_why(genba: Genba, plant: Lake, tmp_path: Path) -> None:
-    done = genba("lake", "export", plant.root, "**/moter_*", "--out", tmp_path / "x.csv")
-    assert done.status == 0
-    assert "x.csv: 0 rows" in done.err
-    assert "no tag of the lake fits **/moter_*" in done.err
-    assert "31 rows" in genba("lake", "export", plant.root, TEMP, "--out", tmp_path / "y.csv").err
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "arrow"])
+def test_an_export_of_what_is_not_there_says_so_and_one_of_a_silent_time_is_empty(
+    genba: Genba, plant: Lake, tmp_path: Path, suffix: str
+) -> None:
+    out = tmp_path / f"x.{suffix}"
+    for wrong in (("**/moter_*",), ("--site", "kyoto")):
+        done = genba("lake", "export", plant.root, *wrong, "--out", out)
+        assert (done.status, done.out) == (2, "")
+        assert ("no tag of the lake fits **/moter_*" in done.err) != ("no site of the lake is called kyoto" in done.err)
+        assert list(tmp_path.glob("*x.*")) == []
+    assert genba("lake", "export", plant.root, TEMP, "--end", "2020-01-01T00:00Z", "--out", out).status == 0
+    read = {"parquet": pl.read_parquet, "csv": pl.read_csv, "arrow": pl.read_ipc}[suffix](out)
+    assert read.height == 0
+    assert "value" in read.columns
 
 
 def test_an_export_that_fails_leaves_nothing(genba: Genba, plant: Lake, tmp_path: Path) -> None:
