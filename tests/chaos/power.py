@@ -9,10 +9,8 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import structlog
@@ -22,133 +20,32 @@ from gateway.spool import format as f
 from gateway.spool.worker import InlineWorker
 from tests.conftest import ManualClock
 from tests.gateway.spool.conftest import MemoryStorage, alerts, crash, everything, numbers, readings, values
+from tests.gateway.spool.power import Disk, PowerStorage
 from tests.proof import Proof, command
 
-SECTOR = 512
 KINDS = ("telemetry", "alert")
-
-
-@dataclass
-class Inode:
-    """A file: what is durable of it, and what was done since: (offset, data), or (size, None) for a new size."""
-
-    durable: bytes = b""
-    pending: list[tuple[int, bytes | None]] = field(default_factory=list)
-
-
-Name = tuple[tuple[Path, Inode | None], ...]
-"""One change of a directory, done whole or not at all: names and what they stand for (None: gone)."""
 
 
 @dataclass
 class Moment:
     """What may be on the disk at one call, and what had been promised by then."""
 
-    names: dict[Path, Inode]
-    changes: list[Name]
+    disk: Disk
     durable: dict[str, int]
     acknowledged: dict[str, int]
 
-    def state(self, rng: random.Random) -> dict[Path, bytearray]:
-        """One legal state."""
-        names = dict(self.names)
-        for change in self.changes:
-            if rng.random() < 0.5:
-                for path, inode in change:
-                    if inode is None:
-                        names.pop(path, None)
-                    else:
-                        names[path] = inode
-        return {path: _content(inode, rng) for path, inode in names.items()}
 
+class WatchedStorage(PowerStorage):
+    """Keeps every moment at which the power may go."""
 
-def _content(inode: Inode, rng: random.Random) -> bytearray:
-    data = bytearray(inode.durable)
-    for at, written in inode.pending:
-        if written is None:
-            if rng.random() < 0.5:
-                del data[at:]
-                data.extend(bytes(at - len(data)))
-            continue
-        whole, start = rng.random() < 0.25, 0
-        while start < len(written):
-            end = min(len(written), start + SECTOR - (at + start) % SECTOR)
-            if whole or rng.random() < 0.5:
-                data.extend(bytes(max(0, at + start - len(data))))
-                data[at + start : at + end] = written[start:end]
-            start = end
-    return data
-
-
-class JournalStorage(MemoryStorage):
-    """A disk in memory that knows what of it is durable; `look` is called before every call that changes or flushes something."""
-
-    def __init__(self, *, flushes: bool = True, flushes_names: bool = True) -> None:
-        super().__init__()
-        self.inodes: dict[Path, Inode] = {}
-        self.names: dict[Path, Inode] = {}
-        self.changes: list[Name] = []
+    def __init__(self, **broken: bool) -> None:
+        super().__init__(**broken)
         self.moments: list[Moment] = []
         self.durable = dict.fromkeys(KINDS, 0)
         self.acknowledged = dict.fromkeys(KINDS, 0)
-        self.flushes, self.flushes_names = flushes, flushes_names
 
     def look(self) -> None:
-        copies: dict[int, Inode] = {}
-
-        def copy(inode: Inode) -> Inode:
-            return copies.setdefault(id(inode), Inode(inode.durable, list(inode.pending)))
-
-        names = {path: copy(inode) for path, inode in self.names.items()}
-        changes = [tuple((p, None if i is None else copy(i)) for p, i in change) for change in self.changes]
-        self.moments.append(Moment(names, changes, dict(self.durable), dict(self.acknowledged)))
-
-    def create(self, path: Path, size: int) -> int:
-        self.look()
-        fd = super().create(path, size)
-        self.inodes[path] = Inode(b"", [(size, None)])
-        self.changes.append(((path, self.inodes[path]),))
-        return fd
-
-    def write(self, fd: int, buffers: Sequence[Any], offset: int) -> int:
-        self.look()
-        self.inodes[self._open[fd]].pending.append((offset, b"".join(buffers)))
-        return super().write(fd, buffers, offset)
-
-    def truncate(self, fd: int, size: int) -> None:
-        self.look()
-        self.inodes[self._open[fd]].pending.append((size, None))
-        super().truncate(fd, size)
-
-    def fdatasync(self, fd: int) -> None:
-        self.look()
-        if self.flushes:
-            inode = self.inodes[self._open[fd]]
-            inode.durable, inode.pending = bytes(self.files[self._open[fd]]), []
-
-    def fsync_directory(self, path: Path) -> None:
-        self.look()
-        if not self.flushes_names:
-            return
-        for change in [one for one in self.changes if one[0][0].parent == path]:
-            self.changes.remove(change)
-            for name, inode in change:
-                if inode is None:
-                    self.names.pop(name, None)
-                else:
-                    self.names[name] = inode
-
-    def rename(self, old: Path, new: Path) -> None:
-        self.look()
-        super().rename(old, new)
-        self.inodes[new] = self.inodes.pop(old)
-        self.changes.append(((old, None), (new, self.inodes[new])))
-
-    def unlink(self, path: Path) -> None:
-        self.look()
-        super().unlink(path)
-        self.inodes.pop(path, None)
-        self.changes.append(((path, None),))
+        self.moments.append(Moment(self.disk.copy(), dict(self.durable), dict(self.acknowledged)))
 
 
 async def _opened(storage: MemoryStorage, grace_s: float) -> Spool:
@@ -163,7 +60,7 @@ async def _left(spool: Spool) -> None:
     await asyncio.gather(*spool._tasks, return_exceptions=True)
 
 
-async def workload(storage: JournalStorage, rng: random.Random, steps: int) -> None:
+async def workload(storage: WatchedStorage, rng: random.Random, steps: int) -> None:
     """Puts of two kinds, flushes, acknowledgements; what every sink had is deleted."""
     spool = await _opened(storage, 0)
     for kind in KINDS:
@@ -227,13 +124,13 @@ async def _play(seed: int, states: int, **broken: bool) -> Proof:
     rng = random.Random(seed)
     proof = Proof("power loss", seed, dict.fromkeys(("states", "rows_acknowledged", "lost", "duplicated"), 0))
     while proof.figures["states"] < states:
-        storage = JournalStorage(**broken)
+        storage = WatchedStorage(**broken)
         await workload(storage, rng, 12)
         proof.figures["rows_acknowledged"] += sum(storage.durable.values())
         each = max(1, min(10, states // max(1, len(storage.moments))))
         for moment in storage.moments:
             for _ in range(each):
-                await check(moment, moment.state(rng), proof)
+                await check(moment, moment.disk.drawn(rng), proof)
                 proof.figures["states"] += 1
         if len(proof.wrong) > 20:
             break

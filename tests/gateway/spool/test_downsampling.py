@@ -19,7 +19,7 @@ from schemas.kinds import Origin, telemetry
 from tests.conftest import ManualClock
 
 from .conftest import MemoryStorage, crash, everything, numbers, running, segments
-from .test_machine import PowerStorage
+from .power import PowerStorage
 
 BUDGET = 1 << 20
 TAGS = 4

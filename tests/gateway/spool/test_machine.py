@@ -18,55 +18,8 @@ from gateway.spool import Cut, Spool
 from gateway.spool.worker import InlineWorker
 from tests.conftest import ManualClock
 
-from .conftest import MemoryStorage, crash, everything, numbers, readings, values
-
-
-class PowerStorage(MemoryStorage):
-    """A disk that forgets at a power cut what was not flushed: writes vanish, are torn at 512 bytes, or stay; new names may be gone."""
-
-    honest = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flushed: dict[Path, bytes] = {}
-        self.named: set[Path] = set()
-
-    def create(self, path: Path, size: int) -> int:
-        fd = super().create(path, size)
-        self.flushed[path] = bytes(size)
-        return fd
-
-    def fdatasync(self, fd: int) -> None:
-        path = self._open[fd]
-        self.flushed[path] = bytes(self.files[path])
-
-    def fsync_directory(self, path: Path) -> None:
-        self.named |= {file for file in self.files if file.parent == path}
-
-    def rename(self, old: Path, new: Path) -> None:
-        super().rename(old, new)
-        self.flushed[new] = self.flushed.pop(old)
-        self.named.discard(old)
-
-    def unlink(self, path: Path) -> None:
-        super().unlink(path)
-        self.named.discard(path)
-
-    def cut_power(self, rng: random.Random) -> None:
-        for path, content in list(self.files.items()):
-            if path not in self.named and rng.random() < 0.5:
-                del self.files[path]
-                continue
-            kept, now = bytearray(self.flushed.get(path, b"")), bytes(content)
-            size = rng.choice([len(kept), len(now)])
-            del kept[size:]
-            kept.extend(bytes(size - len(kept)))
-            for start in range(0, min(size, len(now)), 512):
-                if rng.random() < 0.5:
-                    kept[start : start + 512] = now[start : min(start + 512, size)]
-            self.files[path] = kept
-            self.flushed[path] = bytes(kept)
-        self.named = set(self.files)
+from .conftest import crash, everything, numbers, readings, values
+from .power import PowerStorage
 
 
 class SpoolMachine(RuleBasedStateMachine):
