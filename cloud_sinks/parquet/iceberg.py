@@ -13,6 +13,7 @@ would add its files a second time, are off for these tables. Needs pyiceberg, th
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ _PROPERTIES: Final = {
     "write.metadata.delete-after-commit.enabled": "true",  # else a metadata file stays for every commit there ever was
 }
 _TRIES: Final = 5
+_USER: Final = re.compile(r"//[^/]*@")
+"""User and password in a URI: of no use in a log."""
 _S3: Final = {
     "aws_access_key_id": "s3.access-key-id",
     "aws_secret_access_key": "s3.secret-access-key",
@@ -126,7 +129,7 @@ def opened(name: str, properties: Mapping[str, str]) -> Iterator[Catalog]:
     import requests
     from sqlalchemy.exc import SQLAlchemyError
 
-    where = f"catalog {name} ({properties['uri']})" if "uri" in properties else f"catalog {name}"
+    where = f"catalog {name} ({_USER.sub('//', properties['uri'])})" if "uri" in properties else f"catalog {name}"
     try:
         made = load_catalog(name, **properties)
         try:

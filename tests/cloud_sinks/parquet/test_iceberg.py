@@ -267,6 +267,15 @@ def test_a_rest_catalog_that_is_not_there(root: Path) -> None:
             pass
 
 
+def test_no_password_in_an_error(root: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"catalog genba \(sqlite://nowhere/x\)") as raised,
+        iceberg.opened(*iceberg.settings(Directory(root), "sqlite://user:secret@nowhere/x", None)),
+    ):
+        pass
+    assert "secret" not in str(raised.value)
+
+
 def test_without_the_extra(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyiceberg.catalog", None)
     with pytest.raises(ConfigError, match=r"pip install 'genba\[iceberg\]'"):
