@@ -17,7 +17,9 @@ NOT_RUN: Final = "Not run yet."
 
 _COLUMNS: Final = ("part", *(name.replace("_", " ") for name in FIGURES), "controls found", "seed", "seconds")
 _CELLS: Final = (*(r"(?:[\d,]+)?" for _ in FIGURES), r"(?:\d+ of \d+)?", r"\d+", r"[\d,]+")
-_CAPTION: Final = re.compile(r"genba \S+ at [0-9a-f]{12}(?: with changes)?, \d{4}-\d\d-\d\d, (?:release|quick) tier, seed \d+, .+")
+_CAPTION: Final = re.compile(
+    r"genba \S+ at [0-9a-f]{12}(?: with changes)?, \d{4}-\d\d-\d\d, (?:release|quick) tier, seed \d+, .+"
+)
 
 
 def table(result: Result) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import prove, prove_table
+from tests.e2e.plant import until
 from tests.house.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
@@ -40,7 +41,9 @@ def test_the_table_in_the_docs_is_one_of_make_prove_and_has_every_part() -> None
 
 
 def test_parts_have_names_and_seeds_of_their_own() -> None:
-    assert len(set(NAMES)) == len({part.module for part in prove.PARTS}) == len({part.seed(7) for part in prove.PARTS}) == len(NAMES)
+    assert (
+        len(set(NAMES)) == len({part.module for part in prove.PARTS}) == len({part.seed(7) for part in prove.PARTS}) == len(NAMES)
+    )
     assert prove.PARTS[0].seed(7) == prove.PARTS[0].seed(7) != prove.PARTS[0].seed(8)
 
 
@@ -106,9 +109,7 @@ async def test_a_part_that_hangs_is_a_failure_and_is_ended_with_all_that_it_star
 async def test_an_interrupt_ends_all_that_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENBA_STAND_IN", "hangs")
     task = asyncio.create_task(_outcome(tmp_path))
-    async with asyncio.timeout(30):
-        while len(_left()) < 2:
-            await asyncio.sleep(0.05)
+    await until(lambda: len(_left()) == 2, "the part and what it starts", 30)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
