@@ -71,7 +71,7 @@ def _one_server(entry: dict[str, Any], folder: Path, times: int) -> dict[str, An
     for number in range(times):
         listed = yaml.safe_load((EXAMPLES / entry["tags"]["file"]).read_text(encoding="utf-8"))
         for name, tag in listed.items():
-            address = tag["address"].replace("s=", f"s=Hall{number}.")
+            address = tag["address"].replace(";s=", f";s=Hall{number}.")
             tags[f"Hall{number}.{name}"] = _without_deadband(tag) | {"asset": f"hall-{number}/{tag['asset']}", "address": address}
     (folder / "tags" / "server.yaml").write_text(yaml.safe_dump(tags), encoding="utf-8")
     kept = {name: value for name, value in entry.items() if name != "auth"}

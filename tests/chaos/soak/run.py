@@ -64,6 +64,7 @@ async def _simulated(path: Path, folder: Path) -> AsyncIterator[dict[str, str]]:
     )  # fmt: skip
     try:
         await e2e.until(lambda: told.exists() or process.returncode is not None, "the simulated plant", 90)
+        assert process.returncode is None, f"the simulated plant ended with {process.returncode}"
         yield json.loads(told.read_text())["endpoints"]
     finally:
         if process.returncode is None:
