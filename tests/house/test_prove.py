@@ -16,12 +16,13 @@ PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 NAMES = [part.name for part in prove.PARTS]
 
 
-class _Part(prove.Part):
+class _Hanging(prove.Part):
     def deadline_s(self, quick: bool) -> float:
-        return 6.0
+        return 4.0
 
 
-STAND_IN = _Part("stand-in", "tests.house.stand_in_part", 1)
+STAND_IN = prove.Part("stand-in", "tests.house.stand_in_part", 1)
+HANGING = _Hanging("stand-in", "tests.house.stand_in_part", 1)
 ONE_LEFT = f"{prove_table.BEGIN}\n\n{prove_table.NOT_RUN}\n\n{prove_table.END}"
 
 
@@ -101,7 +102,7 @@ async def test_a_part_that_hangs_is_a_failure_and_is_ended_with_all_that_it_star
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GENBA_STAND_IN", "hangs")
-    proving = await _outcome(tmp_path)
+    proving = await _outcome(tmp_path, (HANGING,))
     assert "it hangs" in proving.outcomes[0].wrong[0]
     assert _left() == []
 

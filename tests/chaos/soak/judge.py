@@ -83,5 +83,6 @@ def judged(samples: Sequence[Sample], *, slope: bool = True, more: int = MORE) -
 
 
 def leaking(samples: Sequence[Sample], mb_per_h: float) -> list[Sample]:
-    """The same series, of a process that also loses so much."""
-    return [replace(one, rss_mb=one.rss_mb + mb_per_h * one.at_s / 3600) for one in samples]
+    """The same noise, of a process that loses so much, a piece each minute, and otherwise neither grows nor shrinks."""
+    own = rss_slope(samples) / 3600
+    return [replace(one, rss_mb=one.rss_mb - own * one.at_s + mb_per_h * (one.at_s // 60) / 60) for one in samples]
