@@ -59,10 +59,10 @@ class Part:
 
 
 PARTS: Final = (
-    Part("kill -9", "tests.chaos.crashloop", 30),
+    Part("crash loop", "tests.chaos.crashloop", 30),
     Part("power loss", "tests.chaos.power", 15),
     Part("n-th call", "tests.chaos.nth", 10),
-    Part("a month", "tests.simulation.month", 15),
+    Part("30 days", "tests.simulation.month", 15),
     Part("sink faults", "tests.chaos.sinks", 15),
     Part("a day", "tests.chaos.day", 10),
     Part("soak", "tests.chaos.soak", 66, idle=True, quick_s=100),
