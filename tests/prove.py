@@ -170,7 +170,8 @@ async def _end(process: asyncio.subprocess.Process, mark: str) -> None:
             process.send_signal(signal.SIGINT)
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _LET_GO_S)
-    while left := marked(mark):
+    deadline = time.monotonic() + _LET_GO_S
+    while (left := marked(mark)) and time.monotonic() < deadline:
         for pid in left:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
