@@ -58,7 +58,7 @@ class _Told:
 
 
 class Aligner:
-    """Aligns the tags of groups. Arrays have one column per group and one line per place of a tag in it. 42 bytes per tag."""
+    """Aligns the tags of groups. Arrays have one column per group and one line per place of a tag in it. 26 bytes per tag."""
 
     def __init__(self, groups: Sequence[Sequence[int]], *, every_us: int, lateness_us: int) -> None:
         """`groups` of tag ids; a tag belongs to one group."""

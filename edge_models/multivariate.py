@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -29,21 +30,28 @@ _CLIP: Final = 8.0  # standard deviations that one reading may count for
 _SUSPICIOUS: Final = 0.99  # a score from which on a row is learnt a hundred times slower
 _SUSPICIOUS_GAIN: Final = 0.01
 _FLOOR: Final = 1e-3  # least variance of a direction, as a share of the mean one: exact copies of a tag would have none
+_TEMPER: Final = 0.1
 _EVERY_NTH: Final = 4  # row by which the covariance is learnt: smoothed rows are alike
-_FIRST_FIT: Final = 60  # rows, and up to as many more, so that not all assets are estimated at once
+_FIRST_FIT: Final = 36  # rows, and up to 20 more, so that not all assets are estimated at once
 _GROWTH: Final = 0.2  # an estimate is made anew when so much more was learnt
-_ENOUGH: Final = 12  # of the kept rows, for an estimate to be used
+_ENOUGH: Final = 8  # of the kept rows, for an estimate to be used
 _KEPT: Final = 64  # of the rows by which the covariance is learnt, to see what an estimate makes of them
 _MEAN_OF_ABSOLUTE: Final = 1.2533  # standard deviation over mean absolute deviation of a Gaussian
-_WIDER: Final = 1.25  # the statistic's upper tail is that much longer than a Gaussian's of its spread
-_EXPLAINED: Final = 0.9  # a score from which on the tags are named
+_WIDER: Final = 1.5  # the upper tail is taken to be that much longer than a Gaussian's of this spread
+_LOCATION: Final = 1.2  # of the statistic and its mean absolute deviation, before any was seen
+_SPREAD: Final = 0.25
+_WITNESSES: Final = 20.0  # how many independent rows that assumption counts for
+_PROJECTIONS: Final = 6
 _NAMED: Final = 5
 
 
 class MultivariateConfig(ModelConfig):
     """Learns how the tags of an asset go together and tells when they do not. For pumps, presses, ovens: 3 to 32 tags of one machine."""
 
-    warm_up: Duration = Field(Duration("1h"), description="Time from the first row of an asset until it may raise alarms.")
+    warm_up: Duration = Field(
+        Duration("24h"),
+        description="Time from the first row of an asset until it may raise alarms: what it has not seen by then is unusual.",
+    )
     every: Duration = Field(Duration("1s"), description="Step to which the tags are aligned; not below their period.")
     lateness: Duration = Field(
         Duration("10s"), description="How old a tag's last good reading may be and still stand for it; older ones are missing."
@@ -66,13 +74,14 @@ class MultivariateConfig(ModelConfig):
 
 class Multivariate:
     """Smoothed multivariate process control: principal components per asset, Hotelling's T² in their plane and the squared
-    prediction error off it (Jackson and Mudholkar 1979).
+    prediction error (SPE) off it (Jackson and Mudholkar 1979).
 
     READING(n) -> SCORE rows of assets. The tags of an asset are aligned (`aligned`), their deviations from a slow mean are
-    averaged exponentially over `smoothing` rows and measured in standard deviations. The greater of T² and SPE, each divided by its
-    expected value, is scored by how unusual its logarithm is for this asset (Gaussian tail over a learnt location and spread). Abnormal rows
+    averaged exponentially over `smoothing` rows and measured in standard deviations. The greater of T² and SPE, each divided by its expected
+    value, is scored by how unusual its cube root is for this asset: that of a χ² is nearly Gaussian (Wilson and Hilferty 1931). Suspicious rows
     are learnt a hundred times slower. Correlations are estimated anew whenever a fifth more was learnt, asset by asset. A tag that is missing
-    counts as at its mean; one that comes later joins at the next estimate. 8 bytes per pair of tags and about 120 per tag.
+    counts as where the others put it; one that comes later joins at the next estimate. 460 bytes
+    per tag where an asset has eight: 8 for each pair, 396 for each tag.
     """
 
     kind: ClassVar[str] = "multivariate"
@@ -90,11 +99,12 @@ class Multivariate:
                     where=f"models.{context.name}.tags", hint="name those that belong together, or make two entries",
                 )  # fmt: skip
         self._names = list(by_asset)
+        self._assets = pa.array(self._names, pa.string())
         self._tags = [list(tags) for tags in by_asset.values()]
         self._align = Aligner(
             [[tag.id for tag in tags] for tags in by_asset.values()], every_us=config.every.us, lateness_us=config.lateness.us
         )
-        self._keep = 1.0 - 1.0 / config.smoothing
+        self._smoothing, self._keep = config.smoothing, 1.0 - 1.0 / config.smoothing
         self._explained, self._memory, self._warm_up_us = config.explained, float(config.memory), config.warm_up.us
         self._parameters = config.model_dump_json(include={"memory", "smoothing", "every"})
         self._accept_us = config.accept_after.us
@@ -105,6 +115,7 @@ class Multivariate:
             "mean": np.zeros(cell), "variance": np.zeros(cell), "count": np.zeros(cell), "step": np.full(cell, np.inf),
             "previous": np.full(cell, np.nan), "smooth": np.zeros(cell),
             "level": np.zeros(cell),  # mean of the smoothed readings
+            "fresh": np.zeros(cell),  # rows in a row in which it had a reading
             "scale": np.zeros(cell),  # 1 / standard deviation as of the estimate; 0 where the tag has no part in it
             "plane": np.zeros(cell), "off": np.zeros(cell),  # weights of the components in T² and SPE
         }  # fmt: skip
@@ -114,9 +125,13 @@ class Multivariate:
             "past": np.full((_KEPT, *cell), np.nan, dtype=np.float32),  # smoothed deviations, a ring
         }
         self._each: dict[str, Floats] = {
-            "rows": np.zeros(n), "next_fit": np.zeros(n), "location": np.zeros(n), "spread": np.zeros(n), "fitted": np.zeros(n), "learnt": np.zeros(n)
+            "rows": np.zeros(n), "next_fit": np.zeros(n), "location": np.full(n, _LOCATION), "spread": np.full(n, _SPREAD),
+            "fitted": np.zeros(n), "learnt": np.zeros(n)
         }  # fmt: skip
-        self._each["next_fit"][:] = _FIRST_FIT + np.arange(n) % _FIRST_FIT
+        self._phase = np.array(
+            [crc32(name.encode()) for name in self._names], dtype=np.int64
+        )  # lest all assets do their work at once
+        self._each["next_fit"][:] = _FIRST_FIT + self._phase % 20
         self._first: Times = np.full(n, NEVER)
         self._since: Times = np.full(n, NEVER)  # since when it has been suspicious
 
@@ -139,7 +154,7 @@ class Multivariate:
         order = np.argsort(seq, kind="stable")
         return [
             self._rows.of_assets(
-                time[order], seq[order], [self._names[group] for group in groups[order].tolist()], score[order],
+                time[order], seq[order], self._assets.take(pa.array(groups[order])), score[order],
                 [because[at] for at in order.tolist()],
             )
         ]  # fmt: skip
@@ -160,42 +175,64 @@ class Multivariate:
         if fitted.any():
             widest = np.where(cells["scale"] > 0.0, _CLIP / cells["scale"], np.inf)
             deviation = np.clip(deviation, -widest, widest)
-        smooth = cells["smooth"]
+        smooth, fresh = cells["smooth"], cells["fresh"]
+        fresh[:] = np.where(present, fresh + 1.0, 0.0)
+        back = fresh == 1.0
+        smooth[back] = value[back]
         smooth += (1.0 - self._keep) * (cells["mean"] + deviation - smooth)
 
-        standard = (smooth - cells["level"]) * cells["scale"]
-        part, plane, off = _statistics(standard, self._pairs["axes"][:, :, at], cells["plane"], cells["off"])
-        statistic = _size(plane, off)
-        beyond = (statistic - each["location"]) / (each["spread"] * (_MEAN_OF_ABSOLUTE * _WIDER))
+        known = fresh >= self._smoothing
+        axes = self._pairs["axes"][:, :, at]
+        standard = np.where(known, (smooth - cells["level"]) * cells["scale"], 0.0)
+        self._guess(standard, known, axes, cells)
+        part, plane, off = _statistics(standard, axes, cells["plane"], cells["off"])
+        size = _size(plane, off)
+        beyond = (size - each["location"]) / (each["spread"] * (_MEAN_OF_ABSOLUTE * _WIDER))
         score = 1.0 - _upper_tail(beyond)
         first = self._first[at]
         first = np.where((first == NEVER) | (first > rows.time), rows.time, first)
         self._first[at] = first
-        ready = fitted & (rows.time - first >= self._warm_up_us)
+        ready = fitted & ((each["learnt"] > 0.0) | (rows.time - first >= self._warm_up_us))
         score = np.where(ready, score, np.nan)
         because: list[str | None] = [None] * len(score)
-        for nth in np.flatnonzero(score >= _EXPLAINED).tolist():
+        for nth in np.flatnonzero(score >= self._rows.limit).tolist():
             because[nth] = self._because(int(rows.groups[nth]), standard[:, nth], part[:, nth], bool(off[nth] > plane[nth]))
 
         suspicious = score >= _SUSPICIOUS
         weight = np.where(suspicious, _SUSPICIOUS_GAIN, 1.0)
-        self._learn(rows, cells, each, present, deviation, np.where(ready, weight / self._memory, 1.0), ~suspicious)
-        self._calibrate(each, statistic, weight, ready)
+        self._learn(rows, cells, each, present, known, deviation, np.where(ready, weight / self._memory, 1.0), ~suspicious)
+        self._calibrate(each, size, weight, ready)
         if not isinstance(at, slice):
             for name, array in cells.items():
                 self._cells[name][:, at] = array
             for name, line in each.items():
                 self._each[name][at] = line
-        self._accept(rows, suspicious)
         turned = ready & (each["learnt"] == 0.0)
         self._each["learnt"][at] = np.where(ready, 1.0, self._each["learnt"][at])
         due = rows.groups[turned | (self._each["rows"][at] >= self._each["next_fit"][at])]
         if len(due):
             self._estimate(due)
+        self._accept(rows, suspicious)
         return score, because
 
+    def _guess(self, standard: Floats, known: Bools, axes: Singles, cells: Mapping[str, Floats]) -> None:
+        """What the known tags say of the unknown ones, in place: the value that the plane gives them, found by projecting a few times."""
+        unknown = ~known & (cells["scale"] > 0.0)
+        columns = np.flatnonzero(unknown.any(axis=0) & known.any(axis=0))
+        if not len(columns):
+            return
+        blank, axes = unknown[:, columns], axes[:, :, columns]
+        plane = cells["plane"][:, columns] > 0.0
+        guess = standard[:, columns]
+        for _ in range(_PROJECTIONS):
+            part, _, _ = _statistics(guess, axes, guess, guess)
+            part = np.where(plane, part, 0.0)
+            for tag in np.flatnonzero(blank.any(axis=1)).tolist():
+                guess[tag] = np.where(blank[tag], _added(part * axes[tag]), guess[tag])
+        standard[:, columns] = guess
+
     def _learn(
-        self, rows: Aligned, cells: dict[str, Floats], each: dict[str, Floats], present: Bools, deviation: Floats, most: Floats, usual: Bools
+        self, rows: Aligned, cells: dict[str, Floats], each: dict[str, Floats], present: Bools, known: Bools, deviation: Floats, most: Floats, usual: Bools
     ) -> None:  # fmt: skip
         """Running mean and variance of each tag, covariance of the smoothed tags: exact over the warm-up, then exponential."""
         change = np.abs(rows.value - cells["previous"])
@@ -207,11 +244,11 @@ class Multivariate:
         cells["variance"][:] = (1.0 - gain) * (cells["variance"] + gain * deviation * deviation)
         nth = each["rows"] + 1.0
         each["rows"][:] = nth
-        turn = np.flatnonzero((nth + rows.groups) % _EVERY_NTH == 0.0)
+        turn = np.flatnonzero((nth + self._phase[rows.groups]) % _EVERY_NTH == 0.0)
         if not len(turn):
             return
         into = rows.groups[turn]
-        pace = np.minimum(gain[:, turn] * _EVERY_NTH, 1.0)
+        pace = np.where(known[:, turn], np.minimum(gain[:, turn] * _EVERY_NTH, 1.0), 0.0)
         away = cells["smooth"][:, turn] - cells["level"][:, turn]
         cells["level"][:, turn] += pace * away
         paces, seen = pace.astype(np.float32), away.astype(np.float32)
@@ -221,17 +258,22 @@ class Multivariate:
             both = np.where((paces > 0.0) & (paces[tag] > 0.0), np.maximum(paces, paces[tag]), np.float32(0.0))
             covariance += both * (seen * seen[tag] * (np.float32(1.0) - both) - covariance)
             self._pairs["covariance"][tag][:, into] = covariance
-        # While it learns, the last rows; afterwards some of all that `memory` reaches back to.
-        apart = np.where(each["learnt"][turn] > 0.0, max(1, int(self._memory) // (_EVERY_NTH * _KEPT)), 1)
         number = nth[turn].astype(np.intp) // _EVERY_NTH
+        apart = self._apart(nth[turn])
         kept = usual[turn] & (number % apart == 0)
         seen[paces == 0.0] = np.nan
         self._pairs["past"][number[kept] // apart[kept] % _KEPT, :, into[kept]] = seen[:, kept].T
 
-    def _calibrate(self, each: dict[str, Floats], statistic: Floats, weight: Floats, ready: Bools) -> None:
+    def _apart(self, rows: Floats) -> Index:
+        """How far apart the kept rows are, as a multiple of `_EVERY_NTH`: together they reach over half of what was learnt, at most `memory`."""
+        most = max(1.0, self._memory / (_EVERY_NTH * _KEPT))
+        apart: Index = np.exp2(np.floor(np.log2(np.clip(rows / (_EVERY_NTH * _KEPT), 1.0, most)))).astype(np.intp)
+        return apart
+
+    def _calibrate(self, each: dict[str, Floats], size: Floats, weight: Floats, ready: Bools) -> None:
         """Follow the usual size of the statistic slowly; each estimate finds it anew."""
         gain = np.where(ready, weight / self._memory, 0.0)
-        away = statistic - each["location"]
+        away = size - each["location"]
         each["location"] += gain * away
         each["spread"] += gain * (np.abs(away) - each["spread"])
 
@@ -244,7 +286,7 @@ class Multivariate:
             return
         anew = rows.groups[suspicious & (rows.time - since >= self._accept_us)]
         if len(anew):
-            for name in ("count", "variance", "scale", "plane", "off"):
+            for name in ("count", "variance", "fresh", "scale", "plane", "off"):
                 self._cells[name][:, anew] = 0.0
             self._pairs["covariance"][:, :, anew] = 0.0
             self._pairs["past"][:, :, anew] = np.nan
@@ -257,7 +299,7 @@ class Multivariate:
         """Means into scales, covariances into components, for these assets."""
         rows = self._each["rows"][groups]
         much = np.where(self._each["learnt"][groups] > 0.0, self._memory, np.minimum(rows, self._memory))
-        self._each["next_fit"][groups] = np.ceil(rows + _GROWTH * much) + groups % 7
+        self._each["next_fit"][groups] = np.ceil(rows + _GROWTH * much) + self._phase[groups] % 7
         step = self._cells["step"][:, groups]
         spread = np.maximum(np.sqrt(self._cells["variance"][:, groups]), np.where(np.isfinite(step), step, 0.0))
         part = self._align.exists[:, groups] & (self._cells["count"][:, groups] >= _FIRST_FIT / 2) & (spread > 0.0)
@@ -281,22 +323,26 @@ class Multivariate:
         self._cells["plane"][:, groups] = np.where(
             plane, 1.0 / np.where(value > 0, value, 1.0) / np.maximum(plane.sum(axis=0), 1), 0.0
         )
-        rest = _added(np.where(off, value, 0.0))
-        self._cells["off"][:, groups] = np.where(off, 1.0 / np.where(rest > 0, rest, 1.0), 0.0)
+        # Directions off the plane weigh by their own variance, tempered: a quiet one must not drown in a noisy one, nor rounding be a fault.
+        tempered = value + _TEMPER * _added(np.where(off, value, 0.0)) / np.maximum(off.sum(axis=0), 1)
+        rest = _added(np.where(off, value / np.where(off, tempered, 1.0), 0.0))
+        self._cells["off"][:, groups] = np.where(off, 1.0 / np.where(off, tempered * np.where(rest > 0, rest, 1.0), 1.0), 0.0)
         self._pairs["axes"][:, :, groups] = axes
         past = self._pairs["past"][:, :, groups].astype(np.float64)
         there: Bools = np.logical_not(np.isnan(past).all(axis=1))
         usable = (tags > 0) & (total > 0) & (there.sum(axis=0) >= _ENOUGH)
         found = np.zeros(there.shape)
+        weights = self._cells["plane"][:, groups], self._cells["off"][:, groups]
         for row in range(_KEPT):
-            _, inside, outside = _statistics(
-                np.nan_to_num(past[row]) * scale, axes, self._cells["plane"][:, groups], self._cells["off"][:, groups]
-            )
+            _, inside, outside = _statistics(np.nan_to_num(past[row]) * scale, axes, *weights)
             found[row] = np.where(there[row], _size(inside, outside), 0.0)
-        count = np.maximum(there.sum(axis=0), 1)
-        location = _added(found) / count
-        self._each["location"][groups] = location
-        self._each["spread"][groups] = _added(np.where(there, np.abs(found - location), 0.0)) / count
+        # Smoothed rows that lie close together are no independent witnesses of how large the statistic gets.
+        count = there.sum(axis=0)
+        trust = count * np.minimum(self._apart(rows) * _EVERY_NTH * (1.0 - self._keep) / 2.0, 1.0)
+        location = _added(found) / np.maximum(count, 1)
+        spread = _added(np.where(there, np.abs(found - location), 0.0)) / np.maximum(count, 1)
+        self._each["location"][groups] = (trust * location + _WITNESSES * _LOCATION) / (trust + _WITNESSES)
+        self._each["spread"][groups] = (trust * spread + _WITNESSES * _SPREAD) / (trust + _WITNESSES)
         self._each["fitted"][groups] = usable
 
     def _because(self, group: int, standard: Floats, part: Floats, off: bool) -> str:
@@ -378,7 +424,8 @@ def _statistics(standard: Floats, axes: Singles | Floats, plane: Floats, off: Fl
 
 
 def _size(plane: Floats, off: Floats) -> Floats:
-    size: Floats = np.log(np.maximum(np.maximum(plane, off), 1e-12))
+    """The cube root of a χ² over its degrees of freedom is nearly Gaussian."""
+    size: Floats = np.cbrt(np.maximum(plane, off))
     return size
 
 
