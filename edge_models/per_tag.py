@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -196,7 +196,7 @@ class PerTagModel(ABC):
         """See EdgeModel."""
         return pack(self.kind, self.version, self._parameters, {"ids": self.slots.ids, **self._arrays()})
 
-    def _arrays(self) -> dict[str, npt.NDArray[np.float64] | npt.NDArray[np.int64]]:
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {
             "count": self.count, "first": self._first, "last": self._last, "late": self._late, **self._times(), **self.state
         }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from edge_models import drift, envelope, forecast_residual, limits, rules, stuck
+from edge_models import drift, envelope, forecast_residual, limits, novelty, rules, stuck
 from tests.conformance.model import ModelConformance
 
 
@@ -52,3 +52,10 @@ class TestEnvelope(ModelConformance):
     plugin = envelope.PLUGIN
     kind = "envelope"
     options: ClassVar[Mapping[str, Any]] = {"min_samples": 10}
+
+
+class TestNovelty(ModelConformance):
+    plugin = novelty.PLUGIN
+    kind = "novelty"
+    most_bytes_per_tag = 800
+    options: ClassVar[Mapping[str, Any]] = {"min_samples": 10, "patterns": 25}

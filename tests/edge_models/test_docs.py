@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_models import drift, envelope, forecast_residual, limits, multivariate, rules, stuck
+from edge_models import drift, envelope, forecast_residual, limits, multivariate, novelty, rules, stuck
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
 from tests.conformance.model import make_tag
 
@@ -19,7 +19,7 @@ PLUGINS = {
     "limits": limits.PLUGIN,
     "rules": rules.PLUGIN,
     "envelope": envelope.PLUGIN,
-    "multivariate": multivariate.PLUGIN,
+from edge_models import drift, envelope, forecast_residual, limits, multivariate, novelty, rules, stuck
 }
 TAGS_OF_AN_ASSET = 8
 
