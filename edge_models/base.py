@@ -18,6 +18,8 @@ from schemas.values import Duration, Rate, Strict
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .inference import OpenModel
+
 
 Scope = Literal["tag", "asset", "gateway"]
 """Which rows a score can depend on: those of its own tag, of the tags of its asset, or any that the gateway reads."""
@@ -51,10 +53,16 @@ class ModelConfig(Strict):
 
 @dataclass(frozen=True, slots=True)
 class ModelContext:
-    """What the gateway (or a job over a file) hands to a model: its name and the tags that its patterns match."""
+    """What the gateway (or a job over a file) hands to a model: its name and the tags that its patterns match.
+
+    `open_model` opens the files of models that lie in one (None: in this process); `whole` is False where the tags are a part of the
+    plant, so that nothing is missed in them.
+    """
 
     name: str
     tags: Sequence[Tag]
+    open_model: OpenModel | None = None
+    whole: bool = True
 
 
 class EdgeModel(Protocol):

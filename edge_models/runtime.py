@@ -21,6 +21,7 @@ from .alarm_records import Message, alert_batch
 from .alarms import AlarmLayer
 from .base import EdgeModel, ModelConfig, ModelContext
 from .gate import Gate, parse
+from .inference import Executor, Infers, Numbers, OpenModel, Request, answer_here
 from .limits import LimitsConfig
 from .slots import NEVER, Bools, Readings, TakesReadings, Times, decode
 from .state import array_text, pack, text_array, unpack
@@ -83,26 +84,67 @@ class _Member:
     def __init__(self, name: str, config: ModelConfig, model: EdgeModel, gate: Gate | None, tags: Sequence[Tag]) -> None:
         self.name, self.model, self.gate = name, model, gate
         self._take = model.take if isinstance(model, TakesReadings) else None
+        self.infers = model if isinstance(model, Infers) else None
         self.kind, self.alarm = config.kind, config.alarm.name or name
         self.warmth = Warmth(tags, config.warm_up.us)
         self.ids = np.zeros(max((tag.id for tag in tags), default=-1) + 2, dtype=bool)
         self.ids[[tag.id for tag in tags]] = True
 
-    def update(self, batch: pa.RecordBatch, readings: Readings | None, now: int) -> tuple[list[pa.RecordBatch], Bools | None]:
-        """SCORE and HEALTH batches, and which rows of `batch` are gated (None: none)."""
-        shut: Bools | None = None
+    def begin(self, readings: Readings | None) -> _Turn:
+        """Gate and warm-up of one batch, and what is to be inferred for it."""
+        turn = _Turn(self, readings)
         if readings is not None:
             if self.gate is not None:
                 active = self.gate.active(readings)
                 mine = self.ids[np.minimum(readings.tag, len(self.ids) - 1)]
                 if (mine & ~active).any():
-                    shut = ~active
-                    batch = batch.append_column("active", pa.array(active))
-                    readings = replace(readings.gated(active), batch=batch)
-            self.warmth.see(readings)
-            if self._take is not None:
-                return self._take(readings), shut
-        return self.model.update(batch, now), shut
+                    turn.shut = ~active
+                    batch = readings.batch.append_column("active", pa.array(active))
+                    turn.readings = replace(readings.gated(active), batch=batch)
+            assert turn.readings is not None
+            self.warmth.see(turn.readings)
+            if self.infers is not None:
+                turn.request = self.infers.ask(turn.readings)
+        return turn
+
+    def finish(self, turn: _Turn, batch: pa.RecordBatch, now: int, answers: Numbers | None) -> list[pa.RecordBatch]:
+        """SCORE and HEALTH batches of the turn."""
+        if self.infers is not None:
+            return [] if turn.request is None else self.infers.hear(answers)
+        if turn.readings is None:
+            return self.model.update(batch, now)
+        if self._take is not None:
+            return self._take(turn.readings)
+        return self.model.update(turn.readings.batch, now)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One batch on its way through one model. `shut` says which of its rows are gated (None: none)."""
+
+    member: _Member
+    readings: Readings | None
+    shut: Bools | None = None
+    request: Request | None = None
+
+
+@dataclass(slots=True)
+class Begun:
+    """A batch that all models have taken and that some want something inferred for."""
+
+    batch: pa.RecordBatch
+    now: int
+    readings: Readings | None
+    turns: list[_Turn]
+
+    @property
+    def requests(self) -> list[tuple[str, Executor, Request]]:
+        """What is to be inferred: name of the model, its executor, and the rows."""
+        return [
+            (turn.member.name, turn.member.infers.executor, turn.request)
+            for turn in self.turns
+            if turn.member.infers is not None and turn.request is not None
+        ]
 
 
 class ModelSet:
@@ -128,11 +170,13 @@ class ModelSet:
 
     @classmethod
     def build(
-        cls, configs: Mapping[str, ModelConfig], tags: Sequence[Tag], plugin_of: Callable[[str], Plugin[Any, EdgeModel]]
-    ) -> ModelSet:
+        cls, configs: Mapping[str, ModelConfig], tags: Sequence[Tag], plugin_of: Callable[[str], Plugin[Any, EdgeModel]],
+        *, open_model: OpenModel | None = None, whole: bool = True,
+    ) -> ModelSet:  # fmt: skip
         """The models of a configuration over resolved tags; limits are watched without an entry.
 
-        An entry whose patterns match nothing watches nothing. Raises ConfigError where a condition cannot be followed.
+        An entry whose patterns match nothing watches nothing. `open_model` and `whole` are for the context of the models. Raises ConfigError
+        where a condition cannot be followed or a model's file cannot be used.
         """
         members: dict[str, tuple[ModelConfig, EdgeModel, Gate | None, Sequence[Tag]]] = {}
         for name, config in configs.items():
@@ -145,7 +189,8 @@ class ModelSet:
                 except ValueError as error:
                     raise ConfigError(str(error), where=f"{where}.active_when") from error
                 gate = Gate(condition, found, tags, where=f"{where}.active_when")
-            members[name] = (config, plugin_of(config.kind).build(config, ModelContext(name, found)), gate, found)
+            context = ModelContext(name, found, open_model, whole)
+            members[name] = (config, plugin_of(config.kind).build(config, context), gate, found)
         limited = [tag for tag in tags if tag.limits is not None]
         if limited and not any(config.kind == _LIMITS for config in configs.values()):
             config = LimitsConfig(kind=_LIMITS)
@@ -165,14 +210,24 @@ class ModelSet:
 
     def update(self, batch: pa.RecordBatch, now: int) -> Outputs:
         """TELEMETRY(n) with `seq` at `now` (µs) -> scores, alerts and health."""
+        begun = self.begin(batch, now)
+        return self.finish(begun, {name: answer_here(executor, request) for name, executor, request in begun.requests})
+
+    def begin(self, batch: pa.RecordBatch, now: int) -> Begun:
+        """The first half of `update`: whoever lets models compute elsewhere answers the requests and calls `finish`, before the
+        next `begin`, `snapshot` or `restore`."""
         readings = decode(batch) if batch.num_rows else None
+        return Begun(batch, now, readings, [member.begin(readings) for member in self._members])
+
+    def finish(self, begun: Begun, answers: Mapping[str, Numbers | None]) -> Outputs:
+        """The second half: the answers by name of the model; one that has none here scores null."""
         out = Outputs()
-        messages = self.alarms.expired(now)
-        for member in self._members:
-            found, shut = member.update(batch, readings, now)
-            for one in found:
+        messages = self.alarms.expired(begun.now)
+        for turn in begun.turns:
+            member = turn.member
+            for one in member.finish(turn, begun.batch, begun.now, answers.get(member.name)):
                 if kind_of(one) == "score":
-                    messages += self._score(member, one, readings, shut, out)
+                    messages += self._score(member, one, begun.readings, turn.shut, out)
                 else:
                     out.health.append(one)
         alerts = alert_batch(messages)

@@ -67,17 +67,19 @@ class ScoreRows:
         return made.set_column(_CONTRIBUTIONS, SCORE.field(_CONTRIBUTIONS), pa.array(contributions, pa.string()))
 
     def of_assets(
-        self, time: Times, seq: Times, asset: pa.Array, score: Floats, contributions: Sequence[str | None]
-    ) -> pa.RecordBatch:
+        self, time: Times, seq: Times, asset: pa.Array, score: Floats, contributions: Sequence[str | None] | None, *,
+        value: Floats | None = None, low: Floats | None = None, high: Floats | None = None,
+    ) -> pa.RecordBatch:  # fmt: skip
         """SCORE rows about assets (strings) from arrays of the same length; NaN is null. `contributions` are JSON."""
         n = len(score)
         nothing = pa.nulls(n, pa.float64())
         constant = self._constants(n)
+        value, low, high = (nothing if one is None else pa.array(one, from_pandas=True) for one in (value, low, high))
         return pa.RecordBatch.from_arrays(
             [
-                _times(time), pa.array(seq), pa.nulls(n, pa.int32()), asset, nothing,
-                pa.array(score, from_pandas=True), constant["limit"], nothing, nothing, constant["model"], constant["alarm"],
-                constant["since"], pa.array(contributions, pa.string()),
+                _times(time), pa.array(seq), pa.nulls(n, pa.int32()), asset, value,
+                pa.array(score, from_pandas=True), constant["limit"], low, high, constant["model"], constant["alarm"],
+                constant["since"], constant["contributions"] if contributions is None else pa.array(contributions, pa.string()),
             ],
             schema=SCORE,
         )  # fmt: skip

@@ -19,7 +19,8 @@ PLUGINS = {
     "limits": limits.PLUGIN,
     "rules": rules.PLUGIN,
     "envelope": envelope.PLUGIN,
-from edge_models import drift, envelope, forecast_residual, limits, multivariate, novelty, rules, stuck
+    "multivariate": multivariate.PLUGIN,
+    "novelty": novelty.PLUGIN,
 }
 TAGS_OF_AN_ASSET = 8
 
