@@ -21,7 +21,7 @@ from schemas.tags import Severity, Tag
 
 from .alarm_book import GATEWAY, Book, Waiting
 from .alarm_records import Entry, Message, alert_batch, occurrence
-from .base import AlarmConfig, EdgeModel, Explains, Grades, ScoreRow
+from .base import AlarmConfig, EdgeModel, Explains, Grades, Marked, ScoreRow
 from .delays import ACTIVE, Delays, Turn
 from .sentences import number, quantity
 from .slots import Bools, Floats, Index, Times
@@ -143,7 +143,7 @@ class AlarmLayer:
             asset=asset,
             subject=asset.rsplit("/", 1)[-1] if tag is None else tag.display,
             severity=severity,
-            problem=_problem(voice, tag, asset, row),
+            problem=_marked(voice, _problem(voice, tag, asset, row)),
             action=action,
             since_us=turn.onset_time,
             onset_seq=turn.onset_seq,
@@ -249,6 +249,11 @@ class AlarmLayer:
 def _measure(entry: Entry, row: ScoreRow, *, limits: bool) -> None:
     entry.value, entry.score, entry.low, entry.high = row.value, row.score, row.low, row.high
     entry.limit = row.limit if not limits else row.low if row.low == row.low else row.high
+
+
+def _marked(voice: _Voice, problem: str) -> str:
+    """With the mark of a model that has one: whoever reads it sees that nobody has signed it."""
+    return f"{problem} ({voice.model.mark})" if isinstance(voice.model, Marked) else problem
 
 
 def _problem(voice: _Voice, tag: Tag | None, asset: str, row: ScoreRow) -> str:

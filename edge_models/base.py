@@ -119,6 +119,14 @@ class Scoped(Protocol):
 
 
 @runtime_checkable
+class Marked(Protocol):
+    """A model that is shown with a mark wherever it appears: versions, status, alarms."""
+
+    mark: str
+    """Such as `unsigned press.onnx, sha256:0123456789ab`."""
+
+
+@runtime_checkable
 class Grades(Protocol):
     """A model whose alarms differ in severity and action; others take both from their alarm settings."""
 

@@ -19,7 +19,7 @@ from schemas.tags import Tag
 from . import limits
 from .alarm_records import Message, alert_batch
 from .alarms import AlarmLayer
-from .base import EdgeModel, ModelConfig, ModelContext
+from .base import EdgeModel, Marked, ModelConfig, ModelContext
 from .gate import Gate, parse
 from .inference import Executor, Infers, Numbers, OpenModel, Request, answer_here
 from .limits import LimitsConfig
@@ -204,9 +204,18 @@ class ModelSet:
         return [member.name for member in self._members]
 
     @property
+    def executors(self) -> dict[str, Executor]:
+        """What runs the files of those models that lie in one, by name of the model."""
+        return {member.name: member.infers.executor for member in self._members if member.infers is not None}
+
+    @property
     def versions(self) -> dict[str, str]:
-        """Kind and version of each model's algorithm by name: `stuck 1`."""
-        return {member.name: f"{member.kind} {getattr(member.model, 'version', '')}".strip() for member in self._members}
+        """Kind and version of each model's algorithm by name: `stuck 1`; of a file, what it is: `onnx 1, unsigned press.onnx, sha256:…`."""
+        found = {member.name: f"{member.kind} {getattr(member.model, 'version', '')}".strip() for member in self._members}
+        for member in self._members:
+            if isinstance(member.model, Marked):
+                found[member.name] += f", {member.model.mark}"
+        return found
 
     def update(self, batch: pa.RecordBatch, now: int) -> Outputs:
         """TELEMETRY(n) with `seq` at `now` (µs) -> scores, alerts and health."""

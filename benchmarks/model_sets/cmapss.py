@@ -35,7 +35,9 @@ _REPETITIONS: Final = 3
 _TRIED: Final = (
     "Thirteen configurations (features, boosted trees, networks, random trees, means of them) were looked at on one partition of the "
     "training engines before this one was fixed."
-)Floats = npt.NDArray[np.float64]
+)
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

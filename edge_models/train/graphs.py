@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-OPSET: Final = 17
+OPSET: Final = 15  # the newest that onnxmltools converts LightGBM to
 _IR: Final = 8
 _ML: Final = 3
 

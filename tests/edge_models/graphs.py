@@ -94,3 +94,23 @@ def slow_graph(path: Path, turns: int, inputs: int = 2) -> Path:
             constant("quarter", 0.25), constant("column", [1, 1], np.int64), constant("one", [1, 1], np.int64),
         ],
     )  # fmt: skip
+
+
+def greedy_graph(path: Path, megabytes: int, inputs: int = 2) -> Path:
+    """A graph that fills so much memory before it answers 0.25."""
+    nodes = [
+        helper.make_node("ReduceMean", ["rows"], ["some"], axes=[1, 2], keepdims=0),
+        helper.make_node("Expand", ["some", "shape"], ["much"]),
+        helper.make_node("Exp", ["much"], ["more"]),
+        helper.make_node("ReduceMax", ["more"], ["most"], axes=[0], keepdims=0),
+        helper.make_node("Mul", ["most", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "quarter"], ["flat"]),
+        helper.make_node("Reshape", ["flat", "column"], ["score"]),
+    ]
+    return save(
+        path, nodes, {"rows": (FLOAT, ["batch", 1, inputs])}, {"score": (FLOAT, [1, 1])},
+        [
+            constant("shape", [megabytes * 250_000], np.int64), constant("zero", 0.0), constant("quarter", 0.25),
+            constant("column", [1, 1], np.int64),
+        ],
+    )  # fmt: skip

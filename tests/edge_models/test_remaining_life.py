@@ -22,7 +22,7 @@ from tests.conformance.model import POLL_US, T0, TAGS, make_tag, plain_stream, r
 from . import test_onnx
 from .graphs import mean_graph
 
-QUICK = Recipe(window=8, cap=60.0, trees=40, leaves=7, networks=1, epochs=4, edges=(20.0, 40.0))
+QUICK = Recipe(window=8, cap=60.0, trees=40, leaves=7, learning_rate=0.15, networks=1, epochs=4, edges=(20.0, 40.0))
 CONFORMAL = Conformal((20.0,), (0.05, 0.1, 0.5, 0.9, 0.95), ((-4.0, -3.0, 0.0, 3.0, 4.0), (-10.0, -8.0, 0.0, 8.0, 10.0)))
 
 
@@ -90,7 +90,7 @@ def test_the_score_is_the_probability_that_the_life_ends_within(fleet: tuple[Pat
     life = lives(1, seed=7)[0]
     scores = told(build(fleet[0], within=10).update(polls(life), 0), "score")
     assert scores[0]["score"] is None
-    assert scores[-1]["score"] > 0.9 > 0.1 > scores[len(life) // 2]["score"]
+    assert scores[-1]["score"] > 0.6 > 0.1 > scores[len(life) // 2]["score"]
     assert scores[-1]["limit"] == 0.9
     sooner = told(build(fleet[0], within=3).update(polls(life), 0), "score")
     assert all(a["score"] <= b["score"] for a, b in zip(sooner, scores, strict=True) if a["score"] is not None)
@@ -144,7 +144,7 @@ def test_conformal_quantiles_survive_as_text_and_open_sides_take_the_whole_doubt
         '{"edges": [2, 1], "levels": [0.1, 0.9], "offsets": [[0, 0], [0, 0], [0, 0]]}',
         '{"edges": [1], "levels": [0.1, 0.9], "offsets": [[0, 0]]}',
     ):
-        with pytest.raises(ValueError, match="conformal|JSON|Expecting|line 1"):
+        with pytest.raises(ValueError, match=r"conformal|line 1"):
             Conformal.of(bad)
 
 
