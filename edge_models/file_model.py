@@ -53,7 +53,8 @@ class FileModelConfig(ModelConfig):
         Duration("10s"), description="How old a tag's last good reading may be and still stand for it; older ones are missing."
     )
     budget: Duration = Field(
-        Duration("1s"), description="Time for the rows of one batch; a model that takes longer is suspended with an alert."
+        Duration("1s"),
+        description="Time for the rows of one batch, up to 256 of them; a model that takes longer is suspended with an alert.",
     )
     memory_limit: Size = Field(
         Size("512 MB"), description="Memory of the model's worker process; one that takes more is suspended."

@@ -121,7 +121,7 @@ def read_model(file: str, base: Path, where: str) -> bytes:
         raise ConfigError(
             f"the model file {file} cannot be read: {error.strerror or error}",
             where=where,
-            hint=f"it is looked for at {path.resolve()}",
+            hint="its path is relative to the configuration file",
         ) from error
 
 

@@ -23,7 +23,7 @@ _KIND: Final = "remaining_life"
 
 
 class RemainingLifeConfig(FileModelConfig):
-    """Remaining useful life from a model trained on machines of the same kind that have failed, with an interval. From a file of `genba.train`."""
+    """Remaining useful life from a model trained on machines of the same kind that have failed, with an interval. For a file of the recipe `edge_models.train.remaining_life`."""
 
     cycle: str | None = Field(
         None,
@@ -42,7 +42,7 @@ class RemainingLife(FileModel):
 
     READING(n) -> SCORE and HEALTH rows of assets. The interval comes from how far the model was off on lives that it was not trained on, by what
     it predicted (`Conformal`, in the file); an upper bound at the file's cap is null, for a longer life is not told from it. The score is the
-    probability, by the same errors, that the life ends `within`. 84 bytes per tag at a window of one row where an asset has eight; 4 for each
+    probability, by the same errors, that the life ends `within`. 60 bytes per tag at a window of one row where an asset has eight; 4 for each
     further row.
     """
 

@@ -69,7 +69,7 @@ class Graph:
             constant.name = prefix + tensor.name
             self._constants.append(constant)
         numbers = [one.name for one in made.graph.output if one.type.tensor_type.elem_type == TensorProto.FLOAT]
-        output = prefix + numbers[-1]
+        output: str = prefix + numbers[-1]
         if len(made.graph.output) == 1:
             return output
         return self.add("Gather", output, self.constant([1], np.int64), axis=1)

@@ -185,7 +185,7 @@ def features(life: Floats, window: int) -> Singles:
 
 def _linear(window: int) -> Floats:
     """Weights of the rows of a window, oldest first: float64[6, window]."""
-    lines = []
+    lines: list[npt.NDArray[Any]] = []
     for rows in (*_MEANS, window):
         line = np.zeros(window)
         line[-rows:] = 1.0 / min(rows, window)

@@ -81,7 +81,7 @@ class WorkerExecutor:
         if self.suspended:
             self._log.info("the model answers again")
         self.suspended, self._failures = "", 0
-        return np.concatenate(found)
+        return found[0] if len(found) == 1 else np.concatenate(found)  # type: ignore[return-value]
 
     async def start(self) -> ChildProcess:
         """The worker, with its model loaded. Raises NoAnswer where it cannot be."""
@@ -105,6 +105,8 @@ class WorkerExecutor:
         except (ConfigError, AdapterCrashed, Garbled) as error:
             self._end("closed", "")
             raise NoAnswer(str(error).strip().rpartition("\n")[2]) from error
+        if self._abandoned:
+            self._end("closed", "")
         if child.end is not None:
             raise NoAnswer(f"its worker process {child.why or child.end}")
         return child

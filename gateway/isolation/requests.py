@@ -68,4 +68,4 @@ def answers_from_bytes(payload: bytes) -> tuple[Numbers | None, str]:
 
 
 def _numbers(array: npt.NDArray[np.generic]) -> Numbers:
-    return array.astype(np.float32 if array.dtype == np.float32 else np.float64, copy=False)
+    return array.astype(np.float32) if array.dtype == np.float32 else array.astype(np.float64)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edge_models import drift, envelope, forecast_residual, limits, multivariate, novelty, rules, stuck
+from edge_models import drift, envelope, forecast_residual, limits, multivariate, novelty, onnx, remaining_life, rules, stuck
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
+from edge_models.file_model import FileModelConfig
 from tests.conformance.model import make_tag
+
+from .graphs import mean_graph
+from .test_remaining_life import CONFORMAL
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 PLUGINS = {
@@ -21,6 +26,8 @@ PLUGINS = {
     "envelope": envelope.PLUGIN,
     "multivariate": multivariate.PLUGIN,
     "novelty": novelty.PLUGIN,
+    "onnx": onnx.PLUGIN,
+    "remaining_life": remaining_life.PLUGIN,
 }
 TAGS_OF_AN_ASSET = 8
 
@@ -34,7 +41,11 @@ def test_every_parameter_stands_there_with_its_default(kind: str) -> None:
     said = dict(re.findall(r"^\| `(\w+)` \| (\S*?)(?: .*?)? \|", section(kind), re.MULTILINE))
     fields = PLUGINS[kind].config.model_fields
     expected = {
-        name: "none" if field.default is None else str(field.default).replace("True", "true")
+        name: "required"
+        if field.is_required()
+        else "none"
+        if field.default is None
+        else str(field.default).replace("True", "true").partition(" ")[0]
         for name, field in fields.items()
         if name not in ModelConfig.model_fields
     }
@@ -47,13 +58,25 @@ def test_the_alarm_settings_stand_there() -> None:
 
 
 @pytest.mark.parametrize("kind", PLUGINS)
-def test_the_memory_per_tag_is_what_is_stated(kind: str) -> None:
+def test_the_memory_per_tag_is_what_is_stated(kind: str, tmp_path: Path) -> None:
     plugin = PLUGINS[kind]
+    options: dict[str, Any] = {"kind": kind}
+    if issubclass(plugin.config, FileModelConfig):
+        names = [f"t{n}" for n in range(TAGS_OF_AN_ASSET)]
+        metadata = {"genba.features": names, "genba.cap": "125", "genba.conformal": CONFORMAL.text()}
+        file = mean_graph(tmp_path / "m.onnx", 1, len(names), metadata=metadata, change=lambda model: model.graph.output.pop())
+        options["file"] = str(file)
 
     def size(tags: int) -> int:
         model = plugin.build(
-            plugin.config(kind=kind),
-            ModelContext("m", [make_tag(n, asset=f"acme/osaka/press-{n // TAGS_OF_AN_ASSET}") for n in range(tags)]),
+            plugin.config(**options),
+            ModelContext(
+                "m",
+                [
+                    make_tag(n, name=f"t{n % TAGS_OF_AN_ASSET}", asset=f"acme/osaka/press-{n // TAGS_OF_AN_ASSET}")
+                    for n in range(tags)
+                ],
+            ),
         )
         return len(model.snapshot())
 
