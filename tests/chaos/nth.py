@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import sys
 import tempfile
@@ -44,7 +45,7 @@ from tests.simulation.loop import in_virtual_time
 
 KINDS: Final[tuple[Kind, ...]] = ("telemetry", "alert")
 SEGMENT: Final = 8 << 10
-BUDGET: Final = LEDGER_BYTES + 11 * SEGMENT
+BUDGET: Final = LEDGER_BYTES + 6 * SEGMENT
 TAGS: Final = ("acme/osaka/press-07/temp", "acme/osaka/press-07/vibration", "acme/osaka/fan-1/speed")
 START_US: Final = 1_767_225_600_000_000
 PATIENCE_S: Final = 120.0
@@ -94,6 +95,8 @@ class Life:
         self.slowest_s = 0.0
         self._healed_s: float | None = None
         self._delivering: asyncio.Task[None] | None = None
+        self._paused = False
+        self.delivery: Delivery | None = None
         self.calls.on_strike = self._struck
 
     async def run(self) -> None:
@@ -180,18 +183,17 @@ class Life:
                 "lake", sink, KINDS, spool=self.spool, router=Router(map(_Rule, KINDS), {"lake": "parquet"}, context.tags),
                 clock=self.clock, rng=self.calls.rng, dead_letters=self.base / "dead-letters", report=_unsaid, log=structlog.get_logger(),
             )  # fmt: skip
-            self.delivery.paused = self._paused
-            if not self._paused:
-                self.delivery._released.set()
-            else:
-                self.delivery._released.clear()
+            await self.delivery.pause(self._paused)
             try:
                 await self.delivery.run()
             except OSError:
                 self.crashes += 1
                 await asyncio.sleep(1.0)
 
-    _paused = False
+    async def _pause(self, paused: bool) -> None:
+        self._paused = paused
+        if self.delivery is not None:
+            await self.delivery.pause(paused)
 
     async def _stop_delivering(self) -> None:
         task, self._delivering = self._delivering, None
@@ -224,20 +226,18 @@ class Life:
 
     async def outage(self) -> None:
         """The lake takes nothing for a while, more comes than there is room for: windows first, then rows are given up."""
-        await self.delivery.pause(True)
-        self._paused = True
-        for _ in range(10):
+        await self._pause(True)
+        for _ in range(6):
             await self._put("telemetry", self._noise(500))
             await self._flush()
-        for _ in range(8):
-            await self._put("telemetry", self._words(400))
+        for _ in range(6):
+            await self._put("telemetry", self._words(300))
             await self._flush()
         self._take_losses()
 
     async def deliver(self) -> None:
         """Everything that is there reaches the lake, and what was delivered is deleted."""
-        self._paused = False
-        await self.delivery.pause(False)
+        await self._pause(False)
         while any(self.spool.ledger.cursor(kind, "lake").acked < self.spool.durable(kind) for kind in KINDS):
             self._check_alive()
             await asyncio.sleep(0.5)
@@ -248,8 +248,7 @@ class Life:
 
     async def die_damaged(self) -> None:
         """Killed; one record of a closed segment rots meanwhile, and the last write was torn. Then it starts again."""
-        await self.delivery.pause(True)
-        self._paused = True
+        await self._pause(True)
         for n in range(4):
             await self._put("telemetry", self._noise(200 + n))
             await self._flush()
@@ -310,8 +309,8 @@ class Life:
             try:
                 await self.spool.flush()
                 break
-            except Busy:
-                continue
+            except Busy as busy:
+                await asyncio.sleep(busy.wait_s)
         self.acknowledged = {kind: self.spool.durable(kind) for kind in KINDS}
         if self._healed_s is not None:
             self.slowest_s = max(self.slowest_s, asyncio.get_running_loop().time() - self._healed_s)
@@ -417,3 +416,61 @@ def live(fault: Fault | None, seed: int, *, believes: str = "") -> Life:
 
         in_virtual_time(run)
     return life
+
+
+def faults(names: Sequence[str], stride: int = 1, start: int = 0) -> Iterator[Fault]:
+    """Every `stride`-th call of a life that made these calls, failing in each way it can."""
+    for number in range(start, len(names), stride):
+        name = names[number]
+        for error in ERRORS[name]:
+            yield Fault(number, error)
+        if name not in LOOKS:
+            lasting: Lasting
+            for lasting in ("for a while", "until a restart"):
+                yield Fault(number, ERRORS[name][number % len(ERRORS[name])], lasting)
+
+
+def run(seed: int, quick: bool, stride: int | None = None) -> Proof:
+    """All faults, or those of every `stride`-th call, and the controls."""
+    proof = Proof("n-th call", seed, dict.fromkeys(("faults", "rows_acknowledged", "lost", "duplicated"), 0))
+    calm = live(None, seed)
+    proof.wrong += [f"without any fault: {sentence}" for sentence in calm.wrong]
+    causes = Counter(loss.cause for loss in calm.losses.values())
+    proof.wrong += [f"nothing was {cause} in this life" for cause in ("downsampled", "dropped", "quarantined") if not causes[cause]]
+    names = calm.calls.names
+    proof.measured["calls"] = len(names)
+    step = stride or (29 if quick else 1)
+    slowest, crashes = 0.0, 0
+    for fault in faults(names, step, seed % step):
+        life = live(fault, seed)
+        proof.figures["faults"] += 1
+        proof.figures["rows_acknowledged"] += sum(life.acknowledged.values())
+        proof.figures["lost"] += life.lost
+        proof.figures["duplicated"] += life.duplicated
+        proof.wrong += [f"call {fault.number} ({names[fault.number]}), {_said(fault)}: {sentence}" for sentence in life.wrong[:3]]
+        slowest, crashes = max(slowest, life.slowest_s), crashes + life.crashes
+        if len(proof.wrong) > 30:
+            break
+    proof.measured["slowest_s_after_the_disk_works_again"] = round(slowest, 1)
+    proof.measured["deliveries_restarted"] = crashes
+    proof.controls["a failing fsync is ignored"] = _found(names, seed, "fdatasync", "fsync", errno.EIO)
+    proof.controls["a short write is ignored"] = _found(names, seed, "write", "short", "short")
+    proof.controls["a failing fsync of the lake is ignored"] = _found(names, seed, "lake fsync", "lake fsync", errno.EIO)
+    return proof
+
+
+def _said(fault: Fault) -> str:
+    what = fault.error if isinstance(fault.error, str) else errno.errorcode[fault.error]
+    return f"{what} {fault.lasting}"
+
+
+def _found(names: Sequence[str], seed: int, call: str, believes: str, error: int | str) -> str:
+    """What a broken spool or lake is caught by, call after call."""
+    for number, name in enumerate(names):
+        if name == call and (life := live(Fault(number, error), seed, believes=believes)).wrong:
+            return f"call {number}: {life.wrong[0]}"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(command("n-th call", run, __doc__))
