@@ -91,7 +91,7 @@ class Life:
         self.spoilt: set[int] = set()
         self.wrong: list[str] = []
         self.lost = self.duplicated = 0
-        self.restarts = self.crashes = 0
+        self.restarts = self.crashes = self.cut_at = 0
         self.slowest_s = 0.0
         self._healed_s: float | None = None
         self._delivering: asyncio.Task[None] | None = None
@@ -247,7 +247,7 @@ class Life:
         self._check_accounts()
 
     async def die_damaged(self) -> None:
-        """Killed; one record of a closed segment rots meanwhile, and the last write was torn. Then it starts again."""
+        """The power goes; one record of a closed segment rots meanwhile, and the last write was torn. Then it starts again."""
         await self._pause(True)
         for n in range(4):
             await self._put("telemetry", self._noise(200 + n))
@@ -256,6 +256,9 @@ class Life:
         await self._put("telemetry", self._noise(40))
         await self._flush()
         await self._end()
+        self.cut_at = len(self.calls.names)
+        self.storage.cut_power(self.calls.rng)
+        self.lake.cut_power()
         self._damage()
         await self.open()
 
@@ -453,8 +456,9 @@ def run(seed: int, quick: bool, stride: int | None = None) -> Proof:
             break
     proof.measured["slowest_s_after_the_disk_works_again"] = round(slowest, 1)
     proof.measured["deliveries_restarted"] = crashes
-    proof.controls["a failing fsync is ignored"] = _found(names, seed, "fdatasync", "fsync", errno.EIO)
-    proof.controls["a short write is ignored"] = _found(names, seed, "write", "short", "short")
+    before = names[: calm.cut_at]
+    proof.controls["a failing fsync is ignored"] = _found(before, seed, "fdatasync", "fsync", errno.EIO)
+    proof.controls["a short write is ignored"] = _found(before, seed, "write", "short", "short")
     proof.controls["a failing fsync of the lake is ignored"] = _found(names, seed, "lake fsync", "lake fsync", errno.EIO)
     return proof
 
@@ -465,9 +469,9 @@ def _said(fault: Fault) -> str:
 
 
 def _found(names: Sequence[str], seed: int, call: str, believes: str, error: int | str) -> str:
-    """What a broken spool or lake is caught by, call after call."""
-    for number, name in enumerate(names):
-        if name == call and (life := live(Fault(number, error), seed, believes=believes)).wrong:
+    """What a broken spool or lake is caught by; the last calls before the power goes are tried first."""
+    for number in reversed([number for number, name in enumerate(names) if name == call]):
+        if (life := live(Fault(number, error), seed, believes=believes)).wrong:
             return f"call {number}: {life.wrong[0]}"
     return ""
 
