@@ -80,8 +80,8 @@ def open_directory(
                 segment_bytes=_size_for(kind, segment_bytes), allows=allows,
             )  # fmt: skip
         if file.condition == "new" and any(log.segments for log in logs.values()):
-            file.condition = "lost"
-        if file.condition == "lost":
+            file.condition = "lost"  # but nothing is in it that anybody could want to see
+        elif file.condition == "lost":
             quarantine.take_file(directory / "ledger", "ledger")
             file = _fresh(file)
     except TooNew as error:
