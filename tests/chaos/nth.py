@@ -439,7 +439,9 @@ def run(seed: int, quick: bool, stride: int | None = None) -> Proof:
     calm = live(None, seed)
     proof.wrong += [f"without any fault: {sentence}" for sentence in calm.wrong]
     causes = Counter(loss.cause for loss in calm.losses.values())
-    proof.wrong += [f"nothing was {cause} in this life" for cause in ("downsampled", "dropped", "quarantined") if not causes[cause]]
+    proof.wrong += [
+        f"nothing was {cause} in this life" for cause in ("downsampled", "dropped", "quarantined") if not causes[cause]
+    ]
     names = calm.calls.names
     proof.measured["calls"] = len(names)
     step = stride or (29 if quick else 1)

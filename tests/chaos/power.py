@@ -17,9 +17,8 @@ from unittest.mock import patch
 
 import structlog
 
-from gateway.spool import Spool
+from gateway.spool import Spool, recovery
 from gateway.spool import format as f
-from gateway.spool import recovery
 from gateway.spool.worker import InlineWorker
 from tests.conftest import ManualClock
 from tests.gateway.spool.conftest import MemoryStorage, alerts, crash, everything, numbers, readings, values
@@ -191,7 +190,9 @@ async def _names_that_lie(rng: random.Random) -> list[str]:
             if vanished := set(range(spool.durable("telemetry"))) - set(rows) - told:
                 found.append(f"{path.name} is missing: {len(vanished)} rows are gone without a word")
             if spool.account("telemetry", "lake").spooled != len(rows):
-                found.append(f"{path.name}: {spool.account('telemetry', 'lake').spooled} rows are said to be held, {len(rows)} are")
+                found.append(
+                    f"{path.name}: {spool.account('telemetry', 'lake').spooled} rows are said to be held, {len(rows)} are"
+                )
             await _left(spool)
     return found
 
@@ -222,7 +223,10 @@ def run(seed: int, quick: bool, states: int | None = None, control_states: int =
     with patch.object(f, "checksum", lambda data, before=0: 7):
         proof.controls["no CRC"] = found()
     proof.wrong += names_that_lie(seed)
-    with patch.object(recovery, "pairwise", lambda _: ()), patch.object(recovery, "_without_overlap", lambda _, found, __: list(found)):
+    with (
+        patch.object(recovery, "pairwise", lambda _: ()),
+        patch.object(recovery, "_without_overlap", lambda _, found, __: list(found)),
+    ):
         proof.controls["no look at the row numbers"] = next(iter(names_that_lie(seed)), "")
     return proof
 
