@@ -14,10 +14,11 @@ from .failing import Calls, FailingLake, Fault
 from .nth import run
 
 
+@pytest.mark.timeout(180)
 def test_whichever_call_fails_nothing_is_lost_or_doubled():
-    proof = run(7, True, stride=149)
+    proof = run(7, True, stride=179)
     assert proof.complaints() == []
-    assert proof.figures["faults"] > 10
+    assert proof.figures["faults"] > 5
 
 
 @pytest.mark.parametrize("failing", range(12))
