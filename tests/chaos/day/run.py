@@ -52,7 +52,8 @@ class Result:
 
 
 @contextmanager
-def _credentials() -> Iterator[None]:
+def credentials() -> Iterator[None]:
+    """Those of the stand-ins, in the environment."""
     before = {name: os.environ.get(name) for name in CREDENTIALS}
     os.environ.update(CREDENTIALS)
     try:
@@ -73,7 +74,7 @@ async def run(folder: Path, *, seed: int, kills: int, hours: float = 24.0, progr
     await asyncio.to_thread(recording.write, folder / "recording", readings, events)
     (folder / "live").mkdir()
     live = await e2e.load(e2e.write(folder / "live", LIVE))
-    with _credentials():
+    with credentials():
         async with standing(folder, lambda: e2e.simulator_of(live, "live")) as stands:
             path = e2e.write(folder, _plant(folder, stands, hours * 3600 / max(1.0, kills * 1.1)))
             day = _Day(path, stands, rng, result, program)
@@ -213,7 +214,7 @@ def _look(folder: Path, stands: Stands, day: _Day, readings: pa.Table, events: p
     """At everything that the stand-ins have."""
     local, bucket = folder / "local", folder / "bucket"
     shutil.copytree(stands.disk.outside / "lake", local)
-    result.objects = _download(stands.client("s3"), bucket)
+    result.objects = download(stands.client("s3"), bucket)
     lines = [json.loads(line) for _, data in list(stands.stub.taken) for line in data.splitlines()]
     keys = [key for key, data in list(stands.stub.taken) for _ in data.splitlines()]
     named = [(line["kind"], key, line["row"]) for key, line in zip(keys, lines, strict=True)]
@@ -245,7 +246,7 @@ def _after_compaction(folder: Path, stands: Stands, result: Result, before: Path
     if status:
         return [f"genba lake compact: {told}"]
     merged = folder / "merged"
-    _download(stands.client("s3"), merged)
+    download(stands.client("s3"), merged)
     wrong = _told(result, "s3, merged", _verify(folder, "s3", _at(stands)))
     wrong += check.lakes_agree(before, merged)
     if not list(merged.rglob(MANIFEST)):
@@ -290,17 +291,18 @@ def _what_verify_says_of_a_lost_file(folder: Path, lake: Path) -> list[str]:
     return []
 
 
-def _download(s3: Any, folder: Path) -> int:
-    names = [name for name in _objects(s3) if not name.startswith("genba/.")]
+def download(s3: Any, folder: Path, prefix: str = "genba/") -> int:
+    """The lake below a prefix of the bucket, into a folder; how many objects it is."""
+    names = [name for name in _objects(s3, prefix) if not name.startswith(f"{prefix}.")]
     for name in names:
-        path = folder / name.removeprefix("genba/")
+        path = folder / name.removeprefix(prefix)
         path.parent.mkdir(parents=True, exist_ok=True)
         s3.download_file(BUCKET, name, str(path))
     return len(names)
 
 
-def _objects(s3: Any) -> list[str]:
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="genba/")
+def _objects(s3: Any, prefix: str) -> list[str]:
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
     return [one["Key"] for page in pages for one in page.get("Contents", ())]
 
 
