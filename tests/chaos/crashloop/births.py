@@ -16,16 +16,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from . import faults, points
 from .witness import Witness
 
-_SEGMENT_BYTES = 16 << 10
-_GRACE_S = 0.15
-_SNAPSHOT_EVERY_S = 0.3
+_SEGMENT_BYTES: Final = 6 << 10
+_GRACE_S: Final = 0.15
+_SNAPSHOT_EVERY_S: Final = 0.3
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,25 @@ class Order:
 
 
 def warm_up(plant: Path) -> None:
-    """Import what a gateway with this file imports, without starting a thread."""
+    """Import what a gateway with this file imports, without starting a thread, and read once what every start reads of the installation."""
+    import botocore.loaders
+    import pyarrow.parquet
+
     import cloud_sinks.iot_core.connection
     import gateway.cli.run
-    import gateway.doctor
     import gateway.logs
     import gateway.service
     from cloud_sinks.aws import Account, AwsConfig
-    from gateway import catalogue, config
+    from gateway import catalogue, config, doctor
 
     configuration = config.load(plant)
     for group, entries in (("adapters", configuration.plant.adapters), ("sinks", configuration.plant.sinks)):
         for entry in entries.values():
             catalogue.plugin(group, entry.kind)  # type: ignore[arg-type]
-    import pyarrow.parquet  # noqa: F401
-
+    loader = botocore.loaders.JSONFileLoader
+    loader.load_file = cache(loader.load_file)
+    foreign = doctor.foreign_owners()
+    doctor.foreign_owners = lambda: foreign
     Account(AwsConfig(endpoint="http://127.0.0.1:1"), Path(), "").client("s3")
 
 
@@ -112,15 +116,16 @@ def living(order: Order) -> Iterator[None]:
 def _hurry() -> None:
     """What takes seconds or minutes in a plant happens within a life: small segments, deletion soon after the start, frequent snapshots of the models."""
     from gateway import pipeline, runner
-    from gateway.spool import Spool
+    from gateway.spool import Spool, opening
 
     opened = Spool.open.__func__  # type: ignore[attr-defined]
 
     @wraps(opened)
     async def soon(cls: type[Spool], *arguments: Any, **options: Any) -> Spool:
-        return await opened(cls, *arguments, **{**options, "segment_bytes": _SEGMENT_BYTES, "retention_grace_s": _GRACE_S})  # type: ignore[no-any-return]
+        return await opened(cls, *arguments, retention_grace_s=_GRACE_S, **options)  # type: ignore[no-any-return]
 
     Spool.open = classmethod(soon)  # type: ignore[assignment,method-assign]
+    opening._size_for = lambda kind, size: _SEGMENT_BYTES  # less than a person may set
 
     class Often(runner.ModelRunner):
         def __init__(self, *arguments: Any, **options: Any) -> None:

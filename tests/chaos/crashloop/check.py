@@ -21,6 +21,13 @@ from .witness import Rows, Testimony
 from .world import COUNTERS, LIMIT
 
 KINDS: Final[tuple[Kind, ...]] = ("telemetry", "event", "alert", "gap")
+SINKS: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "telemetry": ("local", "s3", "iot"),
+    "event": ("local", "s3", "iot"),
+    "alert": ("local", "s3", "iot"),
+    "gap": ("local", "s3"),
+}
+"""As the plant's file routes them; `iot` has the readings of one tag only."""
 
 
 @dataclass
@@ -50,13 +57,27 @@ def spool(directory: Path, said: Testimony) -> tuple[list[str], dict[Kind, int]]
     return wrong, ends
 
 
-def delivered(directory: Path, sinks: Mapping[str, Sequence[str]]) -> list[str]:
+def delivered(directory: Path) -> list[str]:
     """After a stop in good order every sink has had everything that goes to it."""
     view = View(directory)
-    wanted = {(kind, sink) for kind in KINDS for sink in sinks[kind]}
+    wanted = {(kind, sink) for kind in KINDS for sink in SINKS[kind]}
     known = {(kind, sink) for kind, sink in view.book.cursors if kind in KINDS}
     accounts = {key: view.account(*key) for key in sorted(known)}
     return day.accounts_hold(accounts) + [f"{sink} is not registered for {kind}" for kind, sink in sorted(wanted - known)]
+
+
+def accounts_say_what_is_there(directory: Path, where: Path) -> list[str]:
+    """Every sink's account counts the rows of the lake: delivered what went there, filtered what did not."""
+    view, wrong = View(directory), []
+    for kind in KINDS:
+        rows = lake.scan(where, kind=kind).select(pl.len()).collect().item()
+        beats = lake.scan(where, tags="**/beat").select(pl.len()).collect().item() if kind == "telemetry" else rows
+        for sink in SINKS[kind]:
+            a = view.account(kind, sink)
+            goes = beats if sink == "iot" else rows
+            if (a.delivered, a.filtered) != (goes, rows - goes):
+                wrong.append(f"{sink}: {goes} of {rows} rows of {kind} are there, and its account is {a}")
+    return wrong
 
 
 def whole_lake(name: str, where: Path, said: Testimony, ends: Mapping[str, int], starts: int) -> Findings:

@@ -24,9 +24,13 @@ SEGMENT, LEDGER = ".seg", "/ledger"
 
 @dataclass(frozen=True)
 class Point:
-    """One place. `wrap` puts a call of its argument there. `birth`: reached only while the gateway has no durable state yet."""
+    """One place. `wrap` puts a call of its argument there; a start reaches it `most` times, 0: as often as one waits.
+
+    `birth`: reached only while the gateway has no durable state yet.
+    """
 
     wrap: Callable[[Reached], None]
+    most: int = 0
     birth: bool = False
 
 
@@ -149,6 +153,10 @@ def _of_log(_storage: Any, path: Path) -> bool:
     return any(path.glob(f"*{SEGMENT}"))
 
 
+def _cutting(ledger: Any, **_options: Any) -> bool:
+    return any(cursor.cut is not None for cursor in ledger._book.cursors.values())
+
+
 _DISK = "gateway.spool.storage:DiskStorage"
 _LOCAL = "cloud_sinks.parquet.store:LocalStore"
 _BUCKET = "cloud_sinks.parquet.s3:S3Store"
@@ -169,18 +177,19 @@ POINTS: dict[str, Point] = {
     "half of a ledger slot written": Point(_half(_slot)),
     "ledger slot written, not flushed": Point(_at("gateway.spool.ledger_file:write_all", "after")),
     "between the two ledger slots": Point(_at("gateway.spool.ledger_file:LedgerFile.save", "after")),
-    "sink registered": Point(_at("gateway.spool.ledger:Ledger.register", "after")),
+    "sink registered": Point(_at("gateway.spool.ledger:Ledger.register", "after"), most=12),
     # A cut
     "cut chosen, not noted": Point(_at("gateway.spool.ledger:Ledger.begin_cut", "before")),
+    "cut noted in memory, not on the disk": Point(_at("gateway.spool.ledger:Ledger._persist", "before", _cutting)),
     "cut noted, nothing written": Point(_at("gateway.spool.ledger:Ledger.begin_cut", "after")),
     "delivered, cursor not saved": Point(_at("gateway.spool.ledger:Ledger.acknowledge", "after")),
     # The lake on the disk
-    "lake opened, leftovers removed": Point(_at(f"{_LOCAL}.open", "after")),
+    "lake opened, leftovers removed": Point(_at(f"{_LOCAL}.open", "after"), most=1),
     "file written, not published": Point(_at(f"{_LOCAL}.publish", "before")),
     "file has its name, its folder is not flushed": Point(_at("cloud_sinks.parquet.store:_link", "after")),
     "file published, cursor behind": Point(_at(f"{_LOCAL}.publish", "after")),
     # The lake in the bucket
-    "bucket opened, nothing uploaded": Point(_at(f"{_BUCKET}.open", "after")),
+    "bucket opened, nothing uploaded": Point(_at(f"{_BUCKET}.open", "after"), most=1),
     "object made, not uploaded": Point(_at(f"{_BUCKET}.publish", "before")),
     "half of an object uploaded": Point(_half_sent),
     "object uploaded, cursor behind": Point(_at(f"{_BUCKET}.publish", "after")),
@@ -192,19 +201,19 @@ POINTS: dict[str, Point] = {
     "state of the models stored, not pinned": Point(_at("gateway.runner:_store", "after")),
     "alarm raised, not stored": Point(_at("gateway.pipeline:Pipeline.put", "before", lambda _p, kind, _batch: kind == "alert")),
     # A start
-    "start: locked, nothing read": Point(_at("gateway.spool.opening:take_lock", "after")),
-    "start: torn tail found, not cut": Point(_at("gateway.spool.recovery:_Loader._close", "before")),
-    "start: tail cut, without a footer": Point(_at("gateway.spool.recovery:close_segment", "before")),
-    "start: footer written, not flushed": Point(_at("gateway.spool.recovery:close_segment", "after")),
-    "start: one log recovered, the next not": Point(_at("gateway.spool.opening:_open_log", "after")),
-    "start: everything recovered, nothing runs": Point(_at("gateway.spool.opening:open_directory", "after")),
-    "start: absences written, without their name": Point(_at(f"{_DISK}.rename", "before", _named("absences.json", 2))),
-    "start: models not restored": Point(_at("gateway.runner:ModelRunner.restore", "before")),
-    "start: models restored": Point(_at("gateway.runner:ModelRunner.restore", "after")),
+    "start: locked, nothing read": Point(_at("gateway.spool.opening:take_lock", "after"), most=1),
+    "start: torn tail found, not cut": Point(_at("gateway.spool.recovery:_Loader._close", "before"), most=2),
+    "start: tail cut, without a footer": Point(_at("gateway.spool.recovery:close_segment", "before"), most=2),
+    "start: footer written, not flushed": Point(_at("gateway.spool.recovery:close_segment", "after"), most=2),
+    "start: one log recovered, the next not": Point(_at("gateway.spool.opening:_open_log", "after"), most=7),
+    "start: everything recovered, nothing runs": Point(_at("gateway.spool.spool:open_directory", "after"), most=1),
+    "start: absences written, without their name": Point(_at(f"{_DISK}.rename", "before", _named("absences.json", 2)), most=1),
+    "start: models not restored": Point(_at("gateway.runner:ModelRunner.restore", "before"), most=1),
+    "start: models restored": Point(_at("gateway.runner:ModelRunner.restore", "after"), most=1),
     # The first start
-    "first start: folders made, not flushed": Point(_at(f"{_DISK}.make_directory", "after"), birth=True),
-    "first start: ledger made, not flushed": Point(_at(f"{_DISK}.create", "after", _named(LEDGER)), birth=True),
-    "first start: name written, not in place": Point(_at(f"{_DISK}.rename", "before", _named("spool.json", 2)), birth=True),
-    "first start: tags written, not in place": Point(_at(f"{_DISK}.rename", "before", _named("tags.jsonl", 2)), birth=True),
-    "first start: tags in place, not flushed": Point(_at(f"{_DISK}.rename", "after", _named("tags.jsonl", 2)), birth=True),
+    "first start: folders made, not flushed": Point(_at(f"{_DISK}.make_directory", "after"), most=1, birth=True),
+    "first start: ledger made, not flushed": Point(_at(f"{_DISK}.create", "after", _named(LEDGER)), most=1, birth=True),
+    "first start: name written, not in place": Point(_at(f"{_DISK}.rename", "before", _named("spool.json", 2)), most=1, birth=True),
+    "first start: tags written, not in place": Point(_at(f"{_DISK}.rename", "before", _named("tags.jsonl", 2)), most=1, birth=True),
+    "first start: tags in place, not flushed": Point(_at(f"{_DISK}.rename", "after", _named("tags.jsonl", 2)), most=1, birth=True),
 }  # fmt: skip

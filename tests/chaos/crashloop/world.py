@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -147,6 +148,11 @@ class World:
             gateway=gateway, machine=machine, bucket=BUCKET, aws=self.aws, broker=self.broker.tls_port,
             certificate=self.broker.certificate, key=self.broker.key, ca=self.broker.ca,
         )  # fmt: skip
+
+    def rows(self, gateway: str, kind: str) -> list[Any]:
+        """The rows of a kind of one gateway, as the broker gave them on."""
+        messages = [json.loads(data) for topic, data in list(self.listener.got) if topic == f"genba/{gateway}/{kind}"]
+        return [row for message in messages for row in message.get("rows", [message])]
 
 
 @asynccontextmanager
