@@ -27,10 +27,19 @@ from .world import Births, World, device, maker_of, world
 
 _PATIENCE_S: Final = 8.0
 """So long a gateway may live on its way to a named point."""
+_SURE_S: Final = 60.0
+"""So long where it must come to pass, however slow the machine."""
+_SPOKEN: Final = 5_000
+"""Bytes that a witness writes of two hundred rows."""
 _TRIES: Final = 3
 """Further lives for a point that none came to."""
 _STOP_S: Final = 40.0
-_ODD: Final = ("task crashed and is restarted", "rows were rejected for good", "a person must act", "models cannot take these rows")
+_ODD: Final = (
+    "task crashed and is restarted",
+    "rows were rejected for good",
+    "a person must act",
+    "models cannot take these rows",
+)
 
 
 @dataclass
@@ -69,12 +78,12 @@ class Plan:
         """The points at which no gateway has died yet."""
         return [name for name in self._later if not self._tally.at[name]]
 
-    def length_s(self) -> float:
-        """Of a life that ends at a random moment: one in three is not ready by then, one in ten runs for seconds."""
+    def moment(self) -> tuple[int, float]:
+        """When a life ends at a random moment: so many seconds after its witness has written so many bytes. One in three says nothing before."""
         kind = self._rng.random()
         if kind < 0.35:
-            return self._rng.uniform(0.0, 0.3)
-        return self._rng.uniform(0.3, 1.0) if kind < 0.9 else self._rng.uniform(1.0, 3.0)
+            return 0, self._rng.uniform(0.0, 0.3)
+        return 1, self._rng.uniform(0.0, 0.7) if kind < 0.9 else self._rng.uniform(0.7, 2.5)
 
 
 class Gateway:
@@ -100,13 +109,25 @@ class Gateway:
         """The device goes."""
         await self._simulator.aclose()
 
-    async def life(self, maker: Births, point: str, nth: int, length_s: float) -> bool:
-        """One life and its end by SIGKILL; whether it ended at the point."""
+    async def life(
+        self,
+        maker: Births,
+        point: str = "",
+        nth: int = 1,
+        *,
+        moment: tuple[int, float] = (0, 0.0),
+        patience_s: float = _PATIENCE_S,
+    ) -> bool:
+        """One life and its end by SIGKILL; whether it ended at the point. Without a point it ends at a `moment`, see `Plan`."""
         order = self._order(point, nth)
         self._tally.sent_to[point] += 1
         pid = await maker.born(order)
         ending = asyncio.ensure_future(maker.ended())
-        done, _ = await asyncio.wait({ending}, timeout=_PATIENCE_S if point else length_s)
+        spoken, length_s = moment
+        if not point:
+            said = Path(order.witness)
+            await e2e.until(lambda: ending.done() or _size(said) >= spoken, "rows are acknowledged", _SURE_S)
+        done, _ = await asyncio.wait({ending}, timeout=patience_s if point else length_s)
         if not done:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -149,7 +170,9 @@ class Gateway:
             pid = await maker.born(order)
             ending = asyncio.ensure_future(maker.ended())
             await e2e.until(
-                lambda log=Path(order.log): ending.done() or b"gateway is ready" in _bytes(log), "the gateway is ready", _STOP_S  # type: ignore[misc]
+                lambda log=Path(order.log): ending.done() or b"gateway is ready" in _bytes(log),
+                "the gateway is ready",
+                _STOP_S,  # type: ignore[misc]
             )
             await asyncio.sleep(0.3)
             os.kill(pid, signal.SIGTERM)
@@ -183,6 +206,10 @@ class Gateway:
         self._tally.repeated += len(got) - len({(kind, row["row"]) for kind, row in got})
         found.wrong += check.iot_core(got, local, ends) + check.accounts_say_what_is_there(self._spool, local)
         return found
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _bytes(path: Path) -> bytes:
@@ -241,10 +268,10 @@ async def _killed(gateway: Gateway, maker: Births, plan: Plan, kills: int, *, la
     """All lives of one gateway, the last one to a stop in good order. The last gateway goes to the points that nobody has come to."""
     for number in range(kills):
         point, nth = plan.next(kills - number)
-        await gateway.life(maker, point, nth, plan.length_s())
+        await gateway.life(maker, point, nth, moment=plan.moment())
     for _ in range(_TRIES):
         for point in plan.missing() if last else ():
-            await gateway.life(maker, point, 1, 0)
+            await gateway.life(maker, point, patience_s=_SURE_S)
     await gateway.drain(maker)
 
 
@@ -282,7 +309,7 @@ async def _control(
     rng = random.Random(f"{seed} {fault}")
     async with _gateway(folder, f"bad-{'early' if not point else 'names'}", around, Tally(), fault) as gateway:
         for _ in range(kills):
-            await gateway.life(maker, point, 2, rng.uniform(0.8, 1.2))
+            await gateway.life(maker, point, 2, moment=(_SPOKEN, rng.uniform(0.0, 0.5)), patience_s=_SURE_S)
         await gateway.drain(maker)
         found = await gateway.check()
     rows, what = (found.duplicated, "are there twice") if point else (found.lost, "are lost")
