@@ -1,4 +1,4 @@
-"""A process that has imported everything a gateway imports and forks a `genba run` for each life: a start costs a fifth of what it costs otherwise.
+"""A process that has imported everything a gateway imports and forks a `genba run` for each life: a start is spared its imports.
 
 `python -m tests.chaos.crashloop.births` reads orders from stdin, a JSON object a line, and answers each with a line when the child is there (its
 process id) and a line when it has ended (its wait status). One life at a time. What the child does is `gateway.cli.main(["run", …])`: arguments,
@@ -9,10 +9,12 @@ set and would take minutes (see `_hurry`), the witness, and one fault or one poi
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +25,8 @@ from typing import Any, Final
 from . import faults, points
 from .witness import Witness
 
+_LATE: Final = ("gateway.cli.run", "gateway.logs", "gateway.service", "cloud_sinks.iot_core.connection", "pyarrow.parquet")
+"""What commands and sinks import when they are first used."""
 _SEGMENT_BYTES: Final = 6 << 10
 _GRACE_S: Final = 0.15
 _SNAPSHOT_EVERY_S: Final = 0.3
@@ -43,15 +47,12 @@ class Order:
 def warm_up(plant: Path) -> None:
     """Import what a gateway with this file imports, without starting a thread, and read once what every start reads of the installation."""
     import botocore.loaders
-    import pyarrow.parquet
 
-    import cloud_sinks.iot_core.connection
-    import gateway.cli.run
-    import gateway.logs
-    import gateway.service
     from cloud_sinks.aws import Account, AwsConfig
     from gateway import catalogue, config, doctor
 
+    for module in _LATE:
+        importlib.import_module(module)
     configuration = config.load(plant)
     for group, entries in (("adapters", configuration.plant.adapters), ("sinks", configuration.plant.sinks)):
         for entry in entries.values():
@@ -73,8 +74,13 @@ def serve(plant: Path) -> None:
         pid = os.fork()
         if not pid:
             _live(Order(**json.loads(line)))
-        print(pid, flush=True)
-        print(os.waitpid(pid, 0)[1], flush=True)
+        _say(pid)
+        _say(os.waitpid(pid, 0)[1])
+
+
+def _say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
 
 
 def _live(order: Order) -> None:
@@ -91,9 +97,7 @@ def _live(order: Order) -> None:
             main(["run", order.plant, "--log-json"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
-    except BaseException:
-        import traceback
-
+    except BaseException:  # noqa: BLE001 - the driver reads it in the log
         traceback.print_exc()
     finally:
         sys.stderr.flush()
