@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -31,8 +32,8 @@ CONTROLS: Final = (
 async def _play(seed: int, kills: int, gateways: int, longest_nth: int, control_kills: int) -> Proof:
     tally = Tally()
     proof = Proof("crash loop", seed, dict.fromkeys(("kills", "rows_acknowledged", "lost", "duplicated"), 0))
-    with tempfile.TemporaryDirectory(prefix="genba-crashes-") as name, credentials():
-        folder = Path(name)
+    folder = Path(tempfile.mkdtemp(prefix="genba-crashes-"))
+    with credentials():
         async with world(folder) as around, standing(folder, "warm", around, Tally()) as warm:
             numbers = iter(range(gateways))
 
@@ -52,6 +53,10 @@ async def _play(seed: int, kills: int, gateways: int, longest_nth: int, control_
                 async with asyncio.TaskGroup() as group:
                     for maker, fault, how in ((one, *CONTROLS[0]), (other, *CONTROLS[1])):
                         group.create_task(_control(proof, folder, around, maker, seed, control_kills, fault, how))
+    if proof.wrong:
+        proof.wrong.append(f"logs, spools, lakes and what was witnessed are left in {folder}")
+    else:
+        await asyncio.to_thread(shutil.rmtree, folder)
     return proof
 
 

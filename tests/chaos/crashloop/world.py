@@ -14,11 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.base import Simulator, SimulatorContext
 from adapters.simulation import Scenario, Signals
-from gateway import catalogue
-from gateway.config import Configuration
-from gateway.pipeline import bind
 from schemas.tags import Tag
 from tests.chaos.day.stands import BUCKET, CREDENTIALS, Listener, broker_in, client_of
 from tests.cloud_sinks import aws_rig
@@ -91,17 +87,6 @@ class Counting(Signals):
             at = read % WAVE * 2 / WAVE
             return 100.0 * min(at, 2.0 - at)
         return float(read % 2 if tag.name == "mode" else read)
-
-
-def device(configuration: Configuration) -> Simulator:
-    """The device, not started."""
-    from dataclasses import replace
-
-    tags = [replace(tag, id=number) for number, tag in enumerate(configuration.tags)]
-    simulate = catalogue.plugin("adapters", "modbus").simulate
-    assert simulate is not None
-    context = SimulatorContext(name="press", tags=bind(configuration, "press", tags), signals=Counting())
-    return simulate(configuration.plant.adapters["press"], context)
 
 
 class Births:
