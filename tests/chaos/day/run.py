@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,8 @@ class Result:
     rows: dict[str, int] = field(default_factory=dict)
     troubles: dict[str, int] = field(default_factory=dict)
     sent_twice: dict[str, int] = field(default_factory=dict)
+    lost: int = 0  # acknowledged rows that a sink has not, all sinks together
+    duplicated: int = 0  # rows that a lake has twice
     objects: int = 0
     looks: int = 0
     starts: int = 0
@@ -53,7 +55,7 @@ class Result:
 
 @contextmanager
 def credentials() -> Iterator[None]:
-    """Those of the stand-ins, in the environment."""
+    """The environment has the credentials of the stand-ins."""
     before = {name: os.environ.get(name) for name in CREDENTIALS}
     os.environ.update(CREDENTIALS)
     try:
@@ -224,12 +226,17 @@ def _look(folder: Path, stands: Stands, day: _Day, readings: pa.Table, events: p
     for name, where in (("s3", bucket), ("local", local)):
         wrong += check.rows_once_each(name, where, day.ends, day.kills)
         wrong += check.values_are_the_recorded(name, where, readings, events)
+        for kind in (kind for kind, sinks in SINKS.items() if name in sinks):
+            lost, twice = check.lost_and_twice(check.numbers(where, kind), day.ends[kind])
+            result.lost, result.duplicated = result.lost + lost, result.duplicated + twice
     wrong += check.lakes_agree(bucket, local)
     wrong += check.alarms_are_those_of_the_recording(local, readings)
     wrong += check.gaps_cover_what_was_not_read(local, day.kills)
     for name, rows in (("stream", named), ("arrow", arrow), ("iot", iot)):
         wrong += check.stream_is_complete(name, rows, day.ends)
-        result.sent_twice[name] = len(rows) - len({(kind, number) for kind, _, number in rows})
+        seen = {(kind, number) for kind, _, number in rows}
+        result.sent_twice[name] = len(rows) - len(seen)
+        result.lost += sum(day.ends[kind] for kind, sinks in SINKS.items() if name in sinks) - len(seen)
     if not wrong:
         wrong += check.lines_say_what_the_lake_says(lines, local)
     wrong += _told(result, "s3", _verify(folder, "s3", _at(stands)))
@@ -320,8 +327,3 @@ def _arrow_rows(kinesis: Any) -> list[tuple[str, str, int]]:
                 found += [(about["genba.kind"], record["PartitionKey"], row) for row in table.column("seq").to_pylist()]
             at = answer.get("NextShardIterator") if answer["Records"] or answer.get("MillisBehindLatest") else None
     return found
-
-
-def described(result: Result) -> Mapping[str, Any]:
-    """For JSON."""
-    return {**result.__dict__, "well": not result.wrong}
