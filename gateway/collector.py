@@ -113,9 +113,10 @@ class Collector:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                began = loop.time()
+                connected_s: float | None = None
                 try:
                     await self._adapter.connect()
+                    connected_s = loop.time()
                     self.connects += 1
                     if not self.tags and self.state != "up":  # only events, if they come: there is no reading to wait for
                         await self._heard_again(None)
@@ -130,7 +131,7 @@ class Collector:
                     await asyncio.sleep(MISCONFIGURED_S)
                 except NotConnected as error:
                     await self._went_down("down", str(error), error.quality or q.BAD_NO_COMMUNICATION)
-                    if loop.time() - began > self._steady_s:
+                    if connected_s is not None and loop.time() - connected_s > self._steady_s:
                         self._backoff.reset()
                     await asyncio.sleep(self._backoff.next_s())
         finally:

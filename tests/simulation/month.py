@@ -88,7 +88,7 @@ class InlineLoop(VirtualLoop):
 class Run:
     """One seed."""
 
-    def __init__(self, seed: int, days: float, directory: Path, delivery: type[Delivery] = Delivery) -> None:
+    def __init__(self, seed: int, days: float, directory: Path, delivery: type[Delivery], each: int) -> None:
         loop = asyncio.get_running_loop()
         rng = random.Random(seed)
         self.month = Month(seed)
@@ -103,7 +103,7 @@ class Run:
         self.weather = w = draw(rng, list(PERIODS_S), ("lake", "stream", "alarms"), loop.time() + 60, days)
         ids = {"press": (0, 1, 2), "oven": (3, 4)}
         self.devices = {
-            name: Device(ids[name], period_s, w.links[name], w.bursts, self.clock, number * (1 << 40))
+            name: Device(ids[name], period_s, w.links[name], w.bursts, self.clock, number * (1 << 40), each)
             for number, (name, period_s) in enumerate(PERIODS_S.items())
         }
         policies: dict[str, dict[str, BatchPolicy]] = {
@@ -251,8 +251,8 @@ class Run:
             self._history.popleft()
         for name, device in self.devices.items():
             link = self.weather.links[name]
-            if link.away(now) is None and now - max(link.up_since, life.up_since) > 60 + TIMEOUT_S + device.period_s:
-                if now - device.last_poll > 2 * device.period_s:
+            if link.away(now) is None and now - max(link.up_since, life.up_since) > 60 + TIMEOUT_S + device.each * device.period_s:
+                if now - device.last_poll > (1 + device.each) * device.period_s:
                     self.month.complain(f"{name} was not polled for {now - device.last_poll:.0f} s")
 
     def _judge(self) -> None:
@@ -313,7 +313,7 @@ class Run:
                 if any(before <= at <= after for at, _ in w.steps):
                     continue
                 wall = self._wall(before), self._wall(after)
-                if not any(begin <= wall[0] + 2 * device.period_s and wall[1] - 1 <= end for begin, end in gaps):
+                if not any(begin <= wall[0] + (1 + device.each) * device.period_s and wall[1] - 1 <= end for begin, end in gaps):
                     self.month.complain(f"{name} was not read for {after - before:.0f} s from {before:.0f} on, and no gap row says so")
 
     def _wall(self, loop_s: float) -> float:
@@ -340,13 +340,13 @@ async def _until(at: float) -> None:
     await asyncio.sleep(max(0.0, at - asyncio.get_running_loop().time()))
 
 
-def play(seed: int, days: float = 30.0, *, delivery: type[Delivery] = Delivery) -> Month:
+def play(seed: int, days: float = 30.0, *, each: int = 1, delivery: type[Delivery] = Delivery) -> Month:
     """One seed."""
     began = time.process_time()
     with tempfile.TemporaryDirectory(prefix="genba-month-") as directory:
 
         async def main() -> Month:
-            run = Run(seed, days, Path(directory), delivery)
+            run = Run(seed, days, Path(directory), delivery, each)
             return await run.live()
 
         with asyncio.Runner(loop_factory=InlineLoop) as runner:
@@ -356,7 +356,7 @@ def play(seed: int, days: float = 30.0, *, delivery: type[Delivery] = Delivery) 
 
 
 if __name__ == "__main__":
-    m = play(int(sys.argv[1]), float(sys.argv[2]))
+    m = play(int(sys.argv[1]), float(sys.argv[2]), each=int(sys.argv[3]))
     waits = np.array(m.alert_waits or [0.0])
     m.alert_waits = []
     print(m, np.percentile(waits, 99), waits.max())

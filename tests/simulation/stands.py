@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -22,6 +23,9 @@ from .weather import TIMEOUT_S, Link
 
 START_US: Final = 1_767_225_600_000_000
 BURST: Final = 10
+SENT_AGAIN_S: Final = 1.0
+"""What was sent while nobody heard it is sent again so often, until the attempt has taken too long."""
+
 
 
 class SteppedClock(Clock):
@@ -89,12 +93,12 @@ class Truth:
 class Device:
     """An adapter whose readings are numbered through, so that each says which it is."""
 
-    def __init__(self, ids: Sequence[int], period_s: float, link: Link, bursts: Link, clock: Clock, first: int) -> None:
-        """`first` is the number of its first reading."""
-        self._ids, self._period_s, self._link, self._bursts, self._clock = ids, period_s, link, bursts, clock
+    def __init__(self, ids: Sequence[int], period_s: float, link: Link, bursts: Link, clock: Clock, first: int, each: int) -> None:
+        """`first` is the number of its first reading. It hands over the readings of `each` polls at once, as a subscription does."""
+        self._link, self._bursts, self._clock = link, bursts, clock
         self._tags = np.array(ids, np.int32)
-        self._many = np.tile(self._tags, BURST)
-        self.period_s = period_s
+        self._publish_s = period_s * each
+        self.period_s, self.each = period_s, each
         self.first = first
         self.next = first
         self.polls = Column(np.float64)
@@ -108,30 +112,44 @@ class Device:
         await reach(self._link)
 
     async def batches(self) -> AsyncIterator[pa.RecordBatch]:
-        """See `Adapter.batches`."""
+        """See `Adapter.batches`. Drift-free; polls before an outage are handed over, those in it never happen."""
         loop = asyncio.get_running_loop()
-        period_s, width = self._period_s, len(self._tags)
         slot = loop.time()
         while True:
+            if self.each > 1:
+                until = min(slot + self._publish_s, max(slot, self._link.next_outage(loop.time())))
+                await asyncio.sleep(until - loop.time())
             now = loop.time()
-            if self._link.away(now) is not None:
+            if self.each == 1 and self._link.away(now) is not None:
                 await reach(self._link)
-            tags = self._many if self._bursts.away(now) is not None else self._tags
-            rows = len(tags)
-            value = np.arange(self.next, self.next + rows, dtype=np.float64)
-            time_us: Any = self._clock.now_us()
-            if rows > width:
-                time_us = time_us - np.repeat(np.arange(BURST - 1, -1, -1) * round(period_s * 1e5), width)
-            self.polls.put(self.polls.size, now)
-            self.begins.put(self.begins.size, self.next)
-            self.next += rows
-            self.last_poll = now
-            yield telemetry(time_us=time_us, tag=tags, value=pa.array(value))
-            slot += period_s
-            now = loop.time()
-            if slot <= now:
-                slot += period_s * ((now - slot) // period_s + 1)
-            await asyncio.sleep(slot - now)
+            polls = 1 if self.each == 1 else math.ceil((until - slot) / self.period_s - 1e-9)
+            if polls:
+                yield self._polled(slot, polls, now)
+            slot += self.period_s * max(1, polls)
+            if self.each > 1:
+                if self._link.away(now) is not None:
+                    await reach(self._link)
+                slot = max(slot, loop.time())
+                continue
+            if slot <= loop.time():  # late: the next one in time
+                slot += self.period_s * ((loop.time() - slot) // self.period_s + 1)
+            await asyncio.sleep(slot - loop.time())
+
+    def _polled(self, slot: float, polls: int, now: float) -> pa.RecordBatch:
+        """The readings of polls from `slot` on."""
+        times = slot + self.period_s * np.arange(polls)
+        fold = BURST if self._bursts.away(now) is not None else 1
+        rows, width = polls * fold * len(self._tags), len(self._tags)
+        self.polls.put(self.polls.size, times)
+        self.begins.put(self.begins.size, self.next + fold * width * np.arange(polls))
+        value = np.arange(self.next, self.next + rows, dtype=np.float64)
+        self.next += rows
+        self.last_poll = float(times[-1])
+        if rows == width:
+            return telemetry(time_us=self._clock.now_us(), tag=self._tags, value=pa.array(value))
+        each = np.repeat(times, fold) - self.period_s / BURST * np.tile(np.arange(fold)[::-1], polls)
+        time_us = self._clock.now_us() + np.round((each - now) * 1e6).astype(np.int64)
+        return telemetry(time_us=np.repeat(time_us, width), tag=np.tile(self._tags, polls * fold), value=pa.array(value))
 
     async def aclose(self) -> None:
         """See `Adapter.aclose`."""
@@ -144,7 +162,10 @@ async def reach(link: Link) -> None:
         return
     outage.attempts += 1
     if outage.manner == "silent":
-        await asyncio.sleep(TIMEOUT_S)
+        left_s = outage.end - asyncio.get_running_loop().time()
+        await asyncio.sleep(min(TIMEOUT_S, left_s + SENT_AGAIN_S))
+        if left_s + SENT_AGAIN_S < TIMEOUT_S and link.away(asyncio.get_running_loop().time()) is None:
+            return
     raise NotConnected("nobody is there")
 
 
@@ -170,6 +191,7 @@ class Stand:
         self.name, self.kinds = name, tuple(policies)
         self._link, self._policies, self._truth, self._wrong, self._rng = link, policies, truth, wrong, rng
         self._write_s, self._faults, self._once, self._holds = write_s, faults, once, holds
+        self._taste = rng.random()
         self.tags = None if tags is None else np.array(sorted(tags), np.int32)
         self.got: dict[Kind, Column] = {kind: Column(np.uint8) for kind in policies}
         self.refused: dict[Kind, Column] = {kind: Column(np.bool_) for kind in policies}
@@ -198,9 +220,10 @@ class Stand:
         if kind == "telemetry" and chance < self._faults["busy"]:
             raise Busy(self._rng.choice((0.0, 1.0, 20.0)))
         refused: list[int] = []
-        if kind == "telemetry" and chance > 1 - self._faults["rejected"]:
+        taste = random.Random(f"{self._taste} {span.first} {span.last}")  # of the same rows it thinks the same each time
+        if kind == "telemetry" and taste.random() < self._faults["rejected"]:
             rows = batches[0].column(batches[0].num_columns - 1).to_pylist()
-            refused = self._rng.sample(rows, self._rng.randrange(1, len(rows) + 1))
+            refused = taste.sample(rows, taste.randrange(1, len(rows) + 1))
         if before:
             self._take(batches, span, refused)
         await asyncio.sleep(self._write_s)
