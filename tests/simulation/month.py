@@ -9,21 +9,24 @@ import asyncio
 import gc
 import math
 import random
+import resource
 import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
 import numpy as np
+import structlog
 
 from cloud_sinks.base import BatchPolicy
 from gateway.backoff import Backoff
 from gateway.delivery import Delivery
+from gateway.spool.noticing import Noticing
 from gateway.spool.retention import Retention
 from schemas.data import KINDS
 from schemas.errors import NotConnected
@@ -42,6 +45,7 @@ LEFT_BEHIND_S: Final = 1800.0
 """A sink that could be reached for so long has everything that was durable then."""
 
 MOST_WRONG: Final = 20
+MOST_GROWN_MB: Final = 10.0
 ALERT_S: Final = 10.0
 """An alert is delivered so soon after it was raised, or after the sink is back."""
 
@@ -88,7 +92,7 @@ class InlineLoop(VirtualLoop):
 class Run:
     """One seed."""
 
-    def __init__(self, seed: int, days: float, directory: Path, delivery: type[Delivery], each: int) -> None:
+    def __init__(self, seed: int, days: float, directory: Path, delivery: type[Delivery], each: int, budget: int | None) -> None:
         loop = asyncio.get_running_loop()
         rng = random.Random(seed)
         self.month = Month(seed)
@@ -101,6 +105,8 @@ class Run:
             for name in names
         ]  # fmt: skip
         self.weather = w = draw(rng, list(PERIODS_S), ("lake", "stream", "alarms"), loop.time() + 60, days)
+        if budget is not None:
+            self.weather = w = replace(w, budget=budget)
         ids = {"press": (0, 1, 2), "oven": (3, 4)}
         self.devices = {
             name: Device(ids[name], period_s, w.links[name], w.bursts, self.clock, number * (1 << 40), each)
@@ -313,7 +319,7 @@ class Run:
                 if any(before <= at <= after for at, _ in w.steps):
                     continue
                 wall = self._wall(before), self._wall(after)
-                if not any(begin <= wall[0] + (1 + device.each) * device.period_s and wall[1] - 1 <= end for begin, end in gaps):
+                if not any(begin <= wall[0] + (2 + device.each) * device.period_s and wall[1] - 1 <= end for begin, end in gaps):
                     self.month.complain(f"{name} was not read for {after - before:.0f} s from {before:.0f} on, and no gap row says so")
 
     def _wall(self, loop_s: float) -> float:
@@ -340,14 +346,15 @@ async def _until(at: float) -> None:
     await asyncio.sleep(max(0.0, at - asyncio.get_running_loop().time()))
 
 
-def play(seed: int, days: float = 30.0, *, each: int = 1, delivery: type[Delivery] = Delivery) -> Month:
+def play(
+    seed: int, days: float = 30.0, *, each: int = 6, delivery: type[Delivery] = Delivery, budget: int | None = None
+) -> Month:
     """One seed."""
     began = time.process_time()
-    with tempfile.TemporaryDirectory(prefix="genba-month-") as directory:
+    with tempfile.TemporaryDirectory(prefix="genba-month-") as directory, structlog.testing.capture_logs():
 
         async def main() -> Month:
-            run = Run(seed, days, Path(directory), delivery, each)
-            return await run.live()
+            return await Run(seed, days, Path(directory), delivery, each, budget).live()
 
         with asyncio.Runner(loop_factory=InlineLoop) as runner:
             month = runner.run(main())
@@ -355,8 +362,86 @@ def play(seed: int, days: float = 30.0, *, each: int = 1, delivery: type[Deliver
     return month
 
 
+def stored() -> list[tuple[int, float, int]]:
+    """Seeds that found something once: seed, days, polls that a device hands over at once."""
+    lines = [line.split("#")[0].split() for line in SEEDS.read_text().splitlines()]
+    return [(int(line[0]), float(line[1]), int(line[2])) for line in lines if line]
+
+
+class Skipping(Delivery):
+    """Takes an error for a success: the rows of that span never arrive."""
+
+    async def _write(self, batches: Any, span: Any) -> int:
+        try:
+            return await super()._write(batches, span)
+        except NotConnected:
+            return 0
+
+
+class Impatient(Backoff):
+    """Tries again as soon as it may."""
+
+    def next_s(self) -> float:
+        """Always as after the first failure."""
+        self.failures = 0
+        return super().next_s()
+
+
+def controls(seed: int, days: float) -> dict[str, str]:
+    """What is broken on purpose -> what was found of it, in the first of a few months that shows it."""
+
+    def found(**options: Any) -> str:
+        months = (play(seed + n, days, budget=1 << 20, **options) for n in range(6))
+        return next((month.wrong[0] for month in months if month.wrong), "")
+
+    out = {"a delivery that skips a span after an error": found(delivery=Skipping)}
+    with patch.object(Retention, "allows", lambda self, size: True):
+        out["a budget that is not enforced"] = found()
+    with patch("gateway.delivery.Backoff", Impatient):
+        out["a back-off that does not grow"] = found()
+    with patch.object(Noticing, "lost", lambda self, loss: None):
+        out["rows given up and not told"] = found()
+    return out
+
+
+def run(seed: int, quick: bool) -> Proof:
+    """The months, and the controls."""
+    days = 3.0 if quick else 30.0
+    proof = Proof("30 days", seed, {"simulated_days": 0, "faults": 0, "kills": 0, "rows_acknowledged": 0, "lost": 0, "duplicated": 0})
+    resident, attempts, polls, waits, share = [], 0, 0, [], 0.0
+    months = 8 if quick else 100
+    for number in range(months):
+        each = 1 if number % 20 == 19 else 6
+        month = play(seed * 1000 + number, days, each=each)
+        proof.wrong += [f"seed {month.seed}, {days:.0f} days, {each} at once: {sentence}" for sentence in month.wrong]
+        proof.figures["simulated_days"] += round(days)
+        proof.figures["faults"] += month.faults
+        proof.figures["kills"] += month.restarts["kill"] + month.restarts["power"]
+        proof.figures["rows_acknowledged"] += month.rows
+        proof.figures["lost"] += month.lost
+        proof.figures["duplicated"] += month.duplicated
+        attempts, polls, share = attempts + month.attempts, polls + month.polls, max(share, month.peak_share)
+        waits += month.alert_waits
+        gc.collect()
+        resident.append(_resident_mb())
+    quarter = max(1, months // 4)
+    grown = float(np.median(resident[-quarter:]) - np.median(resident[quarter : 2 * quarter]))
+    late = float(np.percentile(waits, 99)) if waits else 0.0
+    proof.measured |= {
+        "polls": polls, "attempts_in_outages": attempts, "most_of_the_budget_used_percent": round(100 * share, 1),
+        "alert_p99_s": round(late, 1), "rss_mb": round(resident[-1]), "rss_grown_mb": round(grown, 1),
+    }  # fmt: skip
+    if grown > MOST_GROWN_MB:
+        proof.wrong.append(f"memory grew by {grown:.1f} MB over the last three quarters of the months")
+    if late > ALERT_S:
+        proof.wrong.append(f"one alert in a hundred took longer than {late:.1f} s")
+    proof.controls |= controls(seed, 3.0 if quick else 6.0)
+    return proof
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
 if __name__ == "__main__":
-    m = play(int(sys.argv[1]), float(sys.argv[2]), each=int(sys.argv[3]))
-    waits = np.array(m.alert_waits or [0.0])
-    m.alert_waits = []
-    print(m, np.percentile(waits, 99), waits.max())
+    sys.exit(command("30 days", run, __doc__))

@@ -67,24 +67,26 @@ class Weather:
 
 
 def draw(rng: random.Random, devices: Sequence[str], sinks: Sequence[str], begin: float, days: float) -> Weather:
-    """A month, or so many days of one. In half of them some sink is away for longer than the budget lasts."""
-    end = begin + days * DAY_S
-    links = {name: Link(_outages(rng, begin, end, rng.uniform(5, 20), 6 * 3600)) for name in devices}
-    links |= {name: Link(_outages(rng, begin, end, rng.uniform(3, 12), 12 * 3600)) for name in sinks}
-    if rng.random() < 0.5 and days >= 1:
+    """A month, or so many days of one, and these no calmer than a week. In half of them some sink is away for longer than a budget lasts."""
+    end, often = begin + days * DAY_S, max(1.0, 7 / days)
+    longest_s = min(12 * 3600, days * DAY_S / 10)
+    links = {name: Link(_outages(rng, begin, end, often * rng.uniform(5, 20), longest_s / 2)) for name in devices}
+    links |= {name: Link(_outages(rng, begin, end, often * rng.uniform(3, 12), longest_s)) for name in sinks}
+    if rng.random() < 0.5:
         name = rng.choice(list(sinks))
         length = min(rng.uniform(2, 8), days / 2) * DAY_S
         at = rng.uniform(begin, end - length)
         apart = [one for one in links[name].outages if one.end < at or one.begin > at + length]
         links[name] = Link(sorted([*apart, Outage(at, at + length, "silent")], key=lambda one: one.begin))
     reboots: list[tuple[float, float, Reboot]] = []
-    for at in _moments(rng, begin, end, rng.uniform(10, 40)):
+    for at in _moments(rng, begin, end, often * rng.uniform(10, 40)):
         manner: Reboot = rng.choice(("stop", "kill", "power"))
-        reboots.append((at, _length(rng, 5, 4 * 3600 if rng.random() < 0.2 else 300), manner))
-    steps = [(at, rng.choice((-3600.0, 30 * DAY_S, -30 * DAY_S))) for at in _moments(rng, begin, end, rng.uniform(2, 8))]
+        reboots.append((at, _length(rng, 5, longest_s / 3 if rng.random() < 0.2 else 300), manner))
+    moments = _moments(rng, begin, end, often * rng.uniform(2, 8))
+    steps = [(at, rng.choice((-3600.0, 30 * DAY_S, -30 * DAY_S))) for at in moments]
     return Weather(
-        begin, end, links, reboots, Link(_outages(rng, begin, end, 4, 6 * 3600)), steps,
-        budget=rng.choice((2 << 20, 4 << 20, 8 << 20)), commit_every_s=rng.choice((60.0, 300.0, 300.0)),
+        begin, end, links, reboots, Link(_outages(rng, begin, end, 4 * often, longest_s / 2)), steps,
+        budget=rng.choice((1 << 20, 2 << 20, 4 << 20)), commit_every_s=rng.choice((60.0, 300.0, 300.0, 600.0, 600.0)),
         when_full=rng.choice(("downsample", "drop_oldest")),
         faults={"busy": rng.uniform(0, 0.05), "taken and not said": rng.uniform(0, 0.02), "rejected": rng.uniform(0, 0.005)},
     )  # fmt: skip
@@ -107,5 +109,5 @@ def _outages(rng: random.Random, begin: float, end: float, a_month: float, most_
     found: list[Outage] = []
     for at in _moments(rng, begin, end, a_month):
         if not found or at > found[-1].end:
-            found.append(Outage(at, min(end, at + _length(rng, 5, most_s)), rng.choice(("refused", "silent"))))
+            found.append(Outage(at, min(end, at + _length(rng, 5, most_s)), rng.choice(("refused", "silent", "silent"))))
     return found
