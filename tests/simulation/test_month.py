@@ -25,4 +25,4 @@ def test_a_seed_is_always_the_same_month():
 
 
 def test_control_a_delivery_that_skips_a_span_after_an_error_is_found():
-    assert any("are there" in sentence for sentence in play(7, 1.0, delivery=Skipping).wrong)
+    assert any("are there" in sentence for sentence in play(1, 1.0, delivery=Skipping).wrong)
