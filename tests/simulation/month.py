@@ -137,6 +137,7 @@ class Run:
         )  # fmt: skip
         for stand in self.stands.values():
             stand.durable = lambda kind: self.life.spool.durable(kind)
+            stand.up_since = lambda: self.life.up_since
         self.alerts_put: dict[int, float] = {}
         for stand in self.stands.values():
             stand.alerts_put = self.alerts_put
@@ -319,7 +320,7 @@ class Run:
                 if any(before <= at <= after for at, _ in w.steps):
                     continue
                 wall = self._wall(before), self._wall(after)
-                if not any(begin <= wall[0] + (2 + device.each) * device.period_s and wall[1] - 1 <= end for begin, end in gaps):
+                if not any(begin <= wall[0] + (2 + device.each) * device.period_s and wall[1] - device.period_s <= end for begin, end in gaps):
                     self.month.complain(f"{name} was not read for {after - before:.0f} s from {before:.0f} on, and no gap row says so")
 
     def _wall(self, loop_s: float) -> float:

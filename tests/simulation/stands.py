@@ -121,19 +121,23 @@ class Device:
                 await asyncio.sleep(until - loop.time())
             now = loop.time()
             if self.each == 1 and self._link.away(now) is not None:
-                await reach(self._link)
+                await self._asked_in_vain()
             polls = 1 if self.each == 1 else math.ceil((until - slot) / self.period_s - 1e-9)
             if polls:
                 yield self._polled(slot, polls, now)
             slot += self.period_s * max(1, polls)
             if self.each > 1:
                 if self._link.away(now) is not None:
-                    await reach(self._link)
+                    await self._asked_in_vain()
                 slot = max(slot, loop.time())
                 continue
             if slot <= loop.time():  # late: the next one in time
                 slot += self.period_s * ((loop.time() - slot) // self.period_s + 1)
             await asyncio.sleep(slot - loop.time())
+
+    async def _asked_in_vain(self) -> None:
+        await reach(self._link)
+        raise NotConnected("the answer came too late")
 
     def _polled(self, slot: float, polls: int, now: float) -> pa.RecordBatch:
         """The readings of polls from `slot` on."""
@@ -198,6 +202,8 @@ class Stand:
         self._span: dict[Kind, tuple[int, int, int]] = {}  # first, last, digest of the last one tried
         self._high = dict.fromkeys(policies, -1)  # of the rows that had a first time
         self.durable: Callable[[Kind], int] = lambda kind: 0
+        self.up_since: Callable[[], float] = lambda: 0.0
+        """When the gateway was started last."""
         self.alerts_put: dict[int, float] = {}
         self.alert_waits: list[float] = []
         self.gaps: list[dict[str, Any]] = []
@@ -271,7 +277,7 @@ class Stand:
         held = self.got[kind].room(span.last + 1)
         held[took] += held[took] < 255
         if kind == "alert":
-            back = self._link.up_since
+            back = max(self._link.up_since, self.up_since())
             self.alert_waits += [now - max(self.alerts_put.get(row, now), back) for row in rows.tolist()]
         elif kind == "gap":
             for batch in batches:
