@@ -317,7 +317,11 @@ class Run:
             for before, after in zip(times[:-1], times[1:], strict=True):
                 if after - before <= 2.5 * device.period_s:
                     continue
-                if any(before <= at <= after for at, _ in w.steps):
+                late = (1 + device.each) * device.period_s
+                if any(before <= at <= after + late for at, _ in w.steps):  # it ends where readings go on, by either clock
+                    ends = self._wall(after), self._wall(after + late)
+                    if not any(begin < end and min(abs(end - one) for one in ends) <= late for begin, end in gaps):
+                        self.month.complain(f"{name} was not read for {after - before:.0f} s when the clock was set, and no gap row says so")
                     continue
                 wall = self._wall(before), self._wall(after)
                 if not any(begin <= wall[0] + (2 + device.each) * device.period_s and wall[1] - device.period_s <= end for begin, end in gaps):
