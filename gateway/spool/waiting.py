@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from schemas.kinds import KINDS, Kind
 
-
 _SMALL: Final = 64 << 10
 
 

@@ -32,7 +32,7 @@ from schemas.tags import Tag
 from tests.gateway.spool.conftest import crash
 from tests.gateway.spool.power import PowerStorage
 
-from .stands import Device, SteppedClock, Stand
+from .stands import Device, Stand, SteppedClock
 from .weather import Reboot, Weather
 
 GRACE_S: Final = 10.0

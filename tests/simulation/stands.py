@@ -27,7 +27,6 @@ SENT_AGAIN_S: Final = 1.0
 """What was sent while nobody heard it is sent again so often, until the attempt has taken too long."""
 
 
-
 class SteppedClock(Clock):
     """The wall clock of the machine: the loop's time, and whoever sets it."""
 
@@ -84,20 +83,21 @@ class Truth:
         rows = batch.num_rows
         self.thinned.put(
             first,
-            np.zeros(rows, np.bool_)
-            if thinned.null_count == rows
-            else thinned.fill_null(False).to_numpy(zero_copy_only=False),
+            np.zeros(rows, np.bool_) if thinned.null_count == rows else thinned.fill_null(False).to_numpy(zero_copy_only=False),
         )
 
 
 class Device:
     """An adapter whose readings are numbered through, so that each says which it is."""
 
-    def __init__(self, ids: Sequence[int], period_s: float, link: Link, bursts: Link, clock: Clock, first: int, each: int) -> None:
+    def __init__(
+        self, ids: Sequence[int], period_s: float, link: Link, bursts: Link, clock: Clock, first: int, each: int
+    ) -> None:
         """`first` is the number of its first reading. It hands over the readings of `each` polls at once, as a subscription does."""
         self._link, self._bursts, self._clock = link, bursts, clock
         self._tags = np.array(ids, np.int32)
         self._publish_s = period_s * each
+        self._noise = np.random.default_rng(first % 97)
         self.period_s, self.each = period_s, each
         self.first = first
         self.next = first
@@ -146,7 +146,7 @@ class Device:
         rows, width = polls * fold * len(self._tags), len(self._tags)
         self.polls.put(self.polls.size, times)
         self.begins.put(self.begins.size, self.next + fold * width * np.arange(polls))
-        value = np.arange(self.next, self.next + rows, dtype=np.float64)
+        value = np.arange(self.next, self.next + rows) + self._noise.random(rows)  # which one it is, and something to store
         self.next += rows
         self.last_poll = float(times[-1])
         if rows == width:
