@@ -50,16 +50,49 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """A directory. Files in the making lie in `.tmp-<owner>` inside it: the same file system, one place to clean."""
+    """A directory. Files in the making lie in `.tmp-<owner>` inside it: the same file system, one place to clean.
 
-    def __init__(self, root: Path, owner: str) -> None:
+    It is made once. A lake that has been there and is not, or an empty directory in its place, is a disk that is not mounted: rows written
+    there would be hidden by it as soon as it comes back.
+    """
+
+    def __init__(self, root: Path, owner: str, note: Path | None = None) -> None:
+        """`note`, a file outside the lake, remembers over restarts that it was made."""
         self._root, self._temporary = root, root / f"{TEMPORARY}{owner}"
+        self._note, self._made = note, False
 
     def open(self) -> None:
-        """Make the directory and an empty place for files in the making."""
+        """Make the directory, the first time, and an empty place for files in the making."""
+        if self._known() and not self._temporary.is_dir():
+            self._refuse_a_file()
+            out = f"mount it again, or begin a new lake there: mkdir -p {self._temporary.absolute()}"
+            raise FileNotFoundError(errno.ENOENT, f"what was written there is not there; {out}", str(self._root))
         self._root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir(exist_ok=True)
+        if not self._known():
+            self._temporary.mkdir(exist_ok=True)
+        for left in self._temporary.iterdir():
+            with contextlib.suppress(OSError):
+                left.unlink()
+        self._remember()
+
+    def _known(self) -> bool:
+        """Whether the lake has been made here."""
+        if self._made or self._note is None:
+            return self._made
+        try:
+            return self._note.read_text(encoding="utf-8") == str(self._root.absolute())
+        except OSError:
+            return False
+
+    def _remember(self) -> None:
+        if self._note is not None and not self._known():
+            self._note.parent.mkdir(parents=True, exist_ok=True)
+            self._note.write_text(str(self._root.absolute()), encoding="utf-8")
+        self._made = True
+
+    def _refuse_a_file(self) -> None:
+        if self._root.exists() and not self._root.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(self._root))
 
     def examine(self) -> str:
         """The directory, or the one in which it will be made."""
