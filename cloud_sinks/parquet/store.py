@@ -80,14 +80,14 @@ class LocalStore:
         if self._made or self._note is None:
             return self._made
         try:
-            return self._note.read_text(encoding="utf-8") == str(self._root.absolute())
+            return self._note.read_text(encoding="utf-8") == str(self._temporary.absolute())
         except OSError:
             return False
 
     def _remember(self) -> None:
         if self._note is not None and not self._known():
             self._note.parent.mkdir(parents=True, exist_ok=True)
-            self._note.write_text(str(self._root.absolute()), encoding="utf-8")
+            self._note.write_text(str(self._temporary.absolute()), encoding="utf-8")
         self._made = True
 
     def _refuse_a_file(self) -> None:

@@ -306,13 +306,13 @@ async def _unheard(event: str, severity: str, message: str) -> None:
     """Events are no part of this."""
 
 
-def weather(rounds: int, most: int | None) -> Callable[[Run], Awaitable[None]]:
-    """Each service alone in trouble, away and slow; then all of them through all of their faults, `rounds` times, in an order of the seed."""
+def weather(rounds: int, most: int | None, single: Sequence[str] = ("away", "slow")) -> Callable[[Run], Awaitable[None]]:
+    """Each service alone in trouble, `single`; then all of them through all of their faults, `rounds` times, in an order of the seed."""
 
     async def course(run: Run) -> None:
         for _ in range(rounds):
             for name, stand in run.rng.sample(sorted(run.stands.items()), len(run.stands)):
-                for like in ("away", "slow"):
+                for like in single:
                     await alone(run, name, run.rng.choice([fault for fault in stand.faults if fault.like == like]))
             async with asyncio.TaskGroup() as group:
                 for name, stand in run.stands.items():
@@ -338,8 +338,9 @@ def _played(seed: int, course: Callable[[Run], Awaitable[None]], **options: Call
 
 
 def run(seed: int, quick: bool, most: int | None = None) -> Proof:
-    """All faults, and the controls. `most`: so many of the faults of each sink in the storm."""
-    proof = _played(seed, weather(1 if quick else 5, most))
+    """All faults, and the controls. `most`: so many of the faults of each sink in the storm, and none but being away alone."""
+    course = weather(1, most, ("away",)) if most is not None else weather(1, 5) if quick else weather(3, None)
+    proof = _played(seed, course)
     proof.wrong += missing_stands()
     for twice, what in ((False, "says yes before it has written"), (True, "writes once more under another name")):
         lied = _played(seed, calm, make=lambda stand, sink, twice=twice: Lying(sink, twice=twice))  # type: ignore[misc]
