@@ -11,13 +11,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import ConfigError, Rejected
-from schemas.kinds import KINDS, Kind
+from schemas.kinds import KINDS
 from schemas.span import SpoolSpan
 
 from .router import total_rows
@@ -87,7 +87,7 @@ class Grave:
         kind, epoch, first, last = self.path.stem.split("-")
         if kind not in KINDS:
             raise ValueError(f"no kind of data is called {kind!r}")
-        return SpoolSpan(gateway, int(epoch), cast(Kind, kind), int(first), int(last))
+        return SpoolSpan(gateway, int(epoch), kind, int(first), int(last))
 
     def about(self) -> Mapping[str, Any]:
         """The reason, with the number of rows. Raises OSError and ValueError where it cannot be read. Blocking, as what follows."""
@@ -157,9 +157,7 @@ async def redeliver(
     return {"sink": sink, "files": files, "rows": rows}
 
 
-def _ask(
-    directory: Path, sink: str | None, known: frozenset[str], since_us: int | None, until_us: int | None
-) -> tuple[int, int]:
+def _ask(directory: Path, sink: str | None, known: frozenset[str], since_us: int | None, until_us: int | None) -> tuple[int, int]:
     files = rows = 0
     for grave in graves(directory, sink):
         refused_us = round(grave.path.stat().st_mtime * 1e6)

@@ -75,7 +75,9 @@ class GatewayMetrics(Collector):
         )
         resent = CounterMetricFamily("genba_sink_resent_rows", "Rows delivered once more on request", labels=["sink", "kind"])
         sink_up = GaugeMetricFamily("genba_sink_up", "1 while the sink is connected", labels=["sink"])
-        circuit = GaugeMetricFamily("genba_sink_circuit", "1 for the state of the sink's circuit breaker", labels=["sink", "circuit"])
+        circuit = GaugeMetricFamily(
+            "genba_sink_circuit", "1 for the state of the sink's circuit breaker", labels=["sink", "circuit"]
+        )
         paused = GaugeMetricFamily("genba_sink_paused", "1 while somebody has paused the sink", labels=["sink"])
         age = GaugeMetricFamily("genba_spool_oldest_row_age_seconds", "Age of the oldest undelivered row", labels=["sink"])
         for delivery in p.deliveries:

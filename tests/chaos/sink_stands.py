@@ -163,9 +163,7 @@ async def _mqtt(folder: Path, stack: AsyncExitStack) -> Stand:
         given = {"endpoint": f"mqtt://127.0.0.1:{proxy.port}", "timeout": "2s", "keep_alive": "5s"}
         return mqtt.PLUGIN.build(MqttConfig.model_validate(given), context)
 
-    return Stand(
-        "mqtt", "mqtt", False, build, lambda kind: _listened(listener, kind), _broker_faults(broker, proxy, listener)
-    )
+    return Stand("mqtt", "mqtt", False, build, lambda kind: _listened(listener, kind), _broker_faults(broker, proxy, listener))
 
 
 async def _iot_core(folder: Path, stack: AsyncExitStack) -> Stand:
@@ -189,7 +187,12 @@ async def _broker(folder: Path, stack: AsyncExitStack, *, tls: bool) -> tuple[Br
     stack.callback(started.close)
     broker = await asyncio.to_thread(lambda: mosquitto_in(started)(tls=tls))
     file = broker.folder / "mosquitto.conf"
-    limits = ["max_inflight_messages 0", "max_queued_messages 0", "set_tcp_nodelay true", *(["require_certificate true"] if tls else [])]
+    limits = [
+        "max_inflight_messages 0",
+        "max_queued_messages 0",
+        "set_tcp_nodelay true",
+        *(["require_certificate true"] if tls else []),
+    ]
     file.write_text(file.read_text() + "\n".join(limits) + "\n")
     await asyncio.to_thread(broker.restart)
     listener = Listener(broker.port)
@@ -292,8 +295,7 @@ async def _s3(folder: Path, stack: AsyncExitStack) -> Stand:
         return lake_sink.PLUGIN.build(ParquetConfig.model_validate(given), context)
 
     def rows(kind: Kind) -> list[Row]:
-        keys = [key for key in bucket.keys() if key.startswith(f"genba/{kind}/")]
-        return _files(kind, [(key, bucket.get(key)) for key in keys])
+        return _files(kind, [(key, bucket.get(key)) for key, _ in bucket.written(kind)])
 
     def planned(name: str, like: str, *faults: aws_rig.Fault) -> Fault:
         async def begin() -> None:

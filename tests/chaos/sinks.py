@@ -26,7 +26,7 @@ from gateway.clock import WallClock
 from gateway.delivery import Delivery
 from gateway.router import Router
 from gateway.spool import Spool
-from schemas.errors import Busy, GenbaError
+from schemas.errors import GenbaError
 from schemas.kinds import Kind
 from schemas.span import Command, SpoolSpan
 from tests.chaos.day.stands import CREDENTIALS
@@ -226,7 +226,9 @@ def compare(run: Run, name: str, kind: Kind, found: Sequence[Row]) -> None:
         run.wrong(f"{name}, {kind}: {lost} rows are missing, {twice} are there twice")
     if set(numbers) - set(range(run.spool.durable(kind))):
         run.wrong(f"{name}, {kind}: rows that never were")
-    if any(tag != TAGS[number % len(TAGS)].path or (kind == "telemetry" and value != number * 0.5) for number, tag, value in found):
+    if any(
+        tag != TAGS[number % len(TAGS)].path or (kind == "telemetry" and value != number * 0.5) for number, tag, value in found
+    ):
         run.wrong(f"{name}, {kind}: other values than were put")
     first: dict[str, dict[int, None]] = defaultdict(dict)
     for number, tag, _ in found:
@@ -276,7 +278,7 @@ async def play(
             await spool.flush()
             for delivery in run.deliveries.values():
                 delivery.finish()
-            done, late = await asyncio.wait(tasks, timeout=2 * GIVEN_UP_S)
+            _, late = await asyncio.wait(tasks, timeout=2 * GIVEN_UP_S)
             if late:
                 run.wrong(f"{len(late)} sinks do not end")
             run.accounts()
@@ -324,7 +326,7 @@ def weather(rounds: int, most: int | None, single: Sequence[str] = ("away", "slo
 
 async def calm(run: Run) -> None:
     """Nothing happens but rows."""
-    await waited(lambda: all(row > 150 for row in (run.spool.durable("telemetry"),)), GIVEN_UP_S)
+    await waited(lambda: run.spool.durable("telemetry") > 150, GIVEN_UP_S)
     await asyncio.sleep(2.5)
 
 

@@ -31,6 +31,10 @@ async def refused(rig, sink, *, rows=None):
     return await rig.delivery(sink)
 
 
+async def buried(rig):
+    return await asyncio.to_thread(graves, rig.dead_letters)
+
+
 async def test_on_a_live_gateway_they_are_delivered_and_count_as_delivered(rig):
     sink = ScriptedSink()
     delivery = await refused(rig, sink, rows=[1, 3])
@@ -42,7 +46,7 @@ async def test_on_a_live_gateway_they_are_delivered_and_count_as_delivered(rig):
         await until(lambda: rig.account().dead_lettered == 0)
     assert sink.taken == [("telemetry", 0, 4, [1, 3])]
     assert (rig.account().delivered, rig.account().spooled) == (5, 0)
-    assert list((rig.dead_letters / "lake").iterdir()) == []
+    assert await asyncio.to_thread(lambda: list((rig.dead_letters / "lake").iterdir())) == []
 
 
 async def test_what_is_asked_of_a_dead_gateway_is_done_after_its_next_start(open_spool, rig, tmp_path, manual_clock):
@@ -77,12 +81,12 @@ async def test_what_is_refused_again_is_a_dead_letter_again_and_only_that(rig):
     async with running(delivery):
         await until(lambda: rig.account().delivered == 4)
         await until(lambda: rig.account().dead_lettered == 1)
-        [grave] = await asyncio.to_thread(graves, rig.dead_letters)
+        [grave] = await buried(rig)
         about = await asyncio.to_thread(grave.about)
         assert (about["reason"], about["rows"], await asyncio.to_thread(grave.asked)) == ("still too long", 1, False)
         await redeliver(rig.spool)
         await until(lambda: rig.account().delivered == 5)
-    assert graves(rig.dead_letters) == []
+    assert await buried(rig) == []
 
 
 async def test_a_crash_behind_the_write_leaves_no_row_twice_in_a_sink_that_holds_each_once(rig):
@@ -101,7 +105,7 @@ async def test_a_crash_behind_the_write_leaves_no_row_twice_in_a_sink_that_holds
     async with running(await rig.delivery(sink)):
         await until(lambda: rig.account().delivered == 5)
     assert sink.taken == []
-    assert graves(rig.dead_letters) == []
+    assert await buried(rig) == []
 
 
 async def test_a_file_that_is_there_without_them_and_a_broken_one_stay_and_are_told(rig):
@@ -115,7 +119,7 @@ async def test_a_file_that_is_there_without_them_and_a_broken_one_stay_and_are_t
     async with running(delivery):
         await until(lambda: rig.events().count("resend_failed") == 2)
     assert await asyncio.to_thread(asked, rig.dead_letters, "lake") == []
-    assert len(graves(rig.dead_letters)) == 2
+    assert len(await buried(rig)) == 2
     assert (rig.account().dead_lettered, rig.account().delivered, sink.taken) == (1, 4, [])
 
 
@@ -123,8 +127,8 @@ async def test_only_those_of_a_sink_and_a_time_are_delivered_and_others_are_name
     await refused(rig, ScriptedSink())
     with pytest.raises(ConfigError, match="no sink 'lak' is known"):
         await redeliver(rig.spool, "lak")
-    [grave] = graves(rig.dead_letters)
-    refused_us = round(grave.path.stat().st_mtime * 1e6)
+    [grave] = await buried(rig)
+    refused_us = round((await asyncio.to_thread(grave.path.stat)).st_mtime * 1e6)
     for since, until_us in ((refused_us + 1, None), (None, refused_us)):
         with pytest.raises(ConfigError, match="no dead letters of these"):
             await redeliver(rig.spool, since_us=since, until_us=until_us)

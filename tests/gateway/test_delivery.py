@@ -462,7 +462,9 @@ async def test_the_circuit_opens_lets_one_probe_through_and_closes_when_that_wor
         await look()
         raise NotConnected("reset")
 
-    sink = ScriptedSink(policy=BatchPolicy(max_rows=10), on_connect=[None, look, look, look], on_write=[fail, fail, fail, look, look])
+    sink = ScriptedSink(
+        policy=BatchPolicy(max_rows=10), on_connect=[None, look, look, look], on_write=[fail, fail, fail, look, look]
+    )
     delivery = await rig.delivery(sink)
     await rig.put(40)
     pause = delivery._pause
@@ -579,7 +581,15 @@ async def test_rows_refused_for_good_are_dead_letters_and_the_others_are_deliver
     assert found.column("value").to_pylist() == [1.0, 3.0]
     assert found.schema.metadata[b"genba.kind"] == b"telemetry"
     reason = json.loads(file.with_suffix(".json").read_text())
-    assert reason == {"sink": "lake", "kind": "telemetry", "first": 0, "last": 4, "rows": 2, "reason": "value out of range", "whole": False}
+    assert reason == {
+        "sink": "lake",
+        "kind": "telemetry",
+        "first": 0,
+        "last": 4,
+        "rows": 2,
+        "reason": "value out of range",
+        "whole": False,
+    }
     assert sorted(path.suffix for path in (rig.dead_letters / "lake").iterdir()) == [".arrow", ".json"]
 
 
