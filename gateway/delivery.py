@@ -24,7 +24,7 @@ from schemas.span import SpoolSpan
 
 from .backoff import Backoff
 from .dead_letters import Grave, asked, bury
-from .pace import Pace
+from .pace import Overtaking, Pace
 from .resending import Resends
 from .router import Router, total_rows
 from .spool import Cut, Resend, Spool
@@ -34,6 +34,8 @@ Circuit = Literal["closed", "open", "half_open"]
 """`open`: nothing is sent until the back-off is over. `half_open`: one probe is under way, a connection and then the write that failed, where
 one did; it closes the circuit, or opens it again. A service that says it is busy is there: that is no matter of the circuit."""
 CIRCUITS: Final[tuple[Circuit, ...]] = get_args(Circuit)
+_AT_ONCE_S: Final = 1.0
+"""A sink that lets alerts wait longer than this does not mind if a write of bulk takes long."""
 Report = Callable[[str, str, str], Awaitable[None]]
 """(event, severity, message): writes an event row about this sink."""
 
@@ -67,7 +69,9 @@ class Delivery:
         self._sink, self._spool, self._router, self._clock = sink, spool, router, clock
         self._backoff = Backoff(rng, first_s=0.25, max_s=5.0)
         self._pace = Pace(rng, max_rows_per_s)
-        self._resends = Resends(name, sink, self.kinds, spool, self._pace)
+        at_once = "alert" in self.kinds and sink.policy("alert").max_age_s <= _AT_ONCE_S
+        self._overtaking = Overtaking(alerts=at_once)
+        self._resends = Resends(name, sink, self.kinds, spool, self._pace, self._overtaking)
         self._dead_letters, self._report, self._log = dead_letters, report, log.bind(sink=name)
         self._waiting: dict[Kind, float] = {}  # loop time at which the oldest undelivered row of a kind was noticed
         self.paused = False
@@ -236,7 +240,7 @@ class Delivery:
             if (
                 self._finishing.is_set()
                 or due_in <= 0
-                or available >= min(policy.max_rows, self._enough[kind])
+                or available >= min(self._overtaking.most(kind, policy.max_rows), self._enough[kind])
                 or cursor.acked < self._due[kind]
             ):
                 due_in = pause
@@ -323,16 +327,17 @@ class Delivery:
     async def _cut_and_write(self, kind: Kind) -> None:
         cursor = self._spool.ledger.cursor(kind, self.name)
         policy = self._sink.policy(kind)
+        most = self._overtaking.most(kind, policy.max_rows)
         cut = cursor.cut
         if cut is None:
             end, rewritten = self._spool.durable(kind), self._spool.rewritten(kind)
-            read = await self._spool.read(kind, cursor.acked, max_rows=policy.max_rows, max_bytes=policy.max_bytes, last=end - 1)
+            read = await self._spool.read(kind, cursor.acked, max_rows=most, max_bytes=policy.max_bytes, last=end - 1)
             if not read:
                 # Rows that are durable and not readable were quarantined: they are lost to this sink, and counted.
                 await self._spool.skip_missing(kind, self.name)
                 return
             cut = Cut(first=cursor.acked, last=read[-1][0] + read[-1][1].num_rows - 1)
-            self._learn(kind, cut, end, policy.max_rows)
+            self._learn(kind, cut, end, most)
             try:
                 if self._spool.rewritten(kind) != rewritten:
                     return  # what was read has become windows meanwhile, and a repeated read would give these
@@ -373,9 +378,10 @@ class Delivery:
 
     async def _write(self, batches: list[pa.RecordBatch], span: SpoolSpan) -> int:
         """Write once; returns how many rows were dead-lettered. Raises Busy and NotConnected: then the same rows are due again."""
-        rows = total_rows(batches)
+        rows, began = total_rows(batches), asyncio.get_running_loop().time()
         try:
             await self._sink.write(batches, span)
+            self._overtaking.took(span.kind, rows, asyncio.get_running_loop().time() - began)
         except (NotConnected, ConfigError):
             self._failed_write = True
             raise

@@ -449,6 +449,36 @@ async def test_a_spool_that_has_ended_is_an_error_not_a_busy_loop(rig):
         await asyncio.wait_for(task, 2)
 
 
+# Alerts behind bulk that is under way
+
+
+async def test_one_write_of_bulk_is_short_on_a_slow_line_so_that_an_alert_overtakes_the_rest(rig):
+    sink = ScriptedSink(policy=BatchPolicy(max_rows=1000))
+
+    async def slow():
+        await asyncio.sleep(len(sink.tried[-1][3]) * 0.005)
+
+    sink.on_write = [slow] * 1000
+    delivery = await rig.delivery(sink, kinds=("telemetry", "alert"))
+    await rig.put(900)
+    async with running(delivery):
+        await until(lambda: len(sink.rows()) >= 300)
+        await rig.put(1, kind="alert")
+        await until(lambda: sink.rows("alert") == [0])
+        assert len(sink.rows()) < 900
+    assert sink.rows() == list(range(len(sink.rows())))
+    assert max(len(numbers) for _, _, _, numbers in sink.tried) <= 410
+
+
+@pytest.mark.parametrize(("kinds", "age_s"), [(("telemetry",), 0.0), (("telemetry", "alert"), 60.0)])
+async def test_where_no_alert_has_to_hurry_the_policy_alone_cuts(rig, kinds, age_s):
+    sink = ScriptedSink(policy=BatchPolicy(max_rows=1000, max_age_s=age_s))
+    delivery = await rig.delivery(sink, kinds=kinds)
+    await rig.put(1500)
+    await finished(delivery)
+    assert [(first, last) for _, first, last, _ in sink.taken] == [(0, 999), (1000, 1499)]
+
+
 # The circuit breaker
 
 
