@@ -78,7 +78,7 @@ class TrendToLimit(PerTagModel):
         self._name, self._within = context.name, config.within.s
         self._spacing_us = config.window.us / _PER_WINDOW
         self._constant, self._reach = config.window.s / _CONSTANTS_PER_WINDOW, config.window.s * _REACH
-        self._alpha = 1.0 - config.confidence
+        self._confidence, self._few = config.confidence, ceil(1.0 / (1.0 - config.confidence) - 1e-9) * 2 - 1
         self._limits = np.array([_limits(config, tag) for tag in context.tags]).reshape(n, 4)
         self._news: list[tuple[Index, Times, Floats, Floats, Floats]] = []
 
@@ -149,25 +149,25 @@ class TrendToLimit(PerTagModel):
         s["score"][:] = 0.0
         able = np.flatnonzero(np.isfinite(foretold) & (foretold <= self._reach))
         for chunk in (able[k : k + _CHUNK] for k in range(0, len(able), _CHUNK)):
-            ratios, n = self._record(s, chunk, foretold[chunk])
-            s["score"][chunk] = (ratios * foretold[chunk, None] <= self._within).sum(axis=1) / (n + 1.0)
-            enough = n >= ceil(2.0 / self._alpha) - 1
-            which = np.flatnonzero(enough)
-            count, row = n[which], foretold[chunk[which]]
-            first = np.floor((count + 1) * self._alpha / 2).astype(np.intp) - 1
-            last = np.ceil((count + 1) * (1.0 - self._alpha / 2)).astype(np.intp) - 1
-            for target, place in ((low, first), (high, last), (expected, count // 2)):
-                found = ratios[which, place] * row
-                target[chunk[which]] = np.where(np.isfinite(found), found, np.nan)
+            errors, n = self._record(s, chunk, foretold[chunk])
+            soon = np.log(np.maximum(self._within, 1e-9) / foretold[chunk])[:, None]  # how far the truth must be off, in ln
+            beyond = (errors > np.abs(soon)).sum(axis=1) / 2.0  # half of the errors go either way
+            inside = (n - beyond) / (n + 1.0)
+            s["score"][chunk] = np.where(soon[:, 0] > 0, inside, beyond / (n + 1.0))
+            which = np.flatnonzero(n >= self._few)
+            place = np.minimum(np.ceil((n[which] + 1) * self._confidence).astype(np.intp), n[which]) - 1
+            factor = np.exp(errors[which, place])
+            row, at = foretold[chunk[which]], chunk[which]
+            expected[at], low[at], high[at] = row, row / factor, np.where(np.isfinite(factor), row * factor, np.nan)
         known = np.isfinite(expected) & ready
         told = np.flatnonzero(known | (s["known"] == 1.0))
         s["known"][:] = known
         return told, *(np.where(known, one, np.nan)[told] for one in (expected, low, high))
 
     def _record(self, s: dict[str, Floats], at: Index, foretold: Floats) -> tuple[Floats, Index]:
-        """True over foretold times of past forecasts, sorted, inf behind the n there are: float64[m, …], n of each row.
+        """|ln(true/foretold time)| of past forecasts, sorted, inf behind the n there are: float64[m, …], n of each row.
 
-        Never reached is inf too: it counts as a forecast that came too early.
+        Never reached is inf too.
         """
         times, levels, slopes = (s[name][at] for name in ("times", "levels", "slopes"))
         sign = np.sign(slopes[:, -1:])
@@ -176,9 +176,11 @@ class TrendToLimit(PerTagModel):
         usable = (lag >= wanted / 2.0) & (lag <= wanted * 1.5) & (lag > 0) & (np.sign(slopes) == sign)[:, :, None]
         usable &= ~np.isnan(levels)[:, None, :]
         needed = (levels[:, None, :] - levels[:, :, None]) / slopes[:, :, None]
-        ratio = np.where(needed > 0, lag / needed, np.inf)
-        found = np.sort(np.where(usable, ratio, np.nan).reshape(len(at), -1), axis=1)  # NaN goes last
-        n: Index = usable.reshape(len(at), -1).sum(axis=1)
+        with np.errstate(all="ignore"):
+            error = np.where(needed > 0, np.abs(np.log(lag / needed)), np.inf)
+        m = len(at)
+        found = np.sort(np.where(usable, error, np.nan).reshape(m, -1), axis=1)  # NaN goes last
+        n = usable.reshape(m, -1).sum(axis=1).astype(np.intp)
         return np.where(np.isnan(found), np.inf, found), n
 
     def _health(self, readings: Readings) -> pa.RecordBatch | None:
