@@ -397,7 +397,7 @@ def described(scratch: Path) -> list[Figure]:
     )  # fmt: skip
     store = LocalStore(scratch / "described", "gw-1")
     store.open()
-    table = TagTable(tags, enterprise="acme", site="osaka", gateway="gw-1")
+    table = TagTable(tags, enterprise="acme", site="osaka", gateway="gw-1", sink="lake")
     made = seconds(lambda: table.load(store))
     renewed = statistics.median(seconds(lambda: table.write(store)) for _ in range(5))
     return [

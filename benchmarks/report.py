@@ -55,9 +55,14 @@ def publish(figures: Sequence[Figure], options: argparse.Namespace) -> None:
 
 
 def interleaved(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """The median result of each contestant, all measured in turn so that a drifting machine hurts them alike."""
+    """The median result of each contestant, all measured in turn so that a drifting machine hurts them alike.
+
+    Each round begins with another one: what one leaves behind for the disk to do hurts all that follow it alike, too.
+    """
     seen: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, measure in contestants.items():
-            seen[name].append(measure())
+    names = list(contestants)
+    for turn in range(rounds):
+        at = turn % len(names)
+        for name in (*names[at:], *names[:at]):
+            seen[name].append(contestants[name]())
     return {name: statistics.median(results) for name, results in seen.items()}

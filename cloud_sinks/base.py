@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
 from schemas.clock import Clock
 from schemas.span import Command, SpoolSpan
 from schemas.tags import TagDirectory
-from schemas.values import Strict
+from schemas.values import Rate, Strict
 
 if TYPE_CHECKING:  # Arrow, and the log with its console, are not needed to read a configuration
     import pyarrow as pa
@@ -25,6 +25,14 @@ class SinkConfig(Strict):
     """One entry below `sinks:`. Each sink adds its own options."""
 
     kind: str = Field(description="The service.")
+    from_: Literal["tail", "oldest"] = Field(
+        "tail", alias="from", description="Where a new sink begins: at the next row, or at the oldest that the spool holds."
+    )
+    max_rate: Rate | None = Field(
+        None,
+        description="Rows that are delivered at most, on average, so that a backlog leaves room on the line; alerts never wait for it.",
+        examples=["2000/s"],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,15 @@ class Sink(Protocol):
 
     async def aclose(self) -> None:
         """Let go of everything. Idempotent, legal before `connect`."""
+        ...
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """A sink that holds every row exactly once and can say which it has: what it is given once more is only what it has not."""
+
+    async def holds(self, span: SpoolSpan) -> Sequence[tuple[int, int]]:
+        """Spans (first, last) of its writes that touch rows of `span`, in row order. Raises NotConnected or ConfigError."""
         ...
 
 

@@ -35,7 +35,7 @@ Index = npt.NDArray[np.intp]
 
 VERSION: Final = 1
 """Of the definitions below: files of another version are made anew."""
-ROWS: Final = 8_000_000
+ROWS: Final = 2_000_000
 """Readings that are held in memory at a time; a tag that has more on one date is held whole."""
 DONE: Final = pa.schema([("path", pa.string()), ("rows", pa.int64()), ("made", pa.int64())])
 GAPS: Final = pa.schema([("tag", pa.string()), ("time", TIME), ("end", TIME)])

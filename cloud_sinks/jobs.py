@@ -29,6 +29,7 @@ from schemas.tags import Tag
 from .aws import AwsConfig
 from .lake import _described, _files
 from .parquet.publish import publish
+from .parquet.remote import Unheard
 from .parquet.rows import Names, parts
 from .parquet.shelf import Shelf, shelf_of
 from .places import Access, Place, place_of
@@ -75,7 +76,7 @@ class Lake:
 
     def _shelf(self) -> Shelf:
         aws = AwsConfig(region=self.region, endpoint=self.endpoint, profile=self.profile)
-        return shelf_of(self.location, aws, log=_Quiet())  # type: ignore[arg-type]
+        return shelf_of(self.location, aws, log=Unheard())  # type: ignore[arg-type]
 
     def files(
         self, kind: Kind, sites: Iterable[str] | None = None, start: datetime | None = None, end: datetime | None = None
@@ -95,13 +96,6 @@ class Lake:
             return
         with closing(self._shelf()) as shelf, shelf.reader(path) as file:
             yield file
-
-
-class _Quiet:
-    """What the store says of a service without conditional writes; on an executor nobody listens."""
-
-    def warning(self, *_: object, **__: object) -> None:
-        return
 
 
 @dataclass(frozen=True)

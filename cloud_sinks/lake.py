@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from schemas.asset import matches_any
-from schemas.lake import COLUMNS, TAGS_COLUMNS, Column, LakeFile
+from schemas.lake import COLUMNS, SINK, TAGS_COLUMNS, Column, LakeFile, tags_path
 from schemas.manifest import MANIFEST, Manifest, current, lake_files, sources_of
 
 from .moments import Moment, at_us, instant, span_us, us_of
@@ -116,7 +116,7 @@ def gaps(
     start: Moment | None = None,
     end: Moment | None = None,
     sites: str | Sequence[str] | None = None,
-    sink: str = "lake",
+    sink: str | None = None,
     region: str | None = None,
     endpoint: str | None = None,
     profile: str | None = None,
@@ -124,7 +124,9 @@ def gaps(
     """The intervals in which readings may be missing: GAPS(tag, time, end, cause, source), a row per tag, ordered; they may overlap.
 
     A gap of a whole adapter, or of the spool, is there for each of its tags in the data dictionary. What was dropped on the way
-    to a sink counts only where that is `sink`, the name that writes this lake. Gaps are looked for that began up to 31 days
+    to a sink counts only where that is `sink`; without it, where that is the sink which writes this lake, as each gateway's data
+    dictionary says (`lake` where it says nothing). Readings that were thinned out into windows, and rows of other kinds than readings, are
+    none of these. Gaps are looked for that began up to 31 days
     before `start`. Everything else as for `scan`.
     """
     import polars as pl
@@ -133,10 +135,15 @@ def gaps(
     since, until = instant(start, "start"), instant(end, "end")
     looked = None if since is None else max(since, datetime.min.replace(tzinfo=UTC) + _GAP_AT_MOST) - _GAP_AT_MOST
     rows = scan(location, kind="gap", start=looked, end=until, sites=sites, **access)
-    rows = rows.filter(pl.col("sink").is_null() | (pl.col("sink") == sink))
+    rows = rows.filter(
+        pl.col("cause").ne_missing("downsampled"), ~pl.col("source").str.starts_with("spool.").fill_null(value=False)
+    )
     if since is not None:
         rows = rows.filter(pl.col("end") > since)
-    found = rows.select("tag", "time", "end", "cause", "source", "gateway", "site").collect()
+    found = rows.select("tag", "time", "end", "cause", "source", "sink", "gateway", "site").collect()
+    if found["sink"].null_count() < found.height:
+        found = found.filter(pl.col("sink").is_null() | (pl.col("sink") == _writer(place_of(location, **access), found, sink)))
+    found = found.drop("sink")
     whole = found.filter(pl.col("tag").is_null()).drop("tag")
     own = found.filter(pl.col("tag").is_not_null()).drop("gateway", "site")
     patterns = None if tags is None else [tags] if isinstance(tags, str) else list(tags)
@@ -166,7 +173,7 @@ def pivot(
     uncertain: bool = False,
     coverage: float = 0.0,
     sites: str | Sequence[str] | None = None,
-    sink: str = "lake",
+    sink: str | None = None,
     region: str | None = None,
     endpoint: str | None = None,
     profile: str | None = None,
@@ -254,6 +261,23 @@ def _tags(place: Place, wanted: set[str] | None) -> pl.DataFrame:
     if not frames:
         return pl.DataFrame(schema={**schema, "site": pl.String()})
     return pl.concat(frames).sort("tag", "valid_from", nulls_last=False)
+
+
+def _writer(place: Place, found: pl.DataFrame, sink: str | None) -> pl.Expr:
+    """The name of the sink that writes the lake, for each row: the one given, or what the gateway's data dictionary says."""
+    import polars as pl
+
+    if sink is not None:
+        return pl.lit(sink)
+    options = None if place.options is None else dict(place.options)
+    present = set(found.select("site", "gateway").unique().iter_rows())
+    named = pl.lit("lake")
+    for site, gateway in _described(place):
+        if (unquote(site), gateway) in present:
+            about = pl.read_parquet_metadata(place.address(tags_path(site, gateway)), storage_options=options)
+            mine = (pl.col("site") == unquote(site)) & (pl.col("gateway") == gateway)
+            named = pl.when(mine).then(pl.lit(about.get(SINK, "lake"))).otherwise(named)
+    return named
 
 
 def _schema(columns: Iterable[Column]) -> dict[str, pl.DataType]:

@@ -160,7 +160,9 @@ class GapMessage(Message):
     tag: str | None = Field(None, description="Full path of the tag; absent for all of the source.")
     source: str | None = Field(None, description="Adapter, or `spool`.")
     sink: str | None = Field(None, description="Absent: the data never arrived; a name: dropped before that sink had it.")
-    cause: str = Field(description="not_connected, gateway_stopped, overflow, dropped, quarantined, overrun or lost.")
+    cause: str = Field(
+        description="not_connected, gateway_stopped, replanned, overflow, dropped, downsampled, requested, quarantined, overrun or lost."
+    )
     rows: int | None = Field(None, description="Rows given up, where known.")
 
 

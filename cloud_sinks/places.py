@@ -97,11 +97,15 @@ class Bucket:
         self._bucket, _, prefix = location.removeprefix("s3://").strip("/").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         session = boto3.Session(profile_name=profile, region_name=region)
+        if session.region_name is None:  # polars and the other SDKs know this name, boto3 does not
+            session = boto3.Session(profile_name=profile, region_name=os.environ.get("AWS_REGION"))
         found = session.get_credentials()
         if found is None:
             raise ValueError(f"{location}: no AWS credentials were found; set AWS_ACCESS_KEY_ID …, or name a profile")
         if session.region_name is None:
-            raise ValueError(f"{location}: no region is known; give region=, for instance ap-northeast-1")
+            raise ValueError(
+                f"{location}: no region is known; give region= (--region), or set AWS_REGION, for instance ap-northeast-1"
+            )
         self._s3: BaseClient = session.client(
             "s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path" if endpoint else "auto"})
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -32,9 +32,17 @@ class Pending:
 class Absences:
     """The absences of all adapters of one gateway. Made by `open`."""
 
-    def __init__(self, path: Path, storage: Storage, found: dict[str, Pending], log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(
+        self,
+        path: Path,
+        storage: Storage,
+        found: dict[str, Pending],
+        durable_gaps: Callable[[], int],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
         """For `open`."""
         self._path, self._storage, self._log = path, storage, log
+        self._durable_gaps = durable_gaps
         self._pending = found
         self._version = self._saved = 0
         self._saving = asyncio.Lock()
@@ -47,25 +55,25 @@ class Absences:
         adapters: Iterable[str],
         *,
         last_seen_us: int | None,
-        durable_gaps: int,
+        durable_gaps: Callable[[], int],
         log: structlog.stdlib.BoundLogger,
         storage: Storage | None = None,
     ) -> Absences:
         """What is pending in `directory`, durable when it returns. An adapter that was not away is so since the gateway ended, `last_seen_us`.
 
-        `durable_gaps` is the first number of a gap row that is not durable: an absence that was told by a row from there on was not. A damaged
-        file costs the beginnings that it held.
+        `durable_gaps` asks for the first number of a gap row that is not durable: an absence that was told by a row from there on was not. A
+        damaged file costs the beginnings that it held.
         """
         disk, path = storage or DiskStorage(), directory / _NAME
         before = await asyncio.to_thread(_read, path, disk)
         found = {}
         for name in adapters:
             known = before.get(name)
-            if known is not None and (known.told is None or known.told >= durable_gaps):
+            if known is not None and (known.told is None or known.told >= durable_gaps()):
                 found[name] = replace(known, told=None)
             elif last_seen_us is not None:
                 found[name] = Pending(last_seen_us, "gateway_stopped")
-        made = cls(path, disk, found, log)
+        made = cls(path, disk, found, durable_gaps, log)
         if found != before:
             await made._save()
         return made
@@ -78,6 +86,13 @@ class Absences:
         """Its absence, None while it is there."""
         found = self._pending.get(adapter)
         return found if found is not None and found.told is None else None
+
+    async def begin(self, adapter: str, since_us: int, cause: str) -> None:
+        """See `Absence`. One before it whose gap row is not durable yet goes on: should the gateway die now, that row was never there."""
+        before = self._pending.get(adapter)
+        if before is not None and before.told is not None and before.told >= self._durable_gaps():
+            since_us, cause = before.since_us, before.cause
+        await self.note(adapter, Pending(since_us, cause))
 
     async def note(self, adapter: str, pending: Pending | None) -> None:
         """Remember it, durable when it returns, unless the disk does not take it: then it holds until the gateway ends."""
@@ -121,7 +136,7 @@ class Absence:
 
     async def begin(self, since_us: int, cause: str) -> None:
         """Nothing has been heard since then."""
-        await self._absences.note(self._adapter, Pending(since_us, cause))
+        await self._absences.begin(self._adapter, since_us, cause)
 
     async def told(self, gap_row: int | None) -> None:
         """It is over, and the gap row with this number says so; None where there was nothing to say."""

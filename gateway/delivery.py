@@ -8,16 +8,12 @@ dead-lettered, per kind and sink, at every moment.
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
 
 from cloud_sinks.base import Sink
@@ -27,15 +23,15 @@ from schemas.kinds import PRIORITY, Kind, with_seq
 from schemas.span import SpoolSpan
 
 from .backoff import Backoff
+from .dead_letters import bury
+from .pace import Pace
+from .resending import Resends
 from .router import Router, total_rows
-from .spool import Cut, Spool
+from .spool import Cut, Resend, Spool
 
 State = Literal["starting", "up", "down", "misconfigured"]
 Report = Callable[[str, str, str], Awaitable[None]]
 """(event, severity, message): writes an event row about this sink."""
-
-
-_LEAST_WAIT_S: Final = 0.05  # of a sink that says it is busy and names no time
 
 
 class Delivery:
@@ -54,7 +50,9 @@ class Delivery:
         dead_letters: Path,
         report: Report,
         log: structlog.stdlib.BoundLogger,
+        max_rows_per_s: float | None = None,
     ) -> None:
+        """`max_rows_per_s` bounds how many rows are delivered on average; alerts count, and never wait for it."""
         self.name = name
         self.state: State = "starting"
         self.error = ""
@@ -63,6 +61,8 @@ class Delivery:
         self.kinds: tuple[Kind, ...] = tuple(kind for kind in PRIORITY if kind in kinds)
         self._sink, self._spool, self._router, self._clock = sink, spool, router, clock
         self._backoff = Backoff(rng, first_s=0.25, max_s=5.0)
+        self._pace = Pace(rng, max_rows_per_s)
+        self._resends = Resends(name, sink, self.kinds, spool, self._pace)
         self._dead_letters, self._report, self._log = dead_letters, report, log.bind(sink=name)
         self._waiting: dict[Kind, float] = {}  # loop time at which the oldest undelivered row of a kind was noticed
         self.paused = False
@@ -143,14 +143,17 @@ class Delivery:
                 seen = self._spool.progress
                 kind, due_in_s = (None, None) if self.paused else self._next()
                 if kind is not None:
-                    with suppress(_Paused):
-                        await self._cut_and_write(kind)
-                elif self._finishing.is_set():
+                    await self._cut_and_write(kind)
+                elif self._finishing.is_set() and due_in_s is None:
                     return
                 elif self.paused:
                     await self._wait_paused(lost)
+                elif (resend := self._resends.due()) is not None:
+                    await self._once_more(resend)
+                elif self._finishing.is_set():
+                    await asyncio.sleep(due_in_s or 0.0)
                 else:
-                    await self._wait(seen, due_in_s, lost)
+                    await self._wait(seen, self._resends.soonest(due_in_s), lost)
                 if lost.done():
                     raise NotConnected("the connection was lost")
         finally:
@@ -180,13 +183,17 @@ class Delivery:
             await _cancel(released, finishing)
 
     def _next(self) -> tuple[Kind | None, float | None]:
-        """The kind to deliver now, or none and the seconds until one falls due."""
+        """The kind to deliver now, or none and the seconds until one falls due. A kind that has to wait holds no other back."""
         now = asyncio.get_running_loop().time()
         soonest: float | None = None
         for kind in self.kinds:
             cursor = self._spool.ledger.cursor(kind, self.name)
+            pause = self._pace.pause_s(kind)
             if cursor.cut is not None:
-                return kind, 0.0
+                if pause <= 0:
+                    return kind, 0.0
+                soonest = pause if soonest is None else min(soonest, pause)
+                continue
             available = self._spool.durable(kind) - cursor.acked
             if available <= 0:
                 self._waiting.pop(kind, None)
@@ -201,16 +208,48 @@ class Delivery:
                 or available >= min(policy.max_rows, self._enough[kind])
                 or cursor.acked < self._due[kind]
             ):
-                return kind, 0.0
+                due_in = pause
+                if pause <= 0:
+                    return kind, 0.0
             soonest = due_in if soonest is None else min(soonest, due_in)
         return None, soonest
+
+    async def _once_more(self, resend: Resend) -> None:
+        """One write of a resend."""
+        ledger, kind = self._spool.ledger, resend.kind
+        try:
+            begun = await self._resends.begin(resend)
+            if begun is None:
+                return
+            assert begun.cut is not None
+            read = await self._spool.read(kind, begun.next, max_rows=begun.cut - begun.next + 1, last=begun.cut)
+            selected = self._select(kind, read)
+            dead = await self._write(selected, self._span(kind, begun.next, begun.cut)) if selected else 0
+            ledger.end_resend(begun, begun.cut, total_rows(selected) - dead)
+        except Busy as busy:
+            self._pace.hold(kind, busy)
+        except ConfigError as error:
+            # Not the sink is wrong but what was asked of it: it goes on with what waits.
+            self._log.error("rows cannot be delivered once more", kind=kind, first=resend.next, error=str(error))
+            self._resends.give_up(kind)
+            await self._report(
+                "resend_failed", "warning", f"{kind} rows from {resend.next} on, once more to {self.name}: {error}"
+            )
+
+    def _span(self, kind: Kind, first: int, last: int) -> SpoolSpan:
+        return SpoolSpan(self._spool.gateway, self._spool.epoch, kind, first, last)
+
+    def _select(self, kind: Kind, read: Sequence[tuple[int, pa.RecordBatch]]) -> list[pa.RecordBatch]:
+        """The rows that go to this sink, each with its number."""
+        selected = [self._router.select(kind, self.name, with_seq(batch, first)) for first, batch in read]
+        return [batch for batch in selected if batch.num_rows]
 
     async def _cut_and_write(self, kind: Kind) -> None:
         cursor = self._spool.ledger.cursor(kind, self.name)
         policy = self._sink.policy(kind)
         cut = cursor.cut
         if cut is None:
-            end = self._spool.durable(kind)
+            end, rewritten = self._spool.durable(kind), self._spool.rewritten(kind)
             read = await self._spool.read(kind, cursor.acked, max_rows=policy.max_rows, max_bytes=policy.max_bytes, last=end - 1)
             if not read:
                 # Rows that are durable and not readable were quarantined: they are lost to this sink, and counted.
@@ -219,20 +258,29 @@ class Delivery:
             cut = Cut(first=cursor.acked, last=read[-1][0] + read[-1][1].num_rows - 1)
             self._learn(kind, cut, end, policy.max_rows)
             try:
+                if self._spool.rewritten(kind) != rewritten:
+                    return  # what was read has become windows meanwhile, and a repeated read would give these
                 await self._spool.ledger.begin_cut(kind, self.name, cut.first, cut.last)
-            except Busy:
-                return  # the oldest rows were given up for room meanwhile: cut again from where the sink stands now
+            except Busy as busy:
+                # The oldest rows were given up for room meanwhile, or are being rewritten: cut again from where the sink stands then.
+                await asyncio.sleep(busy.wait_s)
+                return
         else:
             read = await self._spool.read(kind, cut.first, max_rows=cut.last - cut.first + 1, last=cut.last)
         rows = total_rows([batch for _, batch in read])
         missing = cut.last - cut.first + 1 - rows
-        selected = [self._router.select(kind, self.name, with_seq(batch, first)) for first, batch in read]
-        selected = [batch for batch in selected if batch.num_rows]
+        selected = self._select(kind, read)
         delivered = total_rows(selected)
-        span = SpoolSpan(self._spool.gateway, self._spool.epoch, kind, cut.first, cut.last)
+        span = self._span(kind, cut.first, cut.last)
         dead = 0
         if selected:
-            dead = await self._write(selected, span)
+            try:
+                dead = await self._write(selected, span)
+            except Busy as busy:
+                self._pace.hold(kind, busy)  # the cut stays in flight; alerts need not wait for it
+                return
+        if self._spool.ledger.cursor(kind, self.name).cut != cut:
+            return  # a person let this sink do without these rows, or forgot it, while they were under way
         await self._spool.ledger.acknowledge(
             kind, self.name, cut.last, delivered=delivered - dead, filtered=rows - delivered, dead_lettered=dead, dropped=missing
         )
@@ -248,29 +296,27 @@ class Delivery:
             self._enough[kind] = min(most, 2 * self._enough[kind])
 
     async def _write(self, batches: list[pa.RecordBatch], span: SpoolSpan) -> int:
-        """Write until the sink has decided about every row; returns how many were dead-lettered."""
-        while True:
+        """Write once; returns how many rows were dead-lettered. Raises Busy and NotConnected: then the same rows are due again."""
+        rows = total_rows(batches)
+        try:
+            await self._sink.write(batches, span)
+        except Rejected as rejected:
+            self._worked(rows)
             try:
-                await self._sink.write(batches, span)
-            except Busy as busy:
-                await asyncio.sleep(max(_LEAST_WAIT_S, busy.wait_s))
-                if self.paused:
-                    raise _Paused from None  # the cut stays in flight and is written again, the same rows
-                continue
-            except Rejected as rejected:
-                self._backoff.reset()
-                try:
-                    dead = await asyncio.to_thread(bury, self._dead_letters / self.name, batches, span, rejected)
-                except OSError as error:
-                    # Neither taken nor buried: the cut stays in flight, and somebody must know why.
-                    raise NotConnected(f"rejected rows cannot be stored: {error.strerror or error}") from error
-                self._log.error("rows were rejected for good", kind=span.kind, rows=dead, error=rejected.reason)
-                await self._report(
-                    "dead_lettered", "warning", f"{dead} {span.kind} rows rejected by {self.name}: {rejected.reason}"
-                )
-                return dead
-            self._backoff.reset()
-            return 0
+                dead = await asyncio.to_thread(bury, self._dead_letters / self.name, batches, span, rejected)
+            except OSError as error:
+                # Neither taken nor buried: the cut stays in flight, and somebody must know why.
+                raise NotConnected(f"rejected rows cannot be stored: {error.strerror or error}") from error
+            self._log.error("rows were rejected for good", kind=span.kind, rows=dead, error=rejected.reason)
+            await self._report("dead_lettered", "warning", f"{dead} {span.kind} rows rejected by {self.name}: {rejected.reason}")
+            return dead
+        self._worked(rows)
+        return 0
+
+    def _worked(self, rows: int) -> None:
+        """The service answered: it is neither away nor busy."""
+        self._backoff.reset()
+        self._pace.worked(rows)
 
     async def _enter(self, state: State, error: str) -> None:
         before, self.state, self.error = self.state, state, error
@@ -286,10 +332,6 @@ class Delivery:
             await self._report("sink_down" if state == "down" else "sink_misconfigured", "warning", error)
 
 
-class _Paused(Exception):
-    """The sink was paused between two attempts of one write."""
-
-
 async def _until(event: asyncio.Event) -> None:
     await event.wait()
 
@@ -298,40 +340,3 @@ async def _cancel(*futures: asyncio.Future[None]) -> None:
     for future in futures:
         future.cancel()
     await asyncio.gather(*futures, return_exceptions=True)
-
-
-def bury(directory: Path, batches: Sequence[pa.RecordBatch], span: SpoolSpan, rejected: Rejected) -> int:
-    """Write the rejected rows as an Arrow file with the reason beside it, durable when this returns; returns their number.
-
-    Blocking; the files are named after the span, so that burying twice leaves one grave.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    if rejected.rows:
-        wanted = pa.array(sorted(rejected.rows), pa.int64())
-        batches = [batch.filter(pc.is_in(batch.column(batch.num_columns - 1), value_set=wanted)) for batch in batches]
-        batches = [batch for batch in batches if batch.num_rows]
-    rows = total_rows(batches)
-    if not rows:
-        return 0
-    stem = f"{span.kind}-{span.epoch}-{span.first:014d}-{span.last:014d}"
-    with pa.OSFile(str(directory / f"{stem}.arrow.part"), "wb") as file, pa.ipc.new_file(file, batches[0].schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    reason = {
-        "sink": directory.name,
-        "kind": span.kind,
-        "first": span.first,
-        "last": span.last,
-        "rows": rows,
-        "reason": rejected.reason,
-    }
-    (directory / f"{stem}.json").write_text(json.dumps(reason, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    for name in (f"{stem}.arrow.part", f"{stem}.json"):
-        descriptor = os.open(directory / name, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    os.replace(directory / f"{stem}.arrow.part", directory / f"{stem}.arrow")
-    descriptor = os.open(directory, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-    return rows

@@ -83,8 +83,9 @@ def dashboard(pipeline: Pipeline, alerts: Sequence[str], *, title: str) -> Rende
     now = pipeline.clock.now_us()
     behind = pipeline.runner.behind_rows if pipeline.runner else 0
     head = Text(title, style="bold")
+    oldest = max((pipeline.oldest_age_s(delivery) for delivery in pipeline.deliveries), default=0.0)
     foot = Text(
-        f"{pipeline.latest.count:,} readings · {pipeline.spool.bytes_used() / 1e6:.1f} MB in the spool · models {behind:,} rows behind",
+        f"oldest undelivered row {oldest:.0f} s · {pipeline.latest.count:,} readings · {pipeline.spool.bytes_used() / 1e6:.1f} MB in the spool · models {behind:,} rows behind",
         style="dim",
     )
     parts: list[RenderableType] = [head, tag_table(pipeline.tags, pipeline.latest, now), Text(""), sink_table(pipeline), foot]

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from schemas.kinds import KINDS
 
 from .isolation.adapter import UNASKED, IsolatedAdapter
+from .spool.losses import CAUSES
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline
@@ -68,6 +69,10 @@ class GatewayMetrics(Collector):
         yield durable
         rows = CounterMetricFamily("genba_sink_rows", "Rows by what became of them", labels=["sink", "kind", "outcome"])
         waiting = GaugeMetricFamily("genba_spool_rows", "Rows not yet delivered", labels=["sink", "kind"])
+        lost = CounterMetricFamily(
+            "genba_spool_lost_rows", "Rows that a sink was to have and never will, by cause", labels=["sink", "kind", "cause"]
+        )
+        resent = CounterMetricFamily("genba_sink_resent_rows", "Rows delivered once more on request", labels=["sink", "kind"])
         sink_up = GaugeMetricFamily("genba_sink_up", "1 while the sink is connected", labels=["sink"])
         paused = GaugeMetricFamily("genba_sink_paused", "1 while somebody has paused the sink", labels=["sink"])
         age = GaugeMetricFamily("genba_spool_oldest_row_age_seconds", "Age of the oldest undelivered row", labels=["sink"])
@@ -80,9 +85,14 @@ class GatewayMetrics(Collector):
                 waiting.add_metric([delivery.name, kind], account.spooled)
                 for outcome in ("delivered", "filtered", "dropped", "dead_lettered"):
                     rows.add_metric([delivery.name, kind, outcome], getattr(account, outcome))
-        yield from (rows, waiting, sink_up, paused, age)
+                counts = p.spool.ledger.lost(kind, delivery.name)
+                for cause in CAUSES:
+                    lost.add_metric([delivery.name, kind, cause], counts.get(cause, 0))
+                resent.add_metric([delivery.name, kind], p.spool.ledger.resent(kind, delivery.name))
+        yield from (rows, waiting, lost, resent, sink_up, paused, age)
         yield GaugeMetricFamily("genba_spool_size_bytes", "Bytes the spool holds on disk", p.spool.bytes_used())
         yield CounterMetricFamily("genba_spool_written_bytes", "Bytes written to the spool", p.spool.bytes_written)
+        yield CounterMetricFamily("genba_spool_corrupt_records", "Damaged records found since the start", p.spool.corrupt_records)
         if p.runner is not None:
             yield GaugeMetricFamily("genba_model_behind_rows", "Rows that the models have not seen", p.runner.behind_rows)
             yield CounterMetricFamily("genba_alert_rows", "Alert transitions of models and limits", p.runner.alerts)

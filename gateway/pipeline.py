@@ -125,6 +125,7 @@ async def open_pipeline(
         fsync=plant.spool.fsync,
         max_bytes=int(plant.spool.max_size),
         when_full=plant.spool.when_full,
+        keep_s=plant.spool.keep.s,
         log=log,
     )
     try:
@@ -153,7 +154,7 @@ async def open_pipeline(
         # A recording waits: nothing of it is missed while the gateway is not running.
         live = [name for name, config in configuration.plant.adapters.items() if not config.replays]
         absences = await Absences.open(
-            directory, live, last_seen_us=last_seen, durable_gaps=spool.durable("gap"), log=log,
+            directory, live, last_seen_us=last_seen, durable_gaps=partial(spool.durable, "gap"), log=log,
         )  # fmt: skip
         pipeline.adapter_of = partial(
             make_adapter,
@@ -306,6 +307,7 @@ def _add_deliveries(pipeline: Pipeline, directory: Path, rng: random.Random, end
                 clock=pipeline.clock,
                 rng=rng,
                 dead_letters=directory / "dead-letters",
+                max_rows_per_s=None if config.max_rate is None else config.max_rate / 86_400,
                 report=report,
                 log=pipeline.log,
             )

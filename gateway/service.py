@@ -16,6 +16,7 @@ from prometheus_client import start_http_server
 
 from .clock import WallClock
 from .config import Configuration
+from .control import serving
 from .metrics import registry_for
 from .pipeline import Pipeline, open_pipeline
 from .supervisor import Supervisor
@@ -47,7 +48,8 @@ async def running(
             await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 task.result()
-            yield pipeline, stop
+            async with serving(pipeline.spool, configured=pipeline.sinks, log=log):
+                yield pipeline, stop
         finally:
             ready.cancel()
             stop.set()

@@ -39,8 +39,9 @@ class Supervisor:
         assert p.runner is not None
         try:
             for delivery in p.deliveries:
+                begin = p.configuration.plant.sinks[delivery.name].from_
                 for kind in delivery.kinds:
-                    await p.spool.ledger.register(kind, delivery.name)
+                    await p.spool.ledger.register(kind, delivery.name, begin)
             if self._agent is not None:
                 await self._agent.restore()
             await p.runner.restore()

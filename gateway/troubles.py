@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_models.alarm_book import GATEWAY
+from schemas.errors import Busy
 from schemas.kinds import make_batch
 from schemas.tags import Severity
 
@@ -89,22 +90,32 @@ class Troubles:
     async def _tell_losses(self) -> None:
         """Rows that are no more, given up for room or found damaged, become one gap row per sink that was still to have them."""
         p = self._pipeline
-        for loss in p.spool.take_losses():
+        losses = p.spool.take_losses()
+        for loss in losses:
             sinks: dict[str | None, int] = dict(loss.sinks.items()) if loss.sinks else {None: loss.last - loss.first + 1}
             gap = make_batch(
                 "gap",
                 len(sinks),
                 time=loss.time_us,
                 end=loss.end_us,
-                source="spool",
+                source="spool" if loss.kind == "telemetry" else f"spool.{loss.kind}",
                 sink=list(sinks),
                 cause=loss.cause,
                 rows=list(sinks.values()),
             )
             await p.put("gap", gap)
-            await p.event(
-                "rows_lost", "critical", f"{loss.kind} rows {loss.first} to {loss.last} are lost: {loss.cause}", source="spool"
-            )
+            which = f"{loss.kind} rows {loss.first} to {loss.last}"
+            if loss.cause == "downsampled":
+                words = f"{which} are kept as windows (mean, least, greatest, count): the spool is full"
+                await p.event("rows_downsampled", "warning", words, source="spool")
+            else:
+                await p.event("rows_lost", "critical", f"{which} are lost: {loss.cause}", source="spool")
+        if losses:
+            try:
+                await p.spool.flush("gap")
+            except Busy:
+                return  # the rows wait in memory; should the process end first, the next one tells again
+            p.spool.ledger.told(losses)
 
     def _conditions(self, now: int, free: int) -> Iterator[Trouble]:
         p = self._pipeline

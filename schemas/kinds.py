@@ -132,9 +132,10 @@ GAP = _schema(
     ("time", TIME),  # start of the interval
     ("end", TIME),
     ("tag", pa.int32()),
-    ("source", pa.string()),  # adapter, or `spool`
+    ("source", pa.string()),  # adapter, or `spool` for readings given up in it, `spool.<kind>` for rows of another kind
     ("sink", pa.string()),  # null: the data never arrived; a name: dropped before that sink had it
-    ("cause", pa.string()),  # not_connected | gateway_stopped | replanned | overflow | dropped | quarantined | overrun | lost
+    # not_connected | gateway_stopped | replanned | overflow | dropped | downsampled | requested | quarantined | overrun | lost
+    ("cause", pa.string()),
     ("rows", pa.int64()),  # rows given up, where known
 )
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .kinds import Kind
 
 SCHEMA_VERSION: Final = 1
+SINK: Final = "genba.sink"
+"""Key in the metadata of a gateway's data dictionary: the name of the sink that writes the lake, to which gaps refer."""
 TEMPORARY: Final = ".tmp-"
 """How the name of a file begins that is not finished; readers' globs pass over it."""
 
@@ -153,9 +155,17 @@ COLUMNS: Final[Mapping[Kind, tuple[Column, ...]]] = {
         ("time", "time", "start of the interval in which data may be missing"),
         ("end", "time", "its end"),
         ("tag", "text", "the tag, null for all of the source"),
-        ("source", "text", "adapter, or `spool`"),
+        (
+            "source",
+            "text",
+            "adapter; `spool`: readings that were given up in it; `spool.alert` and so on: rows of another kind",
+        ),
         ("sink", "text", "null: the data never arrived; a name: dropped before that sink had it"),
-        ("cause", "text", "not_connected, gateway_stopped, replanned, overflow, dropped, quarantined, overrun or lost"),
+        (
+            "cause",
+            "text",
+            "not_connected, gateway_stopped, replanned, overflow, dropped, downsampled, requested, quarantined, overrun or lost",
+        ),
         ("rows", "int64", "rows given up, where known"),
     )
     + _IDENTITY

@@ -21,7 +21,6 @@ class ReplayTag(TagConfig):
     address: str = Field(
         description="Its name in the recording: the path of a lake or the last parts of it, the text in the column `tag`, or the name of its own column.",
         examples=["press-07/motor_temp"],
-        min_length=1,
     )
     type: ReplayType = Field(
         "number", description="What it holds: numbers and booleans, whole numbers of 64 bits, text, or waveforms."
@@ -58,7 +57,6 @@ class ReplayConfig(ReplayDevice, AdapterConfig):
     data: Sequence[ReplayKind] = Field(
         ("telemetry",),
         description="What of a lake is played: readings, events or both.",
-        min_length=1,
         examples=[["telemetry", "event"]],
     )
     devices: Mapping[str, SerializeAsAny[ReplayDevice]] = Field(
@@ -71,6 +69,13 @@ class ReplayConfig(ReplayDevice, AdapterConfig):
         if not endpoint.strip() or "://" in endpoint:
             raise ValueError("name a directory or a file on this machine; copy a lake from a bucket first")
         return endpoint
+
+    @field_validator("data", mode="after")
+    @classmethod
+    def _something(cls, data: Sequence[ReplayKind]) -> Sequence[ReplayKind]:
+        if not data:
+            raise ValueError("name telemetry, event or both")
+        return data
 
     @field_validator("speed", mode="after")
     @classmethod

@@ -31,6 +31,7 @@ MAX_BYTES: Final = 8 * 1024
 _REFRESH_S: Final = 300.0
 """How often the whole document is read again: a shadow that was deleted is told to nobody."""
 _ABIDE_S: Final = 600.0
+_READS: Final = 5
 _PATIENCE: Final = 3
 """Connections that IoT Core may cut when the shadow is asked for; it cuts where the policy does not allow it, and alerts come first."""
 _HINT: Final = "allow the shadow in the policy of the certificate (deploy/iam/iot.json), or set shadow: false"
@@ -144,17 +145,20 @@ class Shadow:
             self._cut, self._aside_until = 0, asyncio.get_running_loop().time() + _ABIDE_S
 
     async def _read(self, connection: Connection) -> None:
-        before = self._version
         request = iotshadow.GetNamedShadowRequest(thing_name=self._thing, shadow_name=NAME)
-        try:
-            found = await self._ask(connection, self._service.get_named_shadow(request))
-        except _Missing:
-            if self._version == before:  # else it was made meanwhile
-                self._version, self._reported, self._desired = -1, {}, {}
-        else:
-            if self._version == before:
-                self._version = -1  # one that was deleted and made anew may count from the beginning
-            self._seen(connection, found)
+        for _ in range(_READS):
+            before = self._version
+            try:
+                found = await self._ask(connection, self._service.get_named_shadow(request))
+            except _Missing:
+                found = None
+            if self._version != before:
+                continue  # what was told meanwhile is newer than the answer, or of a document that was deleted since: ask again
+            # Anew: one that was deleted and made again may count from the beginning.
+            self._version, self._reported, self._desired = -1, {}, {}
+            if found is not None:
+                self._seen(connection, found)
+            break
         self._read_at, self._sent = asyncio.get_running_loop().time(), None
 
     async def _update(self, connection: Connection, patch: Mapping[str, object]) -> None:

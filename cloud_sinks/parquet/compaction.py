@@ -107,6 +107,15 @@ class Options:
     dry_run: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a plan somewhere else: the merge, if it counts, what a person should look at, and the files that are left alone."""
+
+    done: Done | None
+    problems: tuple[str, ...] = ()
+    bad: frozenset[str] = frozenset()
+
+
 class _Unreadable(Exception):
     """A manifest that nobody understands."""
 
@@ -156,6 +165,21 @@ class Compactor:
                 found += self._plan(folder)
         return found
 
+    def carry_out(self, plan: Plan) -> Outcome:
+        """One plan of another compactor, for it to `take`; clearing up is left to that one."""
+        with self._reported():
+            self.merge(plan)
+        report = self.report
+        return Outcome(report.merged[-1] if report.merged else None, tuple(report.problems), frozenset(self._bad))
+
+    def take(self, outcome: Outcome) -> None:
+        """What another compactor made of a plan; a file that it found damaged is not planned again."""
+        self.report.problems += [problem for problem in outcome.problems if problem not in self.report.problems]
+        self._bad |= outcome.bad
+        if outcome.done is not None:
+            self.report.merged.append(outcome.done)
+            self._due[outcome.done.plan.folder] = self._now_us() + int(self._options.grace_s * 1e6)
+
     def finish(self) -> None:
         """Wait until nobody can still be reading what was replaced, and remove it."""
         while self._due:
@@ -172,7 +196,8 @@ class Compactor:
         try:
             yield
         except _Unreadable as error:
-            self.report.problems.append(str(error))
+            if str(error) not in self.report.problems:
+                self.report.problems.append(str(error))
 
     def _is_due(self, folder: str) -> bool:
         older_than_s = self._options.older_than_s

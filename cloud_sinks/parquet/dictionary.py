@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.kinds import TIME
-from schemas.lake import SCHEMA_VERSION, tags_path
+from schemas.lake import SCHEMA_VERSION, SINK, tags_path
 from schemas.tags import Limits, TagDirectory, TagHistory, TagVersion
 
 from .columns import tags_schema
@@ -32,8 +32,8 @@ class TagTable:
     What tags are is turned into a table once per directory; a renewal with other times costs what writing the file costs.
     """
 
-    def __init__(self, tags: TagDirectory, *, enterprise: str, site: str, gateway: str) -> None:
-        self._tags, self._enterprise, self._site, self._gateway = tags, enterprise, site, gateway
+    def __init__(self, tags: TagDirectory, *, enterprise: str, site: str, gateway: str, sink: str) -> None:
+        self._tags, self._enterprise, self._site, self._gateway, self._sink = tags, enterprise, site, gateway, sink
         self._path = tags_path(site, gateway)
         self._first = np.full(0, _NEVER)
         self._last = np.full(0, -_NEVER)
@@ -41,17 +41,19 @@ class TagTable:
         self.dirty = False
 
     def load(self, store: Store) -> None:
-        """Take over first and last seen of what is there, and write the table anew when the tags are described otherwise."""
+        """Take over first and last seen of what is there, and write the table anew when the tags are described otherwise, or the sink has another name."""
         self._described = None
         self._grow()
         try:
             with store.reader(self._path) as file:
+                sink = (pq.read_metadata(file).metadata or {}).get(SINK.encode(), b"").decode()
+                file.seek(0)
                 there = pq.read_table(file, schema=tags_schema())
         except (FileNotFoundError, pa.ArrowException):  # none yet, or of a broken disk: it is made again from the registry
             self.write(store)
             return
         self._merge_seen(there)
-        if not there.drop_columns(_SEEN).equals(self._table().drop_columns(_SEEN)):
+        if sink != self._sink or not there.drop_columns(_SEEN).equals(self._table().drop_columns(_SEEN)):
             self.write(store)
 
     def note(self, part: Part) -> bool:
@@ -76,6 +78,7 @@ class TagTable:
             "enterprise": self._enterprise,
             "site": self._site,
             "gateway": self._gateway,
+            "sink": self._sink,
         }
         write_file(scratch, self._table(), {f"genba.{key}": value for key, value in about.items()})
         store.replace(scratch, self._path)

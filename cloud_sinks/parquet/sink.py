@@ -15,9 +15,11 @@ from schemas.span import Command, SpoolSpan
 
 from .config import HINT, ParquetConfig, unsupported
 from .dictionary import TagTable
+from .holdings import held
 from .publish import publish
 from .rows import Names, parts
 from .s3 import S3Store
+from .shelf import shelf_of
 from .store import LocalStore, Store
 
 if TYPE_CHECKING:
@@ -52,13 +54,15 @@ class ParquetSink:
         problem = unsupported(config.location)
         if problem:
             raise ConfigError(problem, where=f"sinks.{context.name}.location", hint=HINT)
-        self._location = config.location
+        self._config, self._location = config, config.location
         self._root = None if config.on_s3 else context.base / config.location
         self._context = context
         self._roll = config.roll
         self._bytes_a_row: dict[Kind, float] = {}  # of the files of this run
         self._store = _store(config, context)
-        self._dictionary = TagTable(context.tags, enterprise=context.enterprise, site=context.site, gateway=context.gateway)
+        self._dictionary = TagTable(
+            context.tags, enterprise=context.enterprise, site=context.site, gateway=context.gateway, sink=context.name
+        )
         self._names: Names | None = None
         self._described_us = 0
         self._thread = OneThread(f"genba-lake-{context.name}")
@@ -82,6 +86,10 @@ class ParquetSink:
     async def write(self, batches: Sequence[pa.RecordBatch], span: SpoolSpan) -> None:
         """Write one file per date. Raises ConfigError when a file of this span holds other rows."""
         await self._run(lambda: self._write(batches, span))
+
+    async def holds(self, span: SpoolSpan) -> Sequence[tuple[int, int]]:
+        """See `cloud_sinks.base.Holding`."""
+        return await self._run(lambda: self._held(span))
 
     async def commands(self) -> AsyncIterator[Command]:
         """A lake asks nothing."""
@@ -142,6 +150,16 @@ class ParquetSink:
         if earlier or (self._dictionary.dirty and abs(now - self._described_us) >= _SEEN_EVERY_US):
             self._dictionary.write(self._store)
             self._described_us = now
+
+    def _held(self, span: SpoolSpan) -> list[tuple[int, int]]:
+        config, context = self._config, self._context
+        shelf = shelf_of(config.location, config.aws or AwsConfig(), log=context.log, base=context.base)
+        try:
+            return held(shelf, context.site, span)
+        except ValueError as error:
+            raise ConfigError(f"the lake's manifest cannot be read: {error}", where=f"sinks.{context.name}.location") from error
+        finally:
+            shelf.close()
 
     def _learn(self, kind: Kind, rows: int, size: int) -> None:
         """How large a spooled row is in a file, its footer aside. Small files say little, so they count for little."""

@@ -88,8 +88,9 @@ def _score_lake(
     engine: Engine,
 ) -> None:
     from cloud_sinks.jobs import Lake
-    from gateway.jobs import lake_score
+    from gateway.jobs.lake_score import score as score_lake
     from gateway.jobs.score import configure
+    from gateway.jobs.score_plan import Request
 
     as_file = output.endswith((".parquet", ".pq"))
     if as_file and engine.master is not None:
@@ -99,10 +100,10 @@ def _score_lake(
     config = configure(kind, settings)
     if tags:
         config = config.model_copy(update={"tags": tags})
-    request = lake_score.Request(Lake(str(location), **location.access), config, sites, interval.start, interval.end)
+    request = Request(Lake(str(location), **location.access), config, sites, interval.start, interval.end)
     with engine.session() as spark, location.errors("score it"):
         result = None if as_file else Lake(output, **location.access)
-        summary = lake_score.score(request, output, spark=spark, result=result)
+        summary = score_lake(request, output, spark=spark, result=result)
     click.echo(
         f"{summary.rows:,} scores of {summary.tags:,} {'tag' if summary.tags == 1 else 'tags'} and {summary.logs:,} "
         f"{'gateway' if summary.logs == 1 else 'gateways'}, {summary.scored:,} scored, {summary.abnormal:,} abnormal"

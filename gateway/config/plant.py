@@ -74,6 +74,11 @@ class SpoolConfig(Strict):
         description="What gives way when the spool is full, by kind: `drop_oldest`, `downsample` (telemetry only: keep min, max and mean), "
         "or `block` (nothing is dropped; reading waits). Kinds not written keep their default.",
     )
+    keep: Duration = Field(
+        Duration("0s"),
+        description="How long rows stay after they came although every sink has had them, so that `genba spool resend` has them; less "
+        "when room is short.",
+    )
     fsync: Literal["group", "always"] = Field(
         "group", description="`group`: one flush for many batches; `always`: each batch is on disk before the next is read."
     )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final, TypedDict
 
+from gateway import autonomy
 from gateway.destinations import destinations
 from schemas.units import display
 from schemas.values import Duration
@@ -28,6 +29,13 @@ class TagSummary(TypedDict):
     period_us: int
 
 
+class SpoolSummary(TypedDict):
+    """The budget of the spool, and how long it takes everything in while no sink can be reached; null where nothing is read."""
+
+    max_size: int
+    hours: float | None
+
+
 class Summary(TypedDict, total=False):
     """What `genba check --format json` says of a configuration that is fine. The names are a contract."""
 
@@ -38,6 +46,7 @@ class Summary(TypedDict, total=False):
     models: dict[str, dict[str, str | int]]
     sinks: dict[str, str]
     routes: dict[str, list[str]]
+    spool: SpoolSummary
     tags: int
     tag_list: list[TagSummary]
 
@@ -59,7 +68,7 @@ def findings(diagnostics: Sequence[Diagnostic]) -> str:
 
 def summary(configuration: Configuration, *, with_tags: bool = False) -> Summary:
     """The parts of a plant by name, with their kinds and numbers of tags."""
-    plant = configuration.plant
+    plant, hours = configuration.plant, _autonomy(configuration)
     made = Summary(
         plant=f"{plant.enterprise}/{plant.site}",
         gateway=plant.gateway,
@@ -75,6 +84,7 @@ def summary(configuration: Configuration, *, with_tags: bool = False) -> Summary
         models={name: {"kind": config.kind, "patterns": len(config.tags)} for name, config in plant.models.items()},
         sinks={name: config.kind for name, config in plant.sinks.items()},
         routes={kind: list(names) for kind, names in _routes(configuration).items()},
+        spool=SpoolSummary(max_size=int(plant.spool.max_size), hours=None if hours is None else round(hours, 1)),
         tags=len(configuration.tags),
     )
     if with_tags:
@@ -107,6 +117,7 @@ def overview(configuration: Configuration) -> str:
         ("models", models),
         ("sinks", [f"{name} ({config.kind})" for name, config in plant.sinks.items()]),
         ("routes", [f"{kind} → {', '.join(names) or 'nowhere'}" for kind, names in _routes(configuration).items()]),
+        ("spool", [_spool_in_words(configuration)]),
     ]
     return "\n".join(f"  {title:<9} {('; ' if title == 'routes' else ', ').join(texts) or 'none'}" for title, texts in lines)
 
@@ -127,6 +138,25 @@ def _routes(configuration: Configuration) -> dict[str, tuple[str, ...]]:
     plant = configuration.plant
     ends = destinations(plant.routes, {name: config.kind for name, config in plant.sinks.items()})
     return {kind: names for kind, names in ends.items() if plant.sinks}
+
+
+def _autonomy(configuration: Configuration) -> float | None:
+    spool = configuration.plant.spool
+    return autonomy.hours(
+        configuration.tags,
+        max_bytes=int(spool.max_size),
+        segment_bytes=int(spool.segment_size),
+        commit_every_us=spool.commit_every.us,
+    )
+
+
+def _spool_in_words(configuration: Configuration) -> str:
+    spool, hours = configuration.plant.spool, _autonomy(configuration)
+    if hours is None:
+        return str(spool.max_size)
+    then = {"downsample": "then the oldest telemetry becomes windows", "drop_oldest": "then the oldest telemetry goes"}
+    more = then.get(spool.when_full["telemetry"], "then reading waits")
+    return f"{spool.max_size} hold at least {autonomy.in_words(hours)} of readings while no sink can be reached; {more}"
 
 
 def _watched(configuration: Configuration, model: str) -> int:

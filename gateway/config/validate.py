@@ -179,7 +179,12 @@ class Validator:
                 hint = "write a blank behind the colon of a key"
                 self._report.at_spot("E012", found.spot, "unknown key", on="key", key=dotted((*at[:-1], "***")), hint=hint)
                 return
-        hint = did_you_mean(key, known) or self._belongs(key, model, here) or f"known keys are {listed(known, 30)}"
+        hint = (
+            self._below(key, model, here)
+            or did_you_mean(key, known)
+            or self._belongs(key, model, here)
+            or f"known keys are {listed(known, 30)}"
+        )
         self._report.at("E012", self._root, at, "unknown key", on="key", hint=hint)
 
     def _known(self, at: Loc, model: type[BaseModel], loc: Loc) -> list[str]:
@@ -187,12 +192,16 @@ class Validator:
         here = model_at(model, loc, at[:-1])
         return keys_of(here) if here is not None else []
 
-    def _belongs(self, key: str, model: type[BaseModel], here: type[BaseModel] | None) -> str:
-        """Where a key of this name would be right."""
+    def _below(self, key: str, model: type[BaseModel], here: type[BaseModel] | None) -> str:
+        """The place below or above at which exactly this key would be right; better than one that is only like it."""
         for path, below in _nested(model, ()):
             if below is not here and key in keys_of(below):
                 place = f"below `{'.'.join(path)}`" if path else "one level up"
                 return f"`{key}` belongs {place}"
+        return ""
+
+    def _belongs(self, key: str, model: type[BaseModel], here: type[BaseModel] | None) -> str:
+        """Where a key of this name would be right."""
         for what, other in self.elsewhere.items():
             if other is not model and key in keys_of(other):
                 return f"`{key}` belongs to {what}"

@@ -70,7 +70,7 @@ class Verdict:
 
 
 def judge(configuration: Configuration, text: str) -> Verdict:
-    """The wishes in a JSON document over a configuration, as it was read. Reads no file; blocking: 10,000 tags take a second."""
+    """The wishes in a JSON document over a configuration, as it was read. Reads no file; blocking, and takes as long as reading the file did."""
     size = len(text.encode())
     if size > MAX_BYTES:
         message = f"the wishes have {size} bytes and {MAX_BYTES} are taken"

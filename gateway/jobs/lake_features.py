@@ -40,12 +40,12 @@ def make(
     sites: Sequence[str] = (),
     start: datetime | None = None,
     end: datetime | None = None,
-    sink: str = "lake",
+    sink: str | None = None,
     spark: SparkSession | None = None,
 ) -> Summary:
     """Features of every site and date of the lake from the date of `start` to that of `end` (whole dates, UTC), into `result` or the lake itself.
 
-    `sink` is the name of the sink that writes the lake: gaps of other sinks are not its own. Done again it leaves alone what is
+    `sink` is the name of the sink that writes the lake, by default what the lake says of itself: gaps of other sinks are not its own. Done again it leaves alone what is
     made from the same rows. Raises ConfigError for windows that do not divide a day, and what the lake's places raise.
     """
     if every.us < 1_000_000 or _DAY_US % every.us:
@@ -60,7 +60,7 @@ def make(
     return summary
 
 
-def _days(lake: Lake, sites: Sequence[str], start: datetime | None, end: datetime | None, sink: str) -> Iterator[Day]:
+def _days(lake: Lake, sites: Sequence[str], start: datetime | None, end: datetime | None, sink: str | None) -> Iterator[Day]:
     """The work, in order of site and date."""
     found: dict[tuple[str, date], list[LakeFile]] = {}
     for file in lake.files("telemetry", sites or None, start, end):

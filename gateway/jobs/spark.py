@@ -62,6 +62,7 @@ def session(master: str, settings: Mapping[str, str] | None = None) -> Iterator[
         raise ConfigError("Spark needs Java 17 or later, and there is no `java`", hint="apt-get install openjdk-17-jre-headless")
     if local:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder = SparkSession.builder.master(master).appName("genba")
     for name, value in {**_COMMON, **(_LOCAL if local else {}), **(settings or {})}.items():
         builder = builder.config(name, value)

@@ -3,11 +3,26 @@
 `Spool` is what other rooms use; `docs/spool-format.md` describes the files.
 """
 
-from .book import Cursor, Cut, Pin
+from .accounts import Account
+from .book import Cursor, Cut, Pin, Resend
 from .ledger import Ledger
+from .losses import Loss
 from .recovery import KindRecovery
-from .retention import Loss, WhenFull
-from .spool import Account, Spool
+from .retention import WhenFull
+from .spool import Spool
 from .storage import DiskStorage, Storage
 
-__all__ = ["Account", "Cursor", "Cut", "DiskStorage", "KindRecovery", "Ledger", "Loss", "Pin", "Spool", "Storage", "WhenFull"]
+__all__ = [
+    "Account",
+    "Cursor",
+    "Cut",
+    "DiskStorage",
+    "KindRecovery",
+    "Ledger",
+    "Loss",
+    "Pin",
+    "Resend",
+    "Spool",
+    "Storage",
+    "WhenFull",
+]

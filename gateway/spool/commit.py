@@ -11,6 +11,7 @@ from schemas.kinds import Kind
 
 from .codec import Encoded, Encoder
 from .log import Log, SpoolFull
+from .waiting import Put
 
 COMMIT_ORDER: Final[tuple[Kind, ...]] = ("telemetry", "image", "event", "gap", "score", "health", "alert")
 """Readings before what was made of them: an alert is never durable before the reading it came from."""
@@ -21,7 +22,7 @@ _RECORDS_A_WRITE: Final = 16
 
 
 def write(
-    taken: Mapping[Kind, Sequence[tuple[int, pa.RecordBatch, int]]], now_us: int, logs: Mapping[Kind, Log], encoder: Encoder
+    taken: Mapping[Kind, Sequence[Put]], now_us: int, logs: Mapping[Kind, Log], encoder: Encoder
 ) -> tuple[list[tuple[Kind, Encoded]], SpoolFull | OSError | None]:
     """Encode and append, kind by kind; what is durable now, and the first error.
 

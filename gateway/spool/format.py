@@ -46,6 +46,7 @@ class SegmentHeader(NamedTuple):
     created_us: int
     schema: int = 1  # version of the kind's schema
     columns: int = 0  # number of columns that the kind had then
+    level: int = 0  # how often these rows were downsampled; 0: as they were put
 
 
 class Record(NamedTuple):
@@ -127,7 +128,7 @@ def padded(size: int) -> int:
 def pack_segment_header(header: SegmentHeader) -> bytes:
     """64 bytes."""
     body = _SEGMENT.pack(
-        SEGMENT_MAGIC, FORMAT, header.schema, header.columns, 0, header.kind.encode("ascii"),
+        SEGMENT_MAGIC, FORMAT, header.schema, header.columns, header.level, header.kind.encode("ascii"),
         header.first, header.epoch, header.created_us, 0,
     )  # fmt: skip
     return body + _CRC.pack(checksum(body))
@@ -140,10 +141,10 @@ def unpack_segment_header(data: bytes) -> SegmentHeader | None:
     body = data[: _SEGMENT.size]
     if _CRC.unpack_from(data, _SEGMENT.size)[0] != checksum(body):
         return None
-    _, version, schema, columns, _, kind, first, epoch, created_us, _ = _SEGMENT.unpack(body)
+    _, version, schema, columns, level, kind, first, epoch, created_us, _ = _SEGMENT.unpack(body)
     if version > FORMAT:
         raise TooNew(f"segment format {version}, this version knows {FORMAT}")
-    return SegmentHeader(kind.rstrip(b"\0").decode("ascii", "replace"), first, epoch, created_us, schema, columns)
+    return SegmentHeader(kind.rstrip(b"\0").decode("ascii", "replace"), first, epoch, created_us, schema, columns, level)
 
 
 def pack_record(record: Record, body: bytes | memoryview) -> bytes:

@@ -6,16 +6,17 @@ Kept in memory and in one small preallocated file. A write is an overwrite in pl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final, Literal
 
 from schemas.errors import Busy, ConfigError
 from schemas.kinds import KINDS, Kind
 
-from .book import Book, Cursor, Cut, Pin
+from .book import Book, Cursor, Cut, Pin, Resend
 from .ledger_file import LARGEST_BODY, Condition, LedgerFile
-from .spans import Spans
+from .losses import Cause, Loss
+from .spans import Span, Spans
 from .worker import Worker
 
 _RETRY_S: Final = 0.5
@@ -40,6 +41,7 @@ class Ledger:
         self._version = self._saved = 0
         self._saving = asyncio.Lock()
         self._settled = book.copy()
+        self._held: tuple[Kind, int, int] | None = None
         self.changed = asyncio.Event()
         """Set whenever there may be something to write; whoever writes it clears it first."""
 
@@ -86,7 +88,19 @@ class Ledger:
 
     def cuts(self, kind: Kind) -> list[Cut]:
         """The cuts in flight, which pin their rows."""
-        return [cursor.cut for (k, _), cursor in self._book.cursors.items() if k == kind and cursor.cut is not None]
+        return self._book.cuts(kind)
+
+    def stands(self, kind: Kind) -> list[int]:
+        """The rows at which a sink, a named cursor or a resend stands."""
+        return self._book.stands(kind)
+
+    def hold(self, kind: Kind, first: int, end: int) -> None:
+        """No cut may be begun that reaches into rows `first` … `end` - 1, until `release`."""
+        self._held = (kind, first, end)
+
+    def release(self) -> None:
+        """Cuts may be begun anywhere again."""
+        self._held = None
 
     async def register(self, kind: Kind, sink: str, from_: Literal["tail", "oldest"] = "tail") -> Cursor:
         """Make a sink known; one that is known stays where it is. Durable when it returns.
@@ -109,8 +123,9 @@ class Ledger:
         """Note that rows `first` … `last` are about to be handed to `sink`; durable when it returns.
 
         `first` is where the sink stands, all rows are durable, no other cut is in flight: else ValueError. Raises Busy when rows were
-        given up since the caller looked at the cursor: look again.
+        given up since the caller looked at the cursor, or are being rewritten: look again.
         """
+        self._check_free(kind, first, last)
         cursor = self._cursor(kind, sink)
         if first < cursor.acked:
             raise Busy(0.0, f"{kind} rows {first} to {cursor.acked - 1} were given up meanwhile")
@@ -167,32 +182,126 @@ class Ledger:
     async def forget(self, name: str) -> bool:
         """Drop everything about a sink or a named cursor, so that it holds no rows back; durable when it returns. False: not known."""
         before = len(self._book.cursors) + len(self._book.pins)
+        self._book.lost = {key: counts for key, counts in self._book.lost.items() if key[1] != name}
+        self._book.resent = {key: rows for key, rows in self._book.resent.items() if key[1] != name}
+        self._book.resends = [one for one in self._book.resends if one.sink != name]
         self._book.cursors = {key: cursor for key, cursor in self._book.cursors.items() if key[1] != name}
         self._book.pins = {key: pin for key, pin in self._book.pins.items() if key[1] != name}
         await self._persist()
         return len(self._book.cursors) + len(self._book.pins) < before
 
-    def give_up(self, kind: Kind, first: int, end: int) -> list[tuple[str, int]]:
+    def give_up(self, kind: Kind, first: int, end: int, counted: Iterable[Span] = ()) -> dict[str, int]:
         """Note that rows `first` … `end` - 1 are no more; returns the sinks that had not had them, with how many.
 
-        Sinks that stand among them move on, sinks further back will find them missing. Call `save` before they are unlinked.
+        Sinks that stand among them move on, sinks further back will find them missing; `counted` were lost before. Call `save` before
+        they are unlinked.
         """
-        hit = []
-        for (k, sink), cursor in list(self._book.cursors.items()):
-            if k != kind or cursor.acked >= end:
-                continue
-            lost = self.gone(kind)
-            rows = (end - max(first, cursor.acked)) - lost.within(max(first, cursor.acked), end)
-            if rows:
-                hit.append((sink, rows))
-            if cursor.acked >= first and cursor.cut is None:
-                self._book.cursors[k, sink] = replace(cursor, acked=end, dropped=cursor.dropped + end - cursor.acked)
-        for (k, name), pin in list(self._book.pins.items()):
-            if k == kind and first <= pin.row < end:
-                self._book.pins[k, name] = replace(pin, row=end)
-        self.gone(kind).add(first, end)
+        hit = self._book.give_up(kind, first, end, counted)
         self._touch()
         return hit
+
+    async def drop(self, kind: Kind, sink: str, end: int, counted: Iterable[Span] = ()) -> int:
+        """Let one sink do without the rows before `end`, a cut in flight among them; returns how many of them were held.
+
+        They count as dropped; what was in flight may have arrived all the same. Durable when it returns.
+        """
+        cursor = self._cursor(kind, sink)
+        end = min(end, self._durable(kind))
+        if end <= cursor.acked:
+            return 0
+        if cursor.cut is not None:
+            end = max(end, cursor.cut.last + 1)
+        rows = end - cursor.acked - Spans([*self.gone(kind), *counted]).within(cursor.acked, end)
+        self._book.cursors[kind, sink] = replace(cursor, acked=end, cut=None, dropped=cursor.dropped + end - cursor.acked)
+        await self._persist()
+        return rows
+
+    def note_loss(self, loss: Loss) -> None:
+        """Count a loss by its cause and remember that a gap row is owed, also after a crash."""
+        self._book.note(loss)
+        self._touch()
+
+    def intend(self, loss: Loss, level: int) -> None:
+        """Rows are about to be downsampled to `level`: should the process die, the next start sees whether they were, and counts them then."""
+        self._book.intended.append((loss, level))
+        self._touch()
+
+    @property
+    def intended(self) -> list[tuple[Loss, int]]:
+        """What was about to be downsampled, and to which level."""
+        return list(self._book.intended)
+
+    def settle(self, loss: Loss, *, happened: bool) -> None:
+        """What was intended happened, or did not."""
+        self._book.intended = [(one, level) for one, level in self._book.intended if one != loss]
+        if happened:
+            self._book.note(loss)
+        self._touch()
+
+    def told(self, losses: Iterable[Loss]) -> None:
+        """Gap rows of these are durable."""
+        for loss in losses:
+            self._book.told(loss)
+        self._touch()
+
+    @property
+    def untold(self) -> list[Loss]:
+        """Losses of which no gap row is known to be durable."""
+        return list(self._book.untold)
+
+    def lost(self, kind: Kind, sink: str) -> Mapping[Cause, int]:
+        """Rows that a sink was to have and never will, by cause, since it was registered."""
+        return dict(self._book.lost.get((kind, sink), {}))
+
+    # Once more
+
+    @property
+    def resends(self) -> tuple[Resend, ...]:
+        """What a person wants to be delivered once more, in the order in which it was asked for."""
+        return tuple(self._book.resends)
+
+    def resent(self, kind: Kind, sink: str) -> int:
+        """Rows delivered once more to a sink; no part of its account."""
+        return self._book.resent.get((kind, sink), 0)
+
+    async def ask_resend(self, kind: Kind, sink: str, first: int, last: int) -> None:
+        """Note that rows `first` … `last` are to be delivered to `sink` once more; durable when it returns.
+
+        Raises ValueError when the sink is not registered, or has not come so far.
+        """
+        if not first <= last < self._cursor(kind, sink).acked:
+            raise ValueError(f"{sink} has not passed {kind} row {last} yet: it will get it anyway")
+        self._book.resends.append(Resend(kind, sink, first, last))
+        await self._persist()
+
+    async def begin_resend(self, resend: Resend, first: int, last: int) -> Resend:
+        """Note that rows `first` … `last` of a resend are about to be handed to its sink; durable when it returns.
+
+        Raises Busy as `begin_cut` does, and when the resend is not what it was.
+        """
+        self._check_free(resend.kind, first, last)
+        begun = replace(resend, next=first, cut=last)
+        self._exchange(resend, begun)
+        await self._persist()
+        return begun
+
+    def end_resend(self, resend: Resend, upto: int, delivered: int) -> None:
+        """Note that a resend has come up to row `upto` (included), and how many rows that were."""
+        rest = replace(resend, next=upto + 1, cut=None) if upto < resend.last else None
+        try:
+            self._exchange(resend, rest)
+        except Busy:
+            return  # forgotten meanwhile
+        key = (resend.kind, resend.sink)
+        self._book.resent[key] = self._book.resent.get(key, 0) + delivered
+        self._touch()
+
+    def _exchange(self, old: Resend, new: Resend | None) -> None:
+        if old not in self._book.resends:
+            raise Busy(0.05, "the resend has changed")
+        at = self._book.resends.index(old)
+        self._book.resends[at : at + 1] = [] if new is None else [new]
+        self._touch()
 
     async def save(self) -> None:
         """Return when everything noted so far is on disk."""
@@ -217,6 +326,10 @@ class Ledger:
         if found is None:
             raise ValueError(f"{sink} is not registered for {kind}")
         return found
+
+    def _check_free(self, kind: Kind, first: int, last: int) -> None:
+        if self._held is not None and self._held[0] == kind and first < self._held[2] and self._held[1] <= last:
+            raise Busy(0.05, f"{kind} rows {self._held[1]} to {self._held[2] - 1} are being rewritten")
 
     def _touch(self) -> None:
         self._version += 1

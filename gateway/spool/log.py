@@ -21,7 +21,7 @@ from . import format as f
 from .codec import SCHEMA_VERSION, Decoder, Undecodable
 from .quarantine import Quarantine
 from .segment import Segment, close_segment, find, load_entries, segment_name
-from .spans import Span
+from .spans import Span, Spans
 from .storage import Storage, read_patiently, write_all
 
 _READ_AHEAD: Final = 4 << 20
@@ -58,6 +58,7 @@ class Log:
         self.next = next_row
         self.written = 0  # bytes handed to the disk
         self.corrupt_records = 0
+        self.rewritten = 0  # rises whenever segments were replaced by others with the same rows
         self.gone: deque[Span] = deque()  # row spans that reading found damaged, until somebody takes them
         self._storage, self._quarantine, self._epoch = storage, quarantine, epoch
         self._segment_bytes, self._allows = segment_bytes, allows
@@ -65,7 +66,7 @@ class Log:
         self._offset = self._capacity = 0
         self._decoder = Decoder()
         self._indexed: OrderedDict[Path, Segment] = OrderedDict()
-        self._decoded: OrderedDict[int, pa.RecordBatch] = OrderedDict()
+        self._decoded: OrderedDict[tuple[Path, int], pa.RecordBatch] = OrderedDict()
 
     @property
     def oldest(self) -> int:
@@ -87,6 +88,21 @@ class Log:
         """When `row`, or the next one held, was handed to the disk; None when there is none."""
         at = self._locate(row)
         return self.segments[at].commit_us(max(row, self.segments[at].first)) if at < len(self.segments) else None
+
+    def row_at(self, time_us: int) -> int:
+        """The first row that was handed to the disk at `time_us` or later; the next row number when none was.
+
+        Exact to the record where the index is in memory, else in proportion within its segment. Clocks that step make it a guess.
+        """
+        for segment in self.segments:
+            if segment.last_commit_us < time_us:
+                continue
+            low, high = segment.first, segment.next
+            while low < high:
+                row = (low + high) // 2
+                low, high = (row + 1, high) if segment.commit_us(row) < time_us else (low, row)
+            return low
+        return self.next
 
     # Writing
 
@@ -161,6 +177,29 @@ class Log:
             freed += segment.bytes
         return freed
 
+    def replace(self, old: Sequence[Segment], new: Segment) -> int:
+        """Let `new` stand for the closed, neighbouring segments `old`, whose rows it holds; returns how many bytes that freed."""
+        self.segments = tuple(
+            new if segment is old[0] else segment for segment in self.segments if segment is old[0] or segment not in old
+        )
+        self.rewritten += 1
+        return self.remove(old) - new.bytes
+
+    def thinned(self) -> Iterator[Span]:
+        """The row numbers that downsampling left without a row."""
+        for segment in self.segments:
+            yield from segment.thin
+
+    def without_row(self, first: int, end: int, gone: Spans) -> int:
+        """How many of the rows `first` … `end` - 1 downsampling took, less those in `gone`."""
+        taken = 0
+        for segment in self.segments:
+            if segment.thin and segment.next > first and segment.first < end:
+                for low, high in segment.thin:
+                    low, high = max(low, first), min(high, end, segment.next)
+                    taken += max(0, high - low) - (gone.within(low, high) if high > low else 0)
+        return taken
+
     def _start(self, size: int, now_us: int) -> None:
         capacity = max(self._segment_bytes, f.SEGMENT_HEADER_BYTES + size)
         if not self._allows(capacity):
@@ -227,6 +266,13 @@ class Log:
         `max_bytes` counts decoded rows without their dull columns. Missing rows are skipped; damaged ones are quarantined, noted in `gone`
         and skipped. Raises OSError where the disk cannot be asked.
         """
+        while True:
+            rewritten = self.rewritten
+            found = self._read(first, end, max_rows, max_bytes)
+            if rewritten == self.rewritten:
+                return found
+
+    def _read(self, first: int, end: int, max_rows: int, max_bytes: int) -> list[tuple[int, pa.RecordBatch]]:
         out: list[tuple[int, pa.RecordBatch]] = []
         rows, room, row = max_rows, max_bytes, first
         while row < end and (at := self._locate(row)) < len(segments := self.segments):
@@ -256,7 +302,7 @@ class Log:
             entries = self._entries(segment)
             at = find(entries, row)
             while at < len(entries) and entries[at].first < end:
-                kept = self._decoded.get(entries[at].first)
+                kept = self._decoded.get((segment.path, entries[at].first))
                 if kept is not None:
                     yield entries[at], kept
                     at += 1
@@ -298,7 +344,7 @@ class Log:
             except Undecodable:
                 self._spoil(segment, entry, data[at : at + entry.size])
                 continue
-            self._decoded[entry.first] = batch
+            self._decoded[segment.path, entry.first] = batch
             if len(self._decoded) > 2:
                 self._decoded.popitem(last=False)
             yield entry, batch

@@ -24,6 +24,9 @@ from .storage import Storage
 BULK: Final[frozenset[Kind]] = frozenset({"telemetry", "score"})
 """Kinds with segments of full size; the others fill theirs slowly and take a sixteenth."""
 
+OTHERS: Final = ("quarantine", "dead-letters", "models", "tags.jsonl", "spool.json")
+"""What is in the directory of a spool beside segments and ledger, and takes of its budget."""
+
 SMALLEST_SEGMENT: Final = 64 << 10
 _A_PERSON_MUST_ACT: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
@@ -38,6 +41,7 @@ class Opened:
     book: Book
     logs: dict[Kind, Log]
     recovery: dict[Kind, KindRecovery]
+    other_bytes: int
 
 
 def open_directory(
@@ -89,7 +93,12 @@ def open_directory(
     except BaseException:
         storage.close(lock)
         raise
-    return Opened(lock, identity, file, book, logs, recovery)
+    return Opened(lock, identity, file, book, logs, recovery, other_bytes(directory, storage))
+
+
+def other_bytes(directory: Path, storage: Storage) -> int:
+    """Bytes of what the directory holds beside segments and ledger."""
+    return sum(storage.tree_bytes(directory / name) for name in OTHERS)
 
 
 def _fresh(lost: LedgerFile) -> LedgerFile:

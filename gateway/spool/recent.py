@@ -25,6 +25,13 @@ class Recent:
             dropped += 1
         del self._items[:dropped]
 
+    def forget(self, row: int) -> None:
+        """Rows before `row` are not on disk any more as they are here."""
+        kept = [item for item in self._items if item[0] + item[1].num_rows > row]
+        if kept and kept[0][0] < row:
+            del kept[0]  # what follows is read from here only from its first row on
+        self._items, self._bytes = kept, sum(item[2] for item in kept)
+
     def read(self, first: int, *, end: int, max_rows: int, max_bytes: int) -> list[tuple[int, pa.RecordBatch]] | None:
         """Like `Log.read`; None when the row is not in memory."""
         if not self._items or first < self._items[0][0]:

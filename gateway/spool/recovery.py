@@ -17,9 +17,12 @@ from schemas.kinds import SCHEMAS, Kind
 from . import format as f
 from .codec import SCHEMA_VERSION
 from .quarantine import Quarantine
-from .segment import Scan, Segment, close_segment, load_entries, parse_name, read_summary, scan
+from .segment import Scan, Segment, close_segment, load_entries, parse_name, read_summary, scan, thinned
 from .spans import Span, Spans
 from .storage import Storage, read_patiently, write_all
+
+PART: Final = ".seg.part"
+"""How the name of a segment ends that is not finished."""
 
 _FLUSH_FAILED: Final = "could not be flushed or closed"
 
@@ -52,7 +55,11 @@ def recover(
     """
     report = KindRecovery()
     before = len(quarantine.files)
-    names = sorted((parsed, name) for name in storage.list_directory(directory) if (parsed := parse_name(name)))
+    listed = storage.list_directory(directory)
+    for name in listed:
+        if name.endswith(PART):
+            _Loader(kind, directory / name, 0, storage, quarantine, epoch, report).discard()
+    names = sorted((parsed, name) for name in listed if (parsed := parse_name(name)))
     loaded: list[tuple[int, int, Segment]] = []
     holes: list[Span] = []
     for position, ((first, attempt), name) in enumerate(names):
@@ -63,7 +70,8 @@ def recover(
             loaded.append((segment.first, attempt, segment))
             holes += inner
     loaded.sort(key=lambda one: one[:2])
-    segments = _without_overlap(kind, [segment for _, _, segment in loaded], quarantine)
+    current = _without_superseded([segment for _, _, segment in loaded], storage, report)
+    segments = _without_overlap(kind, current, quarantine)
     for one, other in pairwise(segments):
         holes.append((one.next, other.first))
     end = segments[-1].next if segments else 0
@@ -74,6 +82,21 @@ def recover(
     report.last_durable_us = max((segment.last_commit_us for segment in segments), default=None)
     report.quarantined = quarantine.files[before:]
     return segments, report
+
+
+def _without_superseded(segments: Sequence[Segment], storage: Storage, report: KindRecovery) -> list[Segment]:
+    """Without those whose rows another one holds downsampled: the process died before it had removed them."""
+    newer = [one for one in segments if one.level]
+    kept = []
+    for segment in segments:
+        if any(one.level > segment.level and one.first <= segment.first and segment.next <= one.next for one in newer):
+            try:
+                storage.unlink(segment.path)
+            except OSError as error:
+                report.trouble.append(f"{segment.path.name}: {error.strerror or error}")
+        else:
+            kept.append(segment)
+    return kept
 
 
 def _without_overlap(kind: Kind, segments: Sequence[Segment], quarantine: Quarantine) -> list[Segment]:
@@ -112,7 +135,7 @@ class _Loader:
             found = read_summary(self.storage, fd)
             if found is not None and found[0].kind == self.kind:
                 self._check_version(found[0])
-                return self._closed(found[1], size)
+                return self._closed(found[0], found[1], size)
             data = read_patiently(self.storage, fd, size, 0)
         except OSError as error:
             self._unusable(error)
@@ -125,14 +148,16 @@ class _Loader:
         """Left where it is: the next start may be able to read it."""
         self.report.trouble.append(f"{self.path.name}: {error.strerror or error}")
 
-    def _closed(self, summary: f.Summary, size: int) -> tuple[Segment, list[Span]]:
+    def _closed(self, header: f.SegmentHeader, summary: f.Summary, size: int) -> tuple[Segment, list[Span]]:
         segment = Segment(
-            self.path, summary.first, summary.next, size, summary.first_commit_us, summary.last_commit_us, None, summary
-        )
+            self.path, summary.first, summary.next, size, summary.first_commit_us, summary.last_commit_us, None, summary,
+            level=header.level,
+        )  # fmt: skip
         holes: list[Span] = []
-        if summary.spanned < summary.next - summary.first:
+        if summary.rows < summary.next - summary.first:
             try:
-                holes = _holes(load_entries(self.storage, segment))
+                entries = load_entries(self.storage, segment)
+                holes, segment.thin = _holes(entries), thinned(entries)
             except OSError as error:
                 self.report.trouble.append(f"{self.path.name}: {error.strerror or error}")
         return segment, holes
@@ -185,14 +210,21 @@ class _Loader:
                 self.storage.truncate(fd, result.end)
                 self.storage.fdatasync(fd)
                 summary, size = close_segment(self.storage, fd, entries, result.end)
+                self.storage.fdatasync(fd)
             finally:
                 self.storage.close(fd)
         except OSError as error:
             self.report.trouble.append(f"{self.path.name} {_FLUSH_FAILED}: {error.strerror or error}")
         return Segment(
             self.path, entries[0].first, entries[-1].next, size, entries[0].commit_us, entries[-1].commit_us,
-            None if summary is not None else entries, summary,
+            None if summary is not None else entries, summary, level=0 if result.header is None else result.header.level,
+            thin=thinned(entries),
         )  # fmt: skip
+
+    def discard(self) -> None:
+        """Remove a file that was being made when the process died."""
+        self.report.discarded.append(self.path.name)
+        self._unlink()
 
     def _unlink(self) -> None:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from . import format as f
+from .spans import Span
 from .storage import Storage, read_file, read_patiently, write_all
 
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
@@ -45,6 +46,10 @@ class Segment:
     summary: f.Summary | None = None
     bad: set[int] = field(default_factory=set)  # first rows of records that failed their checksum
     lost: bool = False  # the file is gone
+    level: int = 0  # how often its rows were downsampled
+    thin: tuple[Span, ...] = ()  # row numbers that downsampling left without a row
+    checked: bool = False  # every record was read once since the start
+    full: bool = False  # downsampling it again would win nothing
 
     def commit_us(self, row: int) -> int:
         """When `row` was handed to the disk: exact where the index is in memory, else in proportion."""
@@ -53,6 +58,11 @@ class Segment:
             return entries[min(find(entries, row), len(entries) - 1)].commit_us
         part = (row - self.first) / max(1, self.next - self.first)
         return self.first_commit_us + round(part * (self.last_commit_us - self.first_commit_us))
+
+
+def thinned(entries: Sequence[f.Entry]) -> tuple[Span, ...]:
+    """The row numbers that records stand for without holding a row."""
+    return tuple((entry.first + entry.rows, entry.next) for entry in entries if entry.rows < entry.span)
 
 
 def find(entries: Sequence[f.Entry], row: int) -> int:
@@ -125,11 +135,13 @@ def load_entries(storage: Storage, segment: Segment) -> list[f.Entry]:
 
 
 def close_segment(storage: Storage, fd: int, entries: Sequence[f.Entry], end: int) -> tuple[f.Summary, int]:
-    """Write the footer behind the last record and give back the rest of the file; returns summary and size. Raises OSError."""
+    """Write the footer behind the last record and give back the rest of the file; returns summary and size. Raises OSError.
+
+    Neither is flushed: the records are, and a start that finds a footer torn reads the records instead.
+    """
     footer = f.pack_footer(entries, end)
     write_all(storage, fd, [footer], end)
     storage.truncate(fd, end + len(footer))
-    storage.fdatasync(fd)
     summary = f.unpack_trailer(footer)
     assert summary is not None
     return summary, end + len(footer)

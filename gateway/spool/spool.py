@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,34 +15,42 @@ from schemas.clock import Clock
 from schemas.errors import Busy
 from schemas.kinds import KINDS, SCHEMAS, Kind
 
-from .codec import Decoder, Encoder
-from .commit import COMMIT_ORDER, write
+from .accounts import Account, account_of
+from .committing import Commits
+from .failures import Failures
 from .ledger import Ledger
-from .log import SpoolFull
-from .opening import Opened, missing_rows, open_directory
+from .losses import Loss
+from .noticing import Noticing
+from .opening import Opened, open_directory, other_bytes
 from .recent import Recent
 from .recovery import KindRecovery
-from .retention import Loss, Retention, WhenFull
+from .retention import Retention, WhenFull
+from .scrubbing import Scrub
 from .storage import DiskStorage, Storage
+from .waiting import Waiting
 from .worker import ThreadWorker, Worker
 
 Tap = Callable[[int, pa.RecordBatch], None]
 """Sees (first row number, batch) of every put, in row order, before the rows are durable. Must not wait or raise."""
 
-_RETRY_S: Final = (0.1, 2.0)
 _UNLIMITED: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """What became of the rows that one sink was to have of one kind. read = filtered + delivered + spooled + dropped + dead_lettered."""
+class Options:
+    """What `Spool.open` takes, for the rooms behind it."""
 
-    read: int
-    filtered: int
-    delivered: int
-    spooled: int
-    dropped: int
-    dead_lettered: int
+    commit_every_s: float
+    commit_bytes: int
+    segment_bytes: int
+    fsync: Literal["group", "always"]
+    max_bytes: int | None
+    when_full: Mapping[Kind, WhenFull]
+    buffer_bytes: int
+    immediate: frozenset[Kind]
+    retention_grace_s: float
+    keep_s: float
+    scrub_every_s: float
 
 
 class Spool:
@@ -53,63 +60,55 @@ class Spool:
         self,
         directory: Path,
         opened: Opened,
+        options: Options,
         *,
         clock: Clock,
         storage: Storage,
         writer: Worker,
         reader: Worker,
-        commit_every_s: float,
-        commit_bytes: int,
-        segment_bytes: int,
-        fsync: Literal["group", "always"],
-        max_bytes: int | None,
-        when_full: Mapping[Kind, WhenFull],
-        buffer_bytes: int,
-        immediate: Iterable[Kind],
-        retention_grace_s: float,
+        thinner: Worker,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         """For `open`."""
         self.directory = directory
         self.gateway, self.epoch = opened.identity.gateway, opened.identity.epoch
         self.recovery: Mapping[Kind, KindRecovery] = opened.recovery
-        self.progress = 0
-        """Rises whenever rows became durable, or could not be made durable."""
         self._clock, self._storage, self._log = clock, storage, log
-        self._writer, self._reader = writer, reader
-        self._commit_every_s, self._commit_bytes, self._buffer_bytes = commit_every_s, commit_bytes, buffer_bytes
-        self._always, self._immediate = fsync == "always", frozenset(immediate)
+        self._writer, self._reader, self._thinner = writer, reader, thinner
+        self._always, self._immediate, self._commit_bytes = options.fsync == "always", options.immediate, options.commit_bytes
         self._lock, self._ledger_file, self._logs = opened.lock, opened.ledger_file, opened.logs
-        self._encoder = Encoder(Decoder())
         self._end = {kind: log.next for kind, log in self._logs.items()}
         self._durable = dict(self._end)
         self._durable_us = {kind: report.last_durable_us for kind, report in opened.recovery.items()}
-        self._buffers: dict[Kind, deque[tuple[int, pa.RecordBatch, int]]] = {kind: deque() for kind in KINDS}
-        self._buffered = dict.fromkeys(KINDS, 0)
-        self._turns: dict[Kind, deque[asyncio.Future[None]]] = {kind: deque() for kind in KINDS}
+        self._waiting = Waiting(options.buffer_bytes)
         self._recent = {kind: Recent(4 << 20) for kind in KINDS}
         self._taps: dict[Kind, list[Tap]] = {kind: [] for kind in KINDS}
-        self._failures: dict[str, str] = {}
-        self._failing_since_s = 0.0
-        self._losses: list[Loss] = []
-        self._work, self._urgent, self._retry = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._grown = asyncio.Event()
-        self._first_buffered_s = 0.0
+        self._failures = Failures(log)
         self._closing = self._closed = False
         loop = asyncio.get_running_loop()
-        self._collect_from_s = loop.time() + retention_grace_s
         self.ledger = Ledger(
-            self._ledger_file, opened.book, writer, durable=self.durable, oldest=self.oldest, failed=self._ledger_failed
-        )
-        self.retention = Retention(
-            self._logs, self.ledger, writer, max_bytes=max_bytes, reserve_bytes=segment_bytes, when_full=when_full,
-            lost=self._losses.append,
+            self._ledger_file, opened.book, writer, durable=self.durable, oldest=self.oldest,
+            failed=lambda error: self._failures.set("ledger", error),
         )  # fmt: skip
-        self._tell_recovery()
-        self._first_collection = loop.call_at(self._collect_from_s, self.ledger.changed.set)
+        self._noticing = Noticing(self._logs, self.ledger, clock=clock, log=log)
+        self.retention = Retention(
+            self._logs, self.ledger, writer, storage=storage, epoch=self.epoch, thinner=thinner, max_bytes=options.max_bytes,
+            reserve_bytes=options.segment_bytes, other_bytes=opened.other_bytes, when_full=options.when_full,
+            keep_us=round(options.keep_s * 1e6), now_us=clock.now_us, measure=lambda: other_bytes(directory, storage), lost=self._noticing.lost, rewritten=lambda kind, row: self._recent[kind].forget(row),
+        )  # fmt: skip
+        self._commits = Commits(
+            self._waiting, self._logs, self.ledger, self.retention, writer, self._failures, clock=clock, recent=self._recent, durable=self._have,
+            commit_every_s=options.commit_every_s, ahead_bytes=2 * options.segment_bytes,
+            collect_from_s=loop.time() + options.retention_grace_s,
+        )  # fmt: skip
+        self._noticing.tell_recovery(opened.recovery)
+        self.scrub = Scrub(self._logs, thinner, storage=storage, look=self._look, pause_s=options.scrub_every_s)
+        self._first_collection = loop.call_at(loop.time() + options.retention_grace_s, self.ledger.changed.set)
         self._tasks = [
-            loop.create_task(self._commit_for_ever(), name="spool commits"),
-            loop.create_task(self._keep_books(), name="spool ledger"),
+            loop.create_task(self._commits.for_ever(), name="spool commits"),
+            loop.create_task(self._commits.keep_books(), name="spool ledger"),
+            loop.create_task(self._commits.make_room_ahead(), name="spool downsampling"),
+            loop.create_task(self.scrub.for_ever(), name="spool scrub"),
         ]
 
     @classmethod
@@ -130,37 +129,55 @@ class Spool:
         buffer_bytes: int = 32 << 20,
         immediate: Iterable[Kind] = ("alert",),
         retention_grace_s: float = 5.0,
+        keep_s: float = 0.0,
+        scrub_every_s: float = 1.0,
         writer: Worker | None = None,
         reader: Worker | None = None,
+        thinner: Worker | None = None,
     ) -> Spool:
         """Open or make the spool in `directory` and recover what is there.
 
         Rows are flushed together when the oldest waits for `commit_every_s`, when `commit_bytes` wait, or at once for the kinds in
         `immediate`; with `fsync` always, each put is. `max_bytes` is the budget of the directory, `buffer_bytes` what may wait in memory per kind before
-        `put` waits. Nothing is unlinked in the first `retention_grace_s`, so that sinks can be registered.
+        `put` waits. Nothing is unlinked in the first `retention_grace_s`, so that sinks can be registered; rows are kept for `keep_s` after they came,
+        although every sink has had them, while there is room. Every `scrub_every_s` a segment is read to check it.
         Raises ConfigError when another process has the directory or a person must act otherwise; damaged files never keep it from opening.
         """
         storage = storage or DiskStorage()
-        writer, reader = writer or ThreadWorker("spool-write"), reader or ThreadWorker("spool-read")
+        workers = [
+            given or ThreadWorker(f"spool-{name}") for name, given in (("write", writer), ("read", reader), ("thin", thinner))
+        ]
         if max_bytes is not None:
             segment_bytes = max(64 << 10, min(segment_bytes, max_bytes // 16))
         made: list[Spool] = []
         try:
-            opened = await writer.run(
+            opened = await workers[0].run(
                 lambda: open_directory(
                     directory, storage=storage, gateway=gateway, now_us=clock.now_us(), segment_bytes=segment_bytes,
                     allows=lambda size: made[0].retention.allows(size),
                 )
             )  # fmt: skip
         except BaseException:
-            writer.close()
-            reader.close()
+            for worker in workers:
+                worker.close()
             raise
-        spool = cls(
-            directory, opened, clock=clock, storage=storage, writer=writer, reader=reader, commit_every_s=commit_every_s,
-            commit_bytes=commit_bytes, segment_bytes=segment_bytes, fsync=fsync, max_bytes=max_bytes, when_full=when_full or {},
-            buffer_bytes=buffer_bytes, immediate=immediate, retention_grace_s=retention_grace_s, log=log,
+        options = Options(
+            commit_every_s, commit_bytes, segment_bytes, fsync, max_bytes, when_full or {}, buffer_bytes, frozenset(immediate),
+            retention_grace_s,
+            keep_s,
+            scrub_every_s,
         )  # fmt: skip
+        spool = cls(
+            directory,
+            opened,
+            options,
+            clock=clock,
+            storage=storage,
+            writer=workers[0],
+            reader=workers[1],
+            thinner=workers[2],
+            log=log,
+        )
         made.append(spool)
         return spool
 
@@ -176,23 +193,17 @@ class Spool:
             raise ValueError(f"not a batch of {kind}: {batch.schema.names}")
         batch.validate()
         self._check_alive()
-        if self._buffered[kind] >= self._buffer_bytes or self._turns[kind]:
-            await self._wait_for_turn(kind)
+        await self._waiting.turn(kind)
+        self._check_alive()
         first = self._end[kind]
         if not batch.num_rows:
             return first
         self._end[kind] = first + batch.num_rows
-        size = batch.nbytes
-        if not self._work.is_set():
-            self._first_buffered_s = asyncio.get_running_loop().time()
-            self._work.set()
-        self._buffers[kind].append((first, batch, size))
-        self._buffered[kind] += size
+        self._waiting.add(kind, first, batch)
         for tap in self._taps[kind]:
             tap(first, batch)
-        if self._always or kind in self._immediate or sum(self._buffered.values()) >= self._commit_bytes:
-            self._urgent.set()
-        self._pass_turn(kind)
+        self._commits.wanted(now=self._always or kind in self._immediate or self._waiting.bytes >= self._commit_bytes)
+        self._waiting.next_turn(kind)
         if self._always:
             while self._durable[kind] < first + batch.num_rows:
                 await self.wait(self.progress)
@@ -211,9 +222,9 @@ class Spool:
         goals = {k: self._end[k] for k in KINDS if kind in (None, k)}
         while any(self._durable[k] < goal for k, goal in goals.items()):
             self._check_alive()
-            if self.failure and asyncio.get_running_loop().time() - self._failing_since_s >= patience_s:
+            if self._failures.last_for(patience_s):
                 raise Busy(1.0, f"rows cannot be made durable: {self.failure}")
-            self._urgent.set()
+            self._commits.wanted(now=True)
             await self.wait(self.progress)
 
     # Reading
@@ -247,9 +258,12 @@ class Spool:
             return found
         log = self._logs[kind]
         found = await self._reader.run(lambda: log.read(first, end=end, max_rows=max_rows, max_bytes=room))
-        while log.gone:
-            self._note_damage(kind, *log.gone.popleft())
+        self._noticing.look(kind)
         return found
+
+    def rewritten(self, kind: Kind) -> int:
+        """Rises whenever rows on disk were replaced by windows of them: what was read before is not what a repeated read gives."""
+        return self._logs[kind].rewritten
 
     async def skip_missing(self, kind: Kind, sink: str) -> int:
         """Move a sink over rows that are durable by number and no longer readable, counted as dropped; returns how many."""
@@ -261,11 +275,20 @@ class Spool:
             await self.ledger.acknowledge(kind, sink, upto - 1, delivered=0, filtered=0, dropped=rows)
         return max(0, rows)
 
+    @property
+    def progress(self) -> int:
+        """Rises whenever rows became durable, or could not be made durable."""
+        return self._commits.progress
+
     async def wait(self, seen: int) -> None:
         """Return when `progress` is not `seen` (any more): `seen = spool.progress`, look, then wait."""
         while self.progress == seen:
             self._check_alive()
-            await self._grown.wait()
+            await self._commits.grown.wait()
+
+    def wake(self) -> None:
+        """Let everybody who waits for progress look again."""
+        self._commits.bump()
 
     async def died(self) -> None:
         """Return never while the spool works. Raises RuntimeError when its commits have ended, which only a bug does."""
@@ -279,16 +302,11 @@ class Spool:
     @property
     def failure(self) -> str:
         """Why rows cannot be made durable at present, in words; empty while all is well."""
-        return next(iter(self._failures.values()), "")
+        return self._failures.text
 
     def account(self, kind: Kind, sink: str) -> Account:
         """What became of this sink's rows, at this moment. Rows count once they are durable."""
-        cursor, end = self.ledger.cursor(kind, sink), self._durable[kind]
-        gone = self.ledger.gone(kind).within(cursor.acked, end)
-        return Account(
-            read=end - cursor.start, filtered=cursor.filtered, delivered=cursor.delivered, spooled=end - cursor.acked - gone,
-            dropped=cursor.dropped + gone, dead_lettered=cursor.dead_lettered,
-        )  # fmt: skip
+        return account_of(self.ledger.cursor(kind, sink), self._durable[kind], self.ledger.gone(kind), self._logs[kind])
 
     def last_durable_us(self, kind: Kind) -> int | None:
         """Wall time (µs) at which the newest durable row was handed to the disk, after a restart too; None when there never was one."""
@@ -299,12 +317,26 @@ class Spool:
         found = self._logs[kind].commit_us(row)
         return self._clock.now_us() if found is None else found
 
+    def row_at(self, kind: Kind, time_us: int) -> int:
+        """The first row that was handed to the disk at `time_us` or later; `durable` when none was."""
+        return min(self._logs[kind].row_at(time_us), self._durable[kind])
+
+    def note_loss(self, loss: Loss) -> None:
+        """Count rows that are no more, for a gap row."""
+        self.ledger.note_loss(loss)
+        self._noticing.lost(loss)
+
+    async def drop(self, kind: Kind, sink: str, end: int) -> tuple[int, int]:
+        """Let one sink do without the rows before `end`; how many were held of them, and where it stands now. Durable when it returns."""
+        rows = await self.ledger.drop(kind, sink, end, self._logs[kind].thinned())
+        return rows, self.ledger.cursor(kind, sink).acked
+
     def buffered_bytes(self) -> int:
         """Bytes in memory that are not durable yet."""
-        return sum(self._buffered.values())
+        return self._waiting.bytes
 
     def bytes_used(self) -> int:
-        """Bytes on disk: segments with their preallocated room, and the ledger."""
+        """Bytes on disk: segments with their preallocated room, the ledger, and what else the directory holds."""
         return self.retention.used_bytes()
 
     @property
@@ -318,10 +350,11 @@ class Spool:
         return sum(log.corrupt_records for log in self._logs.values())
 
     def take_losses(self) -> list[Loss]:
-        """Rows that are no more, found or given up since the last call: each is worth a gap row."""
-        taken = list(self._losses)
-        self._losses.clear()
-        return taken
+        """Rows that are no more, found or given up since the last call: each is worth a gap row.
+
+        Call `ledger.told` once that row is durable; otherwise the next start hands them out again.
+        """
+        return self._noticing.take()
 
     async def close(self) -> None:
         """Make durable what there is, note where everybody stands, close the files. May be called twice.
@@ -332,12 +365,12 @@ class Spool:
             return
         self._closed = self._closing = True
         self._first_collection.cancel()
-        commits, books = self._tasks
-        for event in (self._work, self._urgent, self._retry):
-            event.set()
+        commits, *others = self._tasks
+        self._commits.finish()
         await asyncio.wait({commits})
-        books.cancel()
-        await asyncio.wait({books})
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others)
         try:
             await self.ledger.try_save()
             for log in self._logs.values():
@@ -346,98 +379,20 @@ class Spool:
             lock = self._lock
             await self._writer.run(lambda: self._storage.close(lock))
         finally:
-            self._writer.close()
-            self._reader.close()
+            for worker in (self._writer, self._reader, self._thinner):
+                worker.close()
         lost = {kind: self._end[kind] - self._durable[kind] for kind in KINDS if self._end[kind] > self._durable[kind]}
         if lost:
             self._log.error("rows could not be made durable and are lost", rows=lost, error=self.failure)
-        self._bump()
+        self._commits.bump()
 
-    # The commits
+    def _have(self, kind: Kind, row: int, now_us: int) -> None:
+        """Everything before `row` is durable."""
+        self._durable[kind], self._durable_us[kind] = row, now_us
 
-    async def _commit_for_ever(self) -> None:
-        loop = asyncio.get_running_loop()
-        pause_s = _RETRY_S[0]
-        while True:
-            await self._work.wait()
-            wait_s = self._first_buffered_s + self._commit_every_s - loop.time()
-            if wait_s > 0 and not self._closing:
-                await _wait_at_most(self._urgent, wait_s)
-            self._urgent.clear()
-            if await self._commit():
-                pause_s = _RETRY_S[0]
-                if not any(self._buffers.values()):
-                    self._work.clear()
-                    if self._closing:
-                        return
-                else:
-                    self._first_buffered_s = loop.time()
-            elif self._closing:
-                return
-            else:
-                self._retry.clear()
-                await _wait_at_most(self._retry, pause_s)
-                pause_s = min(2 * pause_s, _RETRY_S[1])
-
-    async def _commit(self) -> bool:
-        """One round over all kinds; False when something could not be written."""
-        now = self._clock.now_us()
-        taken = {kind: list(self._buffers[kind]) for kind in COMMIT_ORDER if self._buffers[kind]}
-        segments = sum(len(log.segments) for log in self._logs.values())
-        stored, error = await self._writer.run(lambda: write(taken, now, self._logs, self._encoder))
-        for kind, encoded in stored:
-            self._recent[kind].add(encoded.record.first, encoded.batch, encoded.record.raw)
-        for kind in dict.fromkeys(kind for kind, _ in stored):
-            self._durable[kind], self._durable_us[kind] = self._logs[kind].next, now
-            buffer = self._buffers[kind]
-            while buffer and buffer[0][0] + buffer[0][1].num_rows <= self._durable[kind]:
-                self._buffered[kind] -= buffer.popleft()[2]
-            self._pass_turn(kind)
-        if sum(len(log.segments) for log in self._logs.values()) != segments:
-            self.ledger.changed.set()  # something was closed: it may be free to go
-        if isinstance(error, SpoolFull) and await self.retention.make_room(error.size):
-            self._bump()
-            return await self._commit()
-        self._set_failure("commit", error)
-        self._bump()
-        return error is None
-
-    async def _keep_books(self) -> None:
-        """Writes the ledger a moment after it changed, then frees what everybody has had."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self.ledger.changed.wait()
-            await asyncio.sleep(max(self._commit_every_s, 0.01))
-            self.ledger.changed.clear()
-            if not await self.ledger.try_save():
-                self.ledger.changed.set()
-                await asyncio.sleep(_RETRY_S[1] / 4)
-            elif loop.time() >= self._collect_from_s and await self.retention.collect():
-                self._retry.set()
-
-    # Turns, failures, losses
-
-    async def _wait_for_turn(self, kind: Kind) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._turns[kind].append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            self._turns[kind].remove(turn)
-            self._pass_turn(kind)
-            raise
-        self._turns[kind].remove(turn)
-        self._check_alive()
-
-    def _pass_turn(self, kind: Kind) -> None:
-        turns = self._turns[kind]
-        if turns and not turns[0].done() and self._buffered[kind] < self._buffer_bytes:
-            turns[0].set_result(None)
-
-    def _bump(self) -> None:
-        self.progress += 1
-        grown, self._grown = self._grown, asyncio.Event()
-        grown.set()
+    async def _look(self, kind: Kind, row: int) -> None:
+        """Read one row, so that what is wrong with it is noticed."""
+        await self.read(kind, row, max_rows=1, last=row)
 
     def _check_alive(self) -> None:
         for task in self._tasks:
@@ -445,55 +400,3 @@ class Spool:
                 raise RuntimeError(f"{task.get_name()} ended") from (None if task.cancelled() else task.exception())
         if self._closed:
             raise RuntimeError("the spool is closed")
-
-    def _set_failure(self, what: str, error: Exception | None) -> None:
-        before = self.failure
-        if error is None:
-            self._failures.pop(what, None)
-        else:
-            text = error.strerror if isinstance(error, OSError) else None
-            self._failures[what] = text or str(error)
-        if self.failure and not before:
-            self._failing_since_s = asyncio.get_running_loop().time()
-            self._log.error("rows cannot be made durable and wait in memory", error=self.failure)
-        elif before and not self.failure:
-            self._log.info("rows are durable again")
-
-    def _ledger_failed(self, error: OSError | None) -> None:
-        self._set_failure("ledger", error)
-
-    def _note_damage(self, kind: Kind, first: int, end: int) -> None:
-        for low, high in self.ledger.gone(kind).missing_from(first, end):
-            sinks = {
-                sink: high - max(low, acked)
-                for sink in self.ledger.sinks_of(kind)
-                if (acked := self.ledger.cursor(kind, sink).acked) < high
-            }
-            self.ledger.note_gone(kind, low, high)
-            log = self._logs[kind]
-            now = self._clock.now_us()
-            before, after = log.commit_us(max(0, low - 1)), log.commit_us(high)
-            self._losses.append(Loss(kind, low, high - 1, "quarantined", sinks, before or now, after or now))
-            self._log.error("rows are damaged or missing", kind=kind, first=low, last=high - 1)
-
-    def _tell_recovery(self) -> None:
-        for kind, report in self.recovery.items():
-            for first, end in report.missing:
-                self._note_damage(kind, first, end)
-            for trouble in report.trouble:
-                self._log.warning("the disk made trouble at the start", kind=kind, error=trouble)
-        cut = {kind: report.truncated_bytes for kind, report in self.recovery.items() if report.truncated_bytes}
-        aside = [name for report in self.recovery.values() for name in report.quarantined]
-        if cut or aside or self.ledger.condition in ("one slot", "lost"):
-            self._log.warning(
-                "the spool was repaired", torn_bytes=cut, quarantined=aside, ledger=self.ledger.condition,
-                missing_rows=missing_rows(self.recovery),
-            )  # fmt: skip
-
-
-async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 Bytes = bytes | bytearray | memoryview
+_LOCK_ATTEMPTS: Final = 5
 
 
 class Storage(Protocol):
@@ -60,6 +62,10 @@ class Storage(Protocol):
     def exists(self, path: Path) -> bool: ...
 
     def free_bytes(self, path: Path) -> int: ...
+
+    def tree_bytes(self, path: Path) -> int:
+        """Bytes of a file, or of all files below a directory. What is not there or cannot be asked counts nothing."""
+        ...
 
     def lock(self, path: Path, owner: str) -> int:
         """Lock a file for one process until `close`; `owner` is written into it.
@@ -153,15 +159,27 @@ class DiskStorage:
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
 
+    def tree_bytes(self, path: Path) -> int:
+        """See `Storage.tree_bytes`."""
+        found = 0
+        for file in [str(path), *(os.path.join(top, name) for top, _, files in os.walk(path) for name in files)]:
+            with suppress(OSError):
+                found += os.lstat(file).st_size
+        return found
+
     def lock(self, path: Path, owner: str) -> int:
         """See `Storage.lock`. flock, so that two spools in one process exclude one another too."""
         fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            present = os.pread(fd, 64, 0).decode(errors="replace").strip("\0\n ")
-            os.close(fd)
-            raise BlockingIOError(errno.EWOULDBLOCK, present) from None
+        for attempt in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == _LOCK_ATTEMPTS - 1:
+                    present = os.pread(fd, 64, 0).decode(errors="replace").strip("\0\n ")
+                    os.close(fd)
+                    raise BlockingIOError(errno.EWOULDBLOCK, present) from None
+                time.sleep(0.02)  # `genba spool stat` looks whether somebody has it, and lets go at once
         with suppress(OSError):  # a full disk must not keep the gateway from draining
             os.pwrite(fd, owner.encode()[:63].ljust(63) + b"\n", 0)
         return fd

@@ -63,11 +63,11 @@ class Lake:
         """Gaps as (start, end, tag id or None), in seconds."""
         self.put(tags, rows, columns=("time", "end", "tag"), kind="gap", source=source, cause="not_connected", **more)
 
-    def describe(self, tags: Tags, *, site: str = "osaka", gateway: str = "gw-1") -> None:
+    def describe(self, tags: Tags, *, site: str = "osaka", gateway: str = "gw-1", sink: str = "lake") -> None:
         """The data dictionary of a gateway."""
         store = LocalStore(self.root, gateway)
         store.open()
-        TagTable(tags, enterprise="acme", site=site, gateway=gateway).write(store)
+        TagTable(tags, enterprise="acme", site=site, gateway=gateway, sink=sink).write(store)
 
 
 def table(path: Path) -> pa.Table:

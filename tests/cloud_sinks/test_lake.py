@@ -18,6 +18,7 @@ from cloud_sinks.parquet.dictionary import TagTable
 from cloud_sinks.parquet.file import data_metadata, write_file
 from cloud_sinks.parquet.rows import Names, parts
 from cloud_sinks.parquet.store import LocalStore
+from cloud_sinks.places import place_of
 from schemas.kinds import KINDS, Kind, telemetry, with_seq
 from schemas.lake import COLUMNS, TAGS_COLUMNS, LakeFile
 from schemas.span import SpoolSpan
@@ -49,7 +50,7 @@ def put(
         write_file(path, part.table, data_metadata(part.table, span, enterprise="acme", site=site))
         made.append(path)
     if described:
-        TagTable(tags, enterprise="acme", site=site, gateway=gateway).write(_store(root, gateway))
+        TagTable(tags, enterprise="acme", site=site, gateway=gateway, sink="lake").write(_store(root, gateway))
     return made
 
 
@@ -222,3 +223,14 @@ def test_importing_the_reader_imports_nothing_heavy() -> None:
     code = "import sys, cloud_sinks.lake; print(sorted({'pyarrow', 'numpy', 'polars', 'pydantic', 'structlog', 'paho'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_region_of_a_bucket_may_stand_where_other_sdks_look_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_CONFIG_FILE", "/dev/null")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="no region is known"):
+        place_of("s3://bucket/lake")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert (place_of("s3://bucket/lake").options or {})["aws_region"] == "eu-west-1"

@@ -212,6 +212,30 @@ def test_a_gap_of_another_adapter_or_sink_is_no_gap(plant: Lake) -> None:
     assert lake.gaps(plant.root).select("tag", "cause").rows() == [(TEMP, "not_connected")]
 
 
+def test_the_lake_knows_the_name_of_the_sink_that_writes_it_by_gateway(plant: Lake) -> None:
+    for gateway, path, sink in (("gw-1", TEMP, "archive"), ("gw-2", SPEED, "cold")):
+        tags = Tags(path)
+        plant.put(tags, [(0, 0, 1.0)], gateway=gateway)
+        plant.gap(tags, [(2, 3, None)], source="spool", sink="archive", gateway=gateway)
+        plant.describe(tags, gateway=gateway, sink=sink)
+    made = lake.pivot(plant.root, start=at(0), end=at(4))
+    assert cells(made, TEMP) == [1.0, 1.0, None, None]
+    assert cells(made, SPEED) == [1.0] * 4, "what was dropped before another sink is in this lake"
+
+
+def test_thinned_out_readings_and_lost_rows_of_other_kinds_are_no_gap_of_the_readings(plant: Lake) -> None:
+    tags = Tags(TEMP)
+    plant.put(tags, [(0, 0, 1.0)])
+    plant.put(
+        tags,
+        [(1, 2, None, "spool", "lake", "downsampled"), (3, 4, None, "spool.alert", "lake", "dropped")],
+        columns=("time", "end", "tag", "source", "sink", "cause"),
+        kind="gap",
+    )
+    plant.describe(tags)
+    assert cells(lake.pivot(plant.root, start=at(0), end=at(5)), TEMP) == [1.0] * 5
+
+
 def test_a_gap_that_began_long_before_is_seen(plant: Lake) -> None:
     tags = Tags(TEMP)
     plant.gap(tags, [(-20 * 86_400, 5, None)])

@@ -179,6 +179,16 @@ class ModelConformance:
             for key, found in by_tag(self.run([stream.slice(0, rows)])).items():
                 assert whole[key][: len(found)] == found
 
+    def test_it_depends_on_no_more_rows_than_its_scope_says(self) -> None:
+        stream = wild_stream()
+        scope = getattr(self.model(), "scope", "gateway")
+        units = [[tag] for tag in range(TAGS)] if scope == "tag" else [[*range(TAGS)]]
+        apart = {}
+        for unit in units:
+            mine = stream.filter(pa.array(np.isin(stream.column("tag").to_numpy(), unit)))
+            apart |= by_tag(self.run([stream if scope == "gateway" else mine], self.model(unit)))
+        assert apart == by_tag(self.run([stream]))
+
     @pytest.mark.parametrize("seed", range(3))
     def test_batch_cuts_change_nothing(self, seed: int) -> None:
         stream = wild_stream(seed)

@@ -19,7 +19,7 @@ from tests.gateway.test_collector import ScriptedAdapter
 
 async def opened(directory: Path, *adapters: str, last_seen_us: int | None = None, durable_gaps: int = 0, **more) -> Absences:
     return await Absences.open(
-        directory, adapters, last_seen_us=last_seen_us, durable_gaps=durable_gaps, log=structlog.get_logger(), **more
+        directory, adapters, last_seen_us=last_seen_us, durable_gaps=lambda: durable_gaps, log=structlog.get_logger(), **more
     )
 
 
@@ -49,6 +49,16 @@ async def test_an_absence_whose_gap_row_was_never_durable_is_told_again(tmp_path
     await absences.of("press").told(7)
     again = await opened(tmp_path, "press", last_seen_us=200, durable_gaps=7)
     assert pending(again, "press") == (50, "not_connected")
+
+
+@pytest.mark.parametrize(("durable_gaps", "since"), [(7, (50, "gateway_stopped")), (8, (90, "not_connected"))])
+async def test_a_device_that_is_back_for_a_moment_does_not_end_an_absence_that_is_not_told_durably(tmp_path, durable_gaps, since):
+    """Found by tests/chaos/day: up, away again and the gateway killed within one commit; the gap row of the first absence was never there."""
+    absences = await opened(tmp_path, "press", last_seen_us=50, durable_gaps=durable_gaps)
+    await absences.of("press").told(7)
+    await absences.of("press").begin(90, "not_connected")
+    again = await opened(tmp_path, "press", last_seen_us=100, durable_gaps=durable_gaps)
+    assert pending(again, "press") == since
 
 
 async def test_one_that_had_nothing_to_tell_and_one_of_a_device_that_is_no_more_leave_nothing(tmp_path):

@@ -16,7 +16,7 @@ from gateway.collector import Collector
 from schemas.errors import ConfigError, EndOfStream, NotConnected
 from schemas.kinds import telemetry
 from schemas.quality import BAD_NO_COMMUNICATION, BAD_NODE_ID_UNKNOWN, BAD_TIMEOUT
-from tests.gateway.samples import make_tag, rows
+from tests.gateway.samples import make_tag, rows, until
 
 
 class ScriptedAdapter:
@@ -149,18 +149,22 @@ async def test_another_plan_goes_on_without_an_event_and_a_pause_of_two_periods_
         put.append((kind, batch))
         return len(put)
 
-    async def play(script):
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(collector.run(), timeout=0.1)
+    async def play(batches):
+        """Run until so many batches more were put, or to the end."""
+        wanted = len(put) + batches
+        run = asyncio.create_task(collector.run())
+        await until(lambda: len(put) >= wanted or run.done(), 20)
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
 
     tags = [make_tag(0), make_tag(1, period_us=60_000_000)]
     first = ScriptedAdapter([((), (GOOD,))])
     collector = Collector("press", first, tags, put=record, clock=manual_clock, rng=random.Random(1), log=structlog.get_logger())
-    await play(first)
+    await play(2)
     stopped = collector._last_batch_us
     second = ScriptedAdapter([((), (rows([0, 1], [1.0, 2.0], time_us=stopped + 10_000_000),))])
     collector.replan(second, tags)
-    await play(second)
+    await play(2)
     assert (first.closed, second.closed) == (1, 1)
     assert events(put) == ["adapter_up"]
     (gap,) = of(put, "gap")
@@ -168,9 +172,9 @@ async def test_another_plan_goes_on_without_an_event_and_a_pause_of_two_periods_
     assert len(of(put, "telemetry")) == 2
 
     collector.replan(ScriptedAdapter([((), (rows([0, 1], [1.0, 2.0], time_us=collector._last_batch_us + 1_500_000),))]), tags)
-    await play(second)
+    await play(1)
     assert len(of(put, "gap")) == 1
 
     collector.replan(ScriptedAdapter([(NotConnected("away"), ()), (EndOfStream(), ())]), tags)
-    await play(second)
+    await play(3)
     assert events(put) == ["adapter_up", "adapter_down", "adapter_finished"]

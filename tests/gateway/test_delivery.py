@@ -13,7 +13,8 @@ import pytest
 import structlog
 
 from cloud_sinks.base import BatchPolicy
-from gateway.delivery import Delivery, bury
+from gateway.dead_letters import bury
+from gateway.delivery import Delivery
 from gateway.router import Router
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
 from schemas.kinds import make_batch
@@ -83,7 +84,7 @@ class Rig:
         self.dead_letters = tmp_path / "dead-letters"
         self.reports: list[tuple[str, str, str]] = []
 
-    async def delivery(self, sink, *, name="lake", kinds=("telemetry",), rules=None):
+    async def delivery(self, sink, *, name="lake", kinds=("telemetry",), rules=None, **options):
         async def report(event, severity, message):
             self.reports.append((event, severity, message))
 
@@ -93,6 +94,7 @@ class Rig:
         made = Delivery(
             name, sink, kinds, spool=self.spool, router=Router(rules, {name: "parquet"}, self.tags), clock=self.clock,
             rng=random.Random(1), dead_letters=self.dead_letters, report=report, log=structlog.get_logger(),
+            **options,
         )  # fmt: skip
         made._backoff._first_s = made._backoff._max_s = 0.01
         return made

@@ -79,6 +79,7 @@ def pipeline(account, state="up"):
     return SimpleNamespace(
         deliveries=[delivery], spool=SimpleNamespace(account=lambda kind, _: account if kind == "telemetry" else empty, bytes_used=lambda: 2_500_000),
         clock=SimpleNamespace(now_us=lambda: 0), runner=SimpleNamespace(behind_rows=12), tags=[make_tag(0)], latest=Latest(1),
+        oldest_age_s=lambda delivery: 41.0,
     )  # fmt: skip
 
 
@@ -102,3 +103,4 @@ def test_the_dashboard_shows_the_newest_alerts_whatever_is_in_their_text():
     assert "[/weird]" in text
     assert "2.5 MB in the spool" in text
     assert "models 12 rows behind" in text
+    assert "oldest undelivered row 41 s" in text

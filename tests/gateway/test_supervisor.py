@@ -337,7 +337,7 @@ async def test_a_spool_that_died_ends_the_process_instead_of_crashing_for_ever(o
     task = asyncio.create_task(plant.supervisor.run(plant.stop))
     await plant.supervisor.ready.wait()
     await until(lambda: plant.delivered("lake") > 3)
-    monkeypatch.setattr(plant.pipeline.spool, "_commit", broken)
+    monkeypatch.setattr(plant.pipeline.spool._commits, "_commit", broken)
     _, pending = await asyncio.wait({task}, timeout=10)
     assert not pending
     assert "spool commits ended" in "".join(traceback.format_exception(task.exception()))
@@ -386,3 +386,18 @@ async def test_a_sink_that_was_added_starts_at_the_tail_and_a_removed_one_is_kep
         await until(lambda: again.delivered("second") > 3)
     assert min(again.sinks["second"].rows()) >= end
     assert again.pipeline.spool.ledger.sinks == {"lake", "broker", "second"}
+
+
+async def test_a_sink_that_was_added_with_from_oldest_gets_what_the_spool_still_holds(opened, tmp_path, monkeypatch):
+    plant = await opened()
+    async with plant.running():
+        await until(lambda: plant.delivered("lake") > 3)
+    end = plant.pipeline.spool.end("telemetry")
+    text = PLANT.replace("broker", "second").replace('"mqtt://127.0.0.1:1"', '"mqtt://127.0.0.1:1", from: oldest')
+    monkeypatch.setattr(sys.modules[__name__], "PLANT", text)
+    again = await opened()
+    oldest = again.pipeline.spool.oldest("telemetry")
+    async with again.running():
+        await until(lambda: again.delivered("second") > end - oldest)
+    assert oldest < end
+    assert again.sinks["second"].rows()[: end - oldest] == list(range(oldest, end))

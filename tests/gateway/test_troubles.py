@@ -15,6 +15,7 @@ from gateway.pipeline import Crashes
 from gateway.spool import Loss
 from gateway.troubles import Troubles
 from schemas.certificates import CertificateFact
+from schemas.errors import Busy
 
 
 class Pipeline:
@@ -32,7 +33,12 @@ class Pipeline:
         self.crashes: dict[str, Crashes] = {}
         self.losses: list[Loss] = []
         self.used = 0
-        self.spool = SimpleNamespace(directory=None, bytes_used=lambda: self.used, failure="", take_losses=self.take)
+        self.acknowledged: list[Loss] = []
+        self.disk_takes = True
+        self.spool = SimpleNamespace(
+            directory=None, bytes_used=lambda: self.used, failure="", take_losses=self.take, flush=self.flush,
+            ledger=SimpleNamespace(told=self.acknowledged.extend),
+        )  # fmt: skip
         self.rows: list[tuple[str, dict]] = []
 
     @staticmethod
@@ -44,6 +50,10 @@ class Pipeline:
     def take(self):
         taken, self.losses = self.losses, []
         return taken
+
+    async def flush(self, kind):
+        if not self.disk_takes:
+            raise Busy(1.0)
 
     async def put(self, kind, batch: pa.RecordBatch):
         self.rows += [(kind, row) for row in batch.to_pylist()]
@@ -289,6 +299,23 @@ async def test_lost_rows_are_one_gap_row_per_sink_that_was_still_to_have_them(pi
     (event,) = [row for kind, row in pipeline.rows if kind == "event"]
     assert (event["event"], event["severity"]) == ("rows_lost", "critical")
     assert "telemetry rows 10 to 29" in event["message"]
+    assert [loss.first for loss in pipeline.acknowledged] == [10]
+
+
+async def test_a_gap_row_says_that_rows_of_another_kind_than_readings_were_lost(pipeline, watch):
+    pipeline.losses = [Loss("alert", 3, 4, "dropped", {"lake": 2}, 1_000, 2_000)]
+    await watch.look()
+    assert [row["source"] for kind, row in pipeline.rows if kind == "gap"] == ["spool.alert"]
+
+
+async def test_rows_kept_as_windows_are_a_warning_and_a_gap_row_that_is_not_durable_is_owed(pipeline, watch):
+    pipeline.losses = [Loss("telemetry", 10, 29, "downsampled", {"lake": 18}, 1_000, 2_000)]
+    pipeline.disk_takes = False
+    await watch.look()
+    assert [(row["cause"], row["rows"]) for kind, row in pipeline.rows if kind == "gap"] == [("downsampled", 18)]
+    (event,) = [row for kind, row in pipeline.rows if kind == "event"]
+    assert (event["event"], event["severity"]) == ("rows_downsampled", "warning")
+    assert pipeline.acknowledged == []
 
 
 async def test_damage_that_no_sink_was_waiting_for_is_a_gap_of_the_gateway_itself(pipeline, watch):

@@ -60,7 +60,7 @@ def test_the_nightly_compaction_calls_what_there_is(tmp_path: Path) -> None:
         if line.startswith("ExecStart")
     ]
     assert len(lines) == 2
-    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "tags").mkdir(parents=True)
     for line in lines:
         program, *arguments = line.partition("=")[2].replace("/var/lib/genba", str(tmp_path)).split()
         assert program == "/opt/genba/bin/genba"

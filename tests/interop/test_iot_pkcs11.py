@@ -71,7 +71,7 @@ def config(broker: Any, library: str, /, **options: Any) -> IotCoreConfig:
     module = {"library": library, "token": "gateway", "key": label(broker.folder), "pin": PIN, **options}
     given = {
         "endpoint": "localhost", "port": broker.tls_port, "thing": "gw-1", "certificate": str(broker.certificate),
-        "ca": str(broker.ca), "timeout": "5s", "pkcs11": {name: value for name, value in module.items() if value is not None},
+        "ca": str(broker.ca), "timeout": "20s", "pkcs11": {name: value for name, value in module.items() if value is not None},
     }  # fmt: skip
     return IotCoreConfig.model_validate(given)
 

@@ -93,7 +93,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def config(port: int, **options: Any) -> IotCoreConfig:
-    given = {"endpoint": "wss://localhost", "port": port, "thing": "gw-1", "ca": "ca.pem", "timeout": "5s"}
+    given = {"endpoint": "wss://localhost", "port": port, "thing": "gw-1", "ca": "ca.pem", "timeout": "20s"}
     return IotCoreConfig.model_validate({**given, "aws": {"region": "ap-northeast-1"}, **options})
 
 

@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,10 +51,14 @@ class Service:
         self._authority = x509.load_pem_x509_certificate(broker.ca.read_bytes())
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self._client.on_message = self._on_message
-        self._client.on_connect = lambda client, *_: [client.subscribe(topic, qos=1) for topic in (CSR, REGISTER)]
+        listens = threading.Event()
+        self._client.on_connect = lambda client, *_: client.subscribe(
+            [(topic, paho.SubscribeOptions(1)) for topic in (CSR, REGISTER)]
+        )
+        self._client.on_subscribe = lambda *_: listens.set()
         self._client.connect("127.0.0.1", broker.port)
         self._client.loop_start()
-        time.sleep(0.1)
+        assert listens.wait(20)
 
     def asked(self, topic: str) -> list[dict[str, Any]]:
         return [request for one, request in self.requests if one == topic]
@@ -117,7 +121,7 @@ def service(broker: Any) -> Iterator[Service]:
 def options(broker: Any, **given: Any) -> dict[str, Any]:
     return {
         "kind": "iot_core", "endpoint": "localhost", "port": broker.tls_port, "thing": "gw-1", "certificate": "certs/gw.pem",
-        "key": "certs/gw.key", "ca": str(broker.ca), "timeout": "3s", **given,
+        "key": "certs/gw.key", "ca": str(broker.ca), "timeout": "20s", **given,
     }  # fmt: skip
 
 
@@ -362,7 +366,7 @@ async def test_a_template_makes_the_thing_and_its_certificate_works(cloud: Minis
     config = IotCoreConfig.model_validate(
         {
             "endpoint": "localhost", "port": cloud.mqtt_port, "thing": "press-7", "certificate": "own/gw.pem", "key": "own/gw.key",
-            "ca": "ca.pem", "timeout": "3s",
+            "ca": "ca.pem", "timeout": "20s",
         }
     )  # fmt: skip
     made = Fleet(config, tmp_path, claim, lambda line: None)

@@ -17,6 +17,7 @@ from ._location import Location
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cloud_sinks.aws import AwsConfig
     from cloud_sinks.parquet.config import ParquetConfig
     from cloud_sinks.parquet.shelf import Shelf
     from gateway.spool.book import Book
@@ -71,17 +72,24 @@ def _same(written: str, base: Path, location: str) -> bool:
     return (base / written).resolve() == Path(location).resolve()
 
 
+def aws_of(location: Location, gateway: Gateway | None) -> AwsConfig:
+    """How a bucket is reached: as the gateway's sink does, unless the command line says otherwise."""
+    from cloud_sinks.aws import AwsConfig
+
+    sink = gateway.config if gateway is not None else None
+    given = {name: value for name, value in location.access.items() if value is not None}
+    return (sink.aws if sink is not None and sink.aws is not None else AwsConfig()).model_copy(update=given)
+
+
 @contextmanager
 def opened(location: Location, gateway: Gateway | None = None) -> Iterator[Shelf]:
     """The lake; what goes wrong with it becomes an error that says who must act. Of a gateway's sink it takes how the bucket is reached."""
     import structlog
 
-    from cloud_sinks.aws import AwsConfig
     from cloud_sinks.parquet.shelf import shelf_of
 
     sink = gateway.config if gateway is not None else None
-    given = {name: value for name, value in location.access.items() if value is not None}
-    aws = (sink.aws if sink is not None and sink.aws is not None else AwsConfig()).model_copy(update=given)
+    aws = aws_of(location, gateway)
     with location.errors("keep the lake"):
         shelf = shelf_of(
             str(location), aws, log=structlog.stdlib.get_logger(), base=gateway.base if gateway else None,

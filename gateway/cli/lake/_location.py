@@ -35,6 +35,46 @@ class Location:
         with self.errors():
             return place_of(self.text, **self.access)
 
+    def holds_a_lake(self) -> None:
+        """Raises ConfigError where there is nothing of a lake: a wrong name would look like a lake without data."""
+        from schemas.lake import COLUMNS
+
+        place = self.place()
+        with self.errors():
+            there = set(place.names(""))
+        if there & {*COLUMNS, "tags"}:
+            return
+        parts = self.text.rstrip("/").split("/")
+        inside = next((at for at, part in enumerate(parts) if part in (*COLUMNS, "tags") and at > 0), None)
+        within = inside is not None and (inside + 1 == len(parts) or parts[inside + 1].startswith(("site=", "date=")))
+        hint = (
+            f"name the lake itself: {'/'.join(parts[:inside])}"
+            if within
+            else "name the `location` of the sink; a gateway that has connected to it leaves tags/"
+        )
+        raise ConfigError(f"{self.text}: no lake is there, neither tags/ nor telemetry/", hint=hint)
+
+    def say_why_nothing(self, patterns: tuple[str, ...], sites: tuple[str, ...]) -> None:
+        """Tell on stderr which site or pattern of what was asked the lake does not know, and what may have been meant."""
+        from cloud_sinks import lake
+        from gateway.suggest import did_you_mean
+        from schemas.asset import matches_any
+
+        with self.errors():
+            known = lake.tags(self.text, **self.access)
+        there = known["site"].unique().sort().to_list()
+        for site in sites:
+            if site not in there:
+                click.echo(
+                    f"no site of the lake is called {site}; {did_you_mean(site, there) or 'it has ' + ', '.join(there)}", err=True
+                )
+        paths = known["tag"].unique().sort().to_list()
+        for pattern in patterns:
+            if not any(matches_any(path, [pattern]) for path in paths):
+                word = pattern.rpartition("/")[2]
+                hint = did_you_mean(word, {path.rpartition("/")[2] for path in paths}) or "`genba lake tags` lists them"
+                click.echo(f"no tag of the lake fits {pattern}; {hint}", err=True)
+
     @contextmanager
     def errors(self, what: str = "read the lake") -> Iterator[None]:
         """Turns what goes wrong with the lake into an error that says who must act, with the location in it.
@@ -52,7 +92,10 @@ class Location:
 
             raise Account(AwsConfig(), Path(), self.text).in_words(error, what) from error
         except pe.PolarsError as error:
-            raise click.ClickException(f"{self.text}: cannot {what}: {_first_line(error)}") from error
+            said = f"{self.text}: cannot {what}: {_first_line(error)}"
+            if "parquet:" in said:
+                said += " (`genba lake verify` names the file)"
+            raise click.ClickException(said) from error
         except BrokenPipeError:
             raise
         except OSError as error:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from gateway.cli._engine import Engine, engined
 from gateway.cli._options import in_seconds
 
-from ._keeping import gateway_of, kinds, opened
+from ._keeping import Gateway, aws_of, gateway_of, kinds, opened
 from ._location import Location, located
 
 if TYPE_CHECKING:
-    from cloud_sinks.parquet.compaction import Report
+    from pyspark.sql import SparkSession
+
+    from cloud_sinks.parquet.compaction import Options, Outcome, Plan, Report
     from schemas.data import Kind
 
 
@@ -58,6 +62,7 @@ def _bytes(ctx: click.Context, param: click.Parameter, text: str) -> int:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be merged first.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON on stdout.")
+@engined
 def command(
     location: Location,
     plant: Path | None,
@@ -68,11 +73,13 @@ def command(
     grace: float,
     dry_run: bool,
     as_json: bool,
+    engine: Engine,
 ) -> None:
     """Merge the small files of each folder of the lake at LOCATION; gateways write and others read meanwhile.
 
     PLANT (a gateway's configuration) says how the bucket is reached and encrypted. Killing it or running it twice at once harms
-    nothing: the next run clears up. Exits with 1 when a file is not what it says of itself; it stays as it is.
+    nothing: the next run clears up. Exits with 1 when a file is not what it says of itself; it stays as it is. With Spark each merge is a
+    task of its own, with the same files in the same format as here.
     """
     import json
 
@@ -82,16 +89,39 @@ def command(
         raise click.UsageError("--sink is a name in PLANT; give that")
     gateway = gateway_of(plant, location, sink) if plant is not None else None
     options = Options(kinds, target_size, older_than, grace, dry_run)
-    with opened(location, gateway) as shelf:
+    with engine.session() as spark, opened(location, gateway) as shelf:
         if not dry_run:
             shelf.open()
-        report = Compactor(shelf, options).run()
+        compactor = Compactor(shelf, options)
+        if spark is None or dry_run:
+            compactor.run()
+        else:
+            while plans := compactor.plans():
+                for outcome in _in_spark(spark, plans, location, gateway, options):
+                    compactor.take(outcome)
+            compactor.finish()
+        report = compactor.report
     if as_json:
         click.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=1))
     else:
         _tell(report, dry_run=dry_run)
     if report.problems:
         raise SystemExit(1)
+
+
+def _in_spark(
+    spark: SparkSession, plans: Sequence[Plan], location: Location, gateway: Gateway | None, options: Options
+) -> Iterator[Outcome]:
+    """Each plan is a task."""
+    from cloud_sinks.parquet.remote import OUTCOME, CarryOut, unpacked
+    from gateway.jobs.spark import each, explained
+
+    base, kms_key = (gateway.base, gateway.config.kms_key if gateway.config else None) if gateway else (Path(), None)
+    work = CarryOut(str(location), aws_of(location, gateway), base.resolve(), kms_key, options)
+    with explained():
+        rows = each(spark, work, list(enumerate(plans)), OUTCOME).toArrow().to_pylist()
+    for row in rows:
+        yield unpacked(row["outcome"], plans[row["plan"]])
 
 
 def _tell(report: Report, *, dry_run: bool) -> None:

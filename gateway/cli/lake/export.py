@@ -49,6 +49,8 @@ def command(
     if format not in ("parquet", "csv", "arrow"):
         raise click.UsageError(f"--out {out}: export writes parquet, csv or arrow")
 
+    location.holds_a_lake()
+
     def read() -> pl.LazyFrame:
         asked: dict[str, Any] = {"tags": patterns or None, "start": interval.start, "end": interval.end, "sites": sites or None}
         return _shown(lake.scan(str(location), kind=kind, **asked, **location.access), interval, format)

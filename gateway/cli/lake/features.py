@@ -20,10 +20,10 @@ from ._times import Interval, timed
 @click.option(
     "--out", metavar="LOCATION", help="Another place for them than the lake itself: a directory, or s3://bucket/prefix."
 )
-@click.option("--sink", default="lake", show_default=True, help="Name of the sink that writes the lake: its gaps are counted.")
+@click.option("--sink", help="Name of the sink that writes the lake, where the lake does not say it: its gaps are counted.")
 @engined
 def command(
-    location: Location, every: str, interval: Interval, sites: tuple[str, ...], out: str | None, sink: str, engine: Engine
+    location: Location, every: str, interval: Interval, sites: tuple[str, ...], out: str | None, sink: str | None, engine: Engine
 ) -> None:
     """Make features of the lake at LOCATION: count, quality, least, greatest, mean, spread, slope, silence and gaps of each tag.
 
@@ -40,6 +40,7 @@ def command(
     except ValueError as error:
         raise ConfigError(f"--every {every}: {error}") from error
     lake = Lake(str(location), **location.access)
+    location.holds_a_lake()
     with engine.session() as spark, location.errors("make features"):
         summary = lake_features.make(
             lake,

@@ -30,6 +30,7 @@ def command(location: Location, patterns: tuple[str, ...], interval: Interval, s
         raise click.UsageError(f"--out {out}: which format? End the name in {', '.join('.' + one for one in FORMATS)}")
     from gateway.jobs import lake_plot
 
+    location.holds_a_lake()
     with location.errors():
         what = lake_plot.picture(str(location), patterns, interval.start, interval.end, sites=sites, access=location.access)
         with scratch_for(out) as scratch:

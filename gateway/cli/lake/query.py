@@ -87,14 +87,19 @@ def command(
     asked: dict[str, Any] = {
         "tags": patterns or None, "start": interval.start, "end": interval.end, "sites": sites or None, **location.access,
     }  # fmt: skip
+    location.holds_a_lake()
     with location.errors():
         units: dict[str, str] = {}
         if sql is not None:
             frames: Iterable[pl.DataFrame] = [_sql(sql, str(location), asked, limit)]
         elif wide:
             frames, units = _wide(str(location), asked, every or "1s", limit, grid)
+            if not units:
+                location.say_why_nothing(patterns, sites)
         else:
             frames = [_rows(str(location), kind, asked, limit, for_people=format == "table")]
+            if frames[0].is_empty():
+                location.say_why_nothing(patterns, sites)
         write((_shown_in(frame, interval) for frame in frames), format, out, units=units)
 
 

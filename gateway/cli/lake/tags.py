@@ -30,6 +30,7 @@ def command(
     from cloud_sinks import lake
 
     format = format_of(format_, out)
+    location.holds_a_lake()
     with location.errors():
         found = lake.tags(str(location), sites=sites or None, tags=patterns or None, **location.access)
     if not history:
@@ -37,6 +38,6 @@ def command(
     if format == "table":
         period = ["valid_from", "valid_to"] if history else []
         found = for_people(found.select("tag", "unit", "value_type", "label", *period, "first_seen", "last_seen"))
-    if patterns and found.is_empty():
-        click.echo(f"no tag fits {' '.join(patterns)}", err=True)
+    if found.is_empty():
+        location.say_why_nothing(patterns, sites)
     write([found], format, out)

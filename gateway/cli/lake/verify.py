@@ -52,6 +52,8 @@ def command(
     name = gateway.sink if gateway is not None else None
     if gateway is not None:
         name = job.sink_of(gateway.book(), name)
+    if gateway is None:  # with a ledger what is missing is named
+        location.holds_a_lake()
     with opened(location, gateway) as shelf:
         verdict = job.verify(
             shelf,

@@ -199,7 +199,7 @@ async def test_of_a_lake_under_compaction_each_row_is_played_once(tmp_path, mome
     folder, rows, half = whole.parent, readings.num_rows, readings.num_rows // 2
     whole.rename(folder / whole.name.replace(".parquet", "-m0123456789ab.parquet"))
     name = "old-gw-0001-telemetry-{:014d}-{:014d}.parquet"
-    sources = [Source(0, half - 1, half), Source(half, rows - 1, rows - half)]
+    sources = [Source(0, half - 1, half, ""), Source(half, rows - 1, rows - half, "")]
     if moment != "sources gone":
         for one in sources:
             pq.write_table(readings.slice(one.first, one.rows), folder / name.format(one.first, one.last))
@@ -296,7 +296,7 @@ async def test_nothing_is_left_behind_and_aclose_is_legal_at_any_time(tmp_path):
     [
         ({"speed": 0}, "above 0"),
         ({"endpoint": "s3://bucket/lake"}, "on this machine"),
-        ({"data": []}, "at least 1"),
+        ({"data": []}, "telemetry, event or both"),
         ({"tags": {"temp": {"address": "temp", "scale": 2}}}, "as it is; delete scale"),
         ({"tags": {"temp": {"address": "temp", "deadband": 2}}}, "as it is; delete deadband"),
     ],

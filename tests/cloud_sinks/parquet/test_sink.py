@@ -206,15 +206,21 @@ async def test_a_disk_that_refuses_is_not_connected_in_words_and_heals(
     assert (await scanned(context)).height == 10
 
 
-async def test_really_full_disk(context: SinkContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Parquet writer itself meets ENOSPC."""
+async def test_half_a_file_that_a_full_disk_left_is_removed(context: SinkContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room it takes is wanted by others. A disk that is really full: tests/cloud_sinks/test_cloud_faults.py."""
+
+    def half(path: Path, *_: object) -> None:
+        path.write_bytes(b"PAR1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     sink = build(context)
     await sink.connect()
     assert isinstance(context.tags, Tags)
     with monkeypatch.context() as patch:
-        patch.setattr(LocalStore, "scratch", lambda self, name: Path("/dev/full"))
+        patch.setattr("cloud_sinks.parquet.publish.write_file", half)
         with pytest.raises(NotConnected, match=r"the disk is full \(ENOSPC"):
             await sink.write([batch_of("telemetry", 0, 10, context.tags)], span_of("telemetry", 0, 10))
+    assert files(context, ".tmp") == []
     await sink.aclose()
 
 

@@ -44,6 +44,7 @@ plant.yaml is fine
   models    wear (stuck, 2 tags), limits of 1 tag
   sinks     lake (parquet)
   routes    telemetry → lake; event → nowhere; score → nowhere; alert → lake; health → lake; image → lake; gap → lake
+  spool     20 GB hold at least 267 days of readings while no sink can be reached; then the oldest telemetry goes
 """
 TAGS = """\
   acme/osaka/press-07/motor_temp  press-07  hr:100  number  °C  500ms
@@ -123,6 +124,7 @@ def test_json_is_a_contract(genba: Genba) -> None:
             "routes": {
                 "telemetry": ["lake"], "event": [], "score": [], "alert": ["lake"], "health": ["lake"], "image": ["lake"], "gap": ["lake"],
             },
+            "spool": {"max_size": 20_000_000_000, "hours": 6419.2},
             "tags": 4,
             "tag_list": [
                 {"path": "acme/osaka/press-07/motor_temp", "adapter": "press-07", "address": "hr:100", "type": "number", "unit": "Cel", "period_us": 500_000},

@@ -16,10 +16,14 @@ from gateway.metrics import registry_for
 from gateway.troubles import Troubles
 from schemas.errors import Busy, ConfigError, NotConnected
 from schemas.span import Command
-from tests.gateway.samples import until
+from tests.gateway.samples import until as until_
 from tests.gateway.test_supervisor import Device, Sink, opened, quick
 
 __all__ = ["opened", "quick"]  # fixtures
+
+
+async def until(condition, timeout_s=20.0):
+    await until_(condition, timeout_s)
 
 
 class Keeper(Sink):

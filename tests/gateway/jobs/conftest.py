@@ -15,5 +15,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    with sparks.session("local[2]", {"spark.driver.memory": "1g"}) as made:
+    settings = {
+        "spark.driver.memory": "1g",
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # it lives too short to be worth optimising
+        "spark.sql.shuffle.partitions": "2",
+    }
+    with sparks.session("local[2]", settings) as made:
         yield made

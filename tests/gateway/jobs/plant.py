@@ -80,7 +80,7 @@ class Plant:
             span = SpoolSpan(self.gateway, self.epoch, "telemetry", first, first + sum(batch.num_rows for batch in rows) - 1)
             for part in parts(rows, span, Names(self.tags)):
                 publish(store, part, span, enterprise="acme", site=self.site)
-        TagTable(self.tags, enterprise="acme", site=self.site, gateway=self.gateway).write(store)
+        TagTable(self.tags, enterprise="acme", site=self.site, gateway=self.gateway, sink="lake").write(store)
 
     def scores(self, config: ModelConfig) -> pl.DataFrame:
         """What its model set said live, poll by poll, as rows of the lake without their row number."""

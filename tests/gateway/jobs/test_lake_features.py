@@ -243,3 +243,9 @@ def test_only_the_dates_and_windows_that_make_sense(root: Path) -> None:
             make(Lake(str(root)), Duration(every))
     shutil.rmtree(root / "telemetry")
     assert make(Lake(str(root)), MINUTE).files == 0
+
+
+def test_the_page_lists_the_columns() -> None:
+    page = (Path(__file__).parents[3] / "docs/spark.md").read_text(encoding="utf-8")
+    lines = [f"| `{column.name}` | {column.type} | {column.meaning} |" for column in FEATURES_COLUMNS]
+    assert "\n".join(["| column | type | |", "|---|---|---|", *lines, "<!-- end -->"]) in page

@@ -17,8 +17,9 @@ from cloud_sinks import lake
 from cloud_sinks.jobs import Lake, Wanted
 from edge_models.base import ModelConfig
 from gateway.jobs import lake_features
-from gateway.jobs.lake_score import RECORD, Request, _plan, score, tags_of
+from gateway.jobs.lake_score import score
 from gateway.jobs.score import configure
+from gateway.jobs.score_plan import RECORD, Request, plan_of, tags_of
 from schemas.errors import ConfigError
 from schemas.lake import COLUMNS, LakeFile, features_path
 from schemas.values import Duration
@@ -213,5 +214,5 @@ def test_a_lake_in_a_bucket_gives_what_the_same_directory_gives(small: tuple[Pat
 
 
 def make_wanted(request: Request) -> list[tuple[LakeFile, Wanted]]:
-    plan = _plan(request)
+    plan = plan_of(request)
     return [(file, plan.wanted([0] * len(plan.replay.tags))) for file in plan.files]

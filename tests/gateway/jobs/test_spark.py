@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
+import time
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +19,13 @@ import pytest
 
 from cloud_sinks import lake
 from cloud_sinks.jobs import Lake
+from cloud_sinks.parquet.audit import audit
+from cloud_sinks.parquet.shelf import LocalShelf
+from gateway.cli import main
 from gateway.jobs import lake_features
 from gateway.jobs import spark as sparks
-from gateway.jobs.lake_score import Request, score
+from gateway.jobs.lake_score import score
+from gateway.jobs.score_plan import Request
 from schemas.errors import ConfigError
 from schemas.values import Duration
 from tests.gateway.jobs.plant import Plant, bits
@@ -24,6 +34,7 @@ from tests.gateway.jobs.test_lake_score import config_of, files_of, live
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+LAKE_PAGE = (Path(__file__).parents[3] / "docs/lake.md").read_text(encoding="utf-8")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -76,6 +87,42 @@ def test_what_a_task_raises_is_said_without_a_trace(spark: SparkSession, root: P
     assert "\n" not in str(caught.value)
 
 
+def test_the_snippet_for_plain_spark_runs(spark: SparkSession, root: Path, tmp_path: Path) -> None:
+    (snippet,) = (found for found in re.findall(r"```python\n(.*?)```", LAKE_PAGE, re.DOTALL) if "pyspark" in found)
+    (tmp_path / "snippet.py").write_text(snippet.replace("lake/telemetry", str(root / "telemetry")), encoding="utf-8")
+    names = runpy.run_path(str(tmp_path / "snippet.py"))
+    rows = (
+        lake.scan(root).filter(pl.col("quality") == 0, pl.col("date") == date(2026, 3, 1)).group_by("tag").agg(pl.mean("value"))
+    )
+    expected = dict(rows.collect().iter_rows())
+    assert {row["tag"]: row["avg(value)"] for row in names["found"]} == pytest.approx(expected)
+    assert names["spark"] is spark
+
+
+def test_the_command_uses_the_session_that_runs(
+    spark: SparkSession, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["lake", "features", str(root), "--every", "1h", "--out", str(tmp_path / "out"), "--site", "kyoto"]
+    with pytest.raises(SystemExit) as ended:
+        main([*asked, "--engine", "spark", "--master", "spark://nowhere:1"])
+    assert ended.value.code in (0, None)
+    assert capsys.readouterr().out == "30 windows of 1h in 2 files, 2 made now\n"
+    assert spark.range(3).count() == 3
+
+
+def test_a_local_session_listens_on_loopback_only(spark: SparkSession) -> None:
+    process = Path(f"/proc/{spark.sparkContext._gateway.proc.pid}")
+    mine = {os.readlink(one) for one in (process / "fd").iterdir()}
+    listening = []
+    for table in ("tcp", "tcp6"):
+        for line in (process / "net" / table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in mine:
+                listening.append(fields[1].partition(":")[0])
+    assert listening
+    assert set(listening) <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
 PROBE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -92,3 +139,49 @@ def test_the_zip_for_executors_is_whole_and_imports_light(tmp_path: Path) -> Non
         [sys.executable, "-I", "-c", PROBE, str(zipped)], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_compaction_in_tasks_gives_the_same_rows_in_the_same_format(
+    spark: SparkSession, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {engine: tmp_path / engine for engine in ("polars", "spark")}
+    for place in made.values():
+        shutil.copytree(root, place)
+    before = lake.scan(root).collect().sort("gateway", "seq")
+    reports = {}
+    for engine, place in made.items():
+        with pytest.raises(SystemExit) as ended:
+            main(["lake", "compact", str(place), "--grace", "0s", "--json", "--engine", engine])
+        assert ended.value.code in (0, None)
+        reports[engine] = json.loads(capsys.readouterr().out)
+        assert lake.scan(place).collect().sort("gateway", "seq").equals(before)
+        assert audit(LocalShelf(place), deep=True, now_us=time.time_ns() // 1000).findings == []
+        assert not list(place.glob(".tmp-*/*"))
+    mine, theirs = reports["spark"], reports["polars"]
+    assert mine["ok"]
+    assert len(mine["merged"]) == 3  # two gateways, one of them over midnight
+    assert sorted(mine["removed"]) == sorted(theirs["removed"])
+    told = [
+        sorted((one["folder"], one["files"], one["rows"], one["bytes"]) for one in report["merged"]) for report in (mine, theirs)
+    ]
+    assert told[0] == told[1]
+    files = [
+        {re.sub("-m[0-9a-f]{12}", "", name): data for name, data in files_of(place).items() if name.endswith(".parquet")}
+        for place in made.values()
+    ]
+    assert files[0] == files[1]  # but for the random digits in their names
+
+
+def test_damage_that_a_task_finds_is_told_and_left_alone(
+    spark: SparkSession, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root, tmp_path / "lake")
+    victim = min((tmp_path / "lake/telemetry/site=kyoto").rglob("*.parquet"))
+    victim.write_bytes(victim.read_bytes()[:-9])
+    with pytest.raises(SystemExit) as ended:
+        main(["lake", "compact", str(tmp_path / "lake"), "--grace", "0s", "--json", "--engine", "spark"])
+    assert ended.value.code == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [problem.split(":")[0] for problem in report["problems"]] == [str(victim.relative_to(tmp_path / "lake"))]
+    assert victim.is_file()
+    assert report["merged"]

@@ -19,7 +19,8 @@ from cloud_sinks.parquet import PLUGIN
 from cloud_sinks.parquet.config import ParquetConfig, Roll
 from cloud_sinks.parquet.file import data_metadata, read_metadata, write_file
 from cloud_sinks.parquet.shelf import LocalShelf
-from gateway.delivery import Delivery, bury
+from gateway.dead_letters import bury
+from gateway.delivery import Delivery
 from gateway.jobs.verify import Verdict, verify
 from gateway.router import Router
 from gateway.spool.book import Book, Cursor, Cut

@@ -153,6 +153,9 @@ class MemoryStorage:
     def free_bytes(self, path: Path) -> int:
         return 1 << 40
 
+    def tree_bytes(self, path: Path) -> int:
+        return sum(len(data) for file, data in self.files.items() if file == path or path in file.parents)
+
     def lock(self, path: Path, owner: str) -> int:
         if path in self._open.values():
             raise BlockingIOError(errno.EWOULDBLOCK, owner)
@@ -198,7 +201,7 @@ def crash(spool: Spool) -> None:
         task.cancel()
     spool._first_collection.cancel()
     spool._closed = True
-    for worker in (spool._writer, spool._reader):
+    for worker in (spool._writer, spool._reader, spool._thinner):
         if isinstance(worker, ThreadWorker):  # what is being written when the process dies is written or not; here it is
             worker._executor.shutdown(wait=True, cancel_futures=True)
     storage = spool._storage

@@ -192,14 +192,14 @@ async def test_forgetting_a_sink_frees_what_it_held_back(open_spool):
 async def test_rows_given_up_meanwhile_make_a_cut_busy(open_spool):
     spool = await filled(open_spool)
     await spool.ledger.register("telemetry", "lake", "oldest")
-    assert spool.ledger.give_up("telemetry", 0, 30) == [("lake", 30)]
+    assert spool.ledger.give_up("telemetry", 0, 30) == {"lake": 30}
     with pytest.raises(Busy):
         await spool.ledger.begin_cut("telemetry", "lake", 0, 49)
     account = spool.account("telemetry", "lake")
     assert (account.read, account.dropped, account.spooled) == (100, 30, 70)
     assert await spool.ledger.begin_cut("telemetry", "lake", 30, 49) == Cut(30, 49)
     # behind a cut in flight rows are given up too; the sink finds them missing later, and they count as dropped at once
-    assert spool.ledger.give_up("telemetry", 60, 80) == [("lake", 20)]
+    assert spool.ledger.give_up("telemetry", 60, 80) == {"lake": 20}
     account = spool.account("telemetry", "lake")
     assert (account.read, account.dropped, account.spooled) == (100, 50, 50)
 

@@ -96,7 +96,7 @@ class SpoolMachine(RuleBasedStateMachine):
     async def open(self) -> None:
         self.spool = await Spool.open(
             Path("spool"), gateway="gw", clock=ManualClock(), log=structlog.get_logger(), storage=self.storage, commit_every_s=0,
-            segment_bytes=4 << 10, retention_grace_s=0, writer=InlineWorker(), reader=InlineWorker(),
+            segment_bytes=4 << 10, retention_grace_s=0, writer=InlineWorker(), reader=InlineWorker(), thinner=InlineWorker(),
         )  # fmt: skip
 
     @rule(rows=st.integers(1, 60))

@@ -173,6 +173,7 @@ async def test_an_earlier_segment_that_is_lost_is_a_known_gap_and_told_once(open
         assert (account.read, account.spooled, account.dropped) == (30, 20, 10)
         if damage in ("garbage", "of another kind"):
             assert len(list((directory / "quarantine").iterdir())) == 1
+        spool.ledger.told([loss])
     async with running(open_spool) as spool:
         assert spool.recovery["telemetry"].missing == []
         assert spool.take_losses() == []

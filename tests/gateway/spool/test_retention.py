@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from gateway.spool import DiskStorage
 from schemas.errors import Busy
 
 from .conftest import alerts, crash, everything, numbers, readings, running, segments, values
@@ -101,9 +102,11 @@ async def test_a_cut_in_flight_pins_its_rows_and_later_ones_go_instead(open_spoo
     assert numbers(await spool.read("telemetry", 0, max_rows=100, last=99)) == list(range(100))
     dropped = spool.account("telemetry", "lake").dropped
     assert dropped == sum(loss.last - loss.first + 1 for loss in losses)
+    spool.ledger.told(losses[:-1])
+    await spool.ledger.save()
     crash(spool)
     async with running(open_spool, max_bytes=1 << 20) as again:
-        assert again.take_losses() == []  # known, so not told twice
+        assert again.take_losses() == losses[-1:]  # the others are known, so not told twice
         account = again.account("telemetry", "lake")
         assert (account.read, account.dropped) == (end, dropped)
         assert numbers(await again.read("telemetry", 0, max_rows=100, last=99)) == list(range(100))
@@ -172,3 +175,24 @@ async def test_acknowledged_alerts_are_kept_for_the_alarm_layer(open_spool):
             await again.ledger.pin("telemetry", "models", 0)
             await asyncio.sleep(0.05)
             assert numbers(await everything(again, "alert")) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "downsample"])
+async def test_what_is_really_on_the_disk_keeps_to_the_budget_with_dead_letters_and_quarantine(open_spool, tmp_path, policy):
+    directory, budget = tmp_path / "spool", 1 << 20
+    for name in ("dead-letters/lake", "quarantine", "models"):
+        (directory / name).mkdir(parents=True)
+    (directory / "dead-letters/lake/some.arrow").write_bytes(bytes(100_000))
+    (directory / "quarantine/bad").write_bytes(bytes(50_000))
+    spool = await open_spool(max_bytes=budget, when_full={"telemetry": policy}, retention_grace_s=0)
+    await spool.ledger.register("telemetry", "lake")
+    disk, end, most = DiskStorage(), 0, 0
+    for n in range(40):
+        end = await fill(spool, 1, end)
+        if n == 20:  # they grow while the gateway runs
+            (directory / "models/state.bin").write_bytes(bytes(60_000))
+        async with spool.retention._working:  # between two rewrites
+            most = max(most, await asyncio.to_thread(disk.tree_bytes, directory))
+        assert most <= budget
+    assert most > budget * 0.75
+    assert spool.account("telemetry", "lake").dropped > 0

@@ -48,7 +48,7 @@ def test_patterns_and_sites(genba: Genba, location: Path) -> None:
     assert len(genba("lake", "tags", location, "**/motor_*").out.splitlines()) == 3
     assert len(genba("lake", "tags", location, "forge/**", PATHS[0]).out.splitlines()) == 3
     done = genba("lake", "tags", location, "**/mottor")
-    assert (done.status, done.err) == (0, "no tag fits **/mottor\n")
+    assert (done.status, done.err) == (0, "no tag of the lake fits **/mottor; did you mean 'motor_temp'?\n")
     assert len(genba("lake", "tags", location, "--site", "kyoto").out.splitlines()) == 1
 
 
@@ -65,7 +65,7 @@ def test_programs_get_every_column(genba: Genba, location: Path, tmp_path: Path)
 
 def test_odd_names_and_an_empty_lake(genba: Genba, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
-    empty.mkdir()
+    (empty / "telemetry").mkdir(parents=True)
     assert len(genba("lake", "tags", empty).out.splitlines()) == 1
     assert json.loads(genba("lake", "tags", empty, "--format", "json").out) == []
     lake = Lake(tmp_path / "odd")
@@ -90,3 +90,19 @@ def test_mistakes_say_the_way_out(genba: Genba, location: Path, tmp_path: Path) 
     assert (done.status, "which format?" in done.err) == (2, True)
     done = genba("lake", "tags", location, "--out", tmp_path / "no" / "tags.csv")
     assert (done.status, "cannot be written" in done.err) == (2, True)
+
+
+def test_a_wrong_place_is_no_lake_without_data(genba: Genba, location: Path, tmp_path: Path) -> None:
+    (tmp_path / "else").mkdir()
+    for command in (("tags",), ("query",), ("verify",), ("features",), ("export", "--out", str(tmp_path / "o.csv"))):
+        done = genba("lake", command[0], tmp_path / "else", *command[1:])
+        assert (done.status, "no lake is there" in done.err) == (2, True), command
+    done = genba("lake", "query", location / "tags" / "site=osaka")
+    assert (done.status, f"name the lake itself: {location}" in done.err) == (2, True)
+
+
+def test_what_is_one_character_off_is_named_with_what_was_meant(genba: Genba, location: Path) -> None:
+    for more in ((), ("--every", "1m")):
+        done = genba("lake", "query", location, "**/motor_tmp", *more)
+        assert (done.status, "no tag of the lake fits **/motor_tmp; did you mean 'motor_temp'?" in done.err) == (0, True)
+    assert "did you mean 'osaka'?" in genba("lake", "query", location, "--site", "Osaka").err
