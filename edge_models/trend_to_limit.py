@@ -28,6 +28,7 @@ _REACH: Final = 2.0  # windows: as far as it looks ahead
 _LONGEST: Final = 40  # checkpoints between a past forecast and its outcome
 _CLIP: Final = 5.0  # standard deviations that one reading may be off
 _CLIP_FROM: Final = 20
+_BAND: Final = 3.0  # standard deviations
 _CHUNK: Final = 256
 
 
@@ -52,10 +53,10 @@ class TrendToLimit(PerTagModel):
     READING(n) -> SCORE(n), and HEALTH rows `time_to_limit` (value, low, high in s): one a checkpoint (32 a window) while there is a
     forecast, and one without a value when there is none any more. The trend is a least-squares line with exponentially fading
     weights (a quarter of a window). At each checkpoint level and slope are kept, 64 of them. A past slope foretold when the level of a
-    later checkpoint would be reached; the ratio of the true to the foretold time, over all pairs about as far apart as the present forecast
-    reaches, gives by its quantiles the interval (split conformal, Vovk 2005: the k-th of n+1) and by its median the value. Without a slope of four standard
-    errors towards a limit, or fewer than 19 pairs (for 0.9), it knows nothing, and a bound that the record does not give is
-    null. The score is the share of n+1 of those ratios under which the limit is reached within `within`. 1672 bytes of state per tag.
+    later checkpoint would be reached; by how much the true time differed (as a factor, up or down), over all pairs about as far apart
+    as the present forecast reaches, gives the factor of the interval (split conformal, Vovk 2005: the k-th of n+1). Without a
+    slope of four standard errors towards a limit, or with fewer than 19 pairs (for 0.9), it knows nothing; an upper bound that the record does not
+    give is null. The score is the share of n+1 such errors with which the limit is still reached within `within`. 1664 bytes of state per tag.
     """
 
     kind: ClassVar[str] = "trend_to_limit"
@@ -104,7 +105,9 @@ class TrendToLimit(PerTagModel):
         s["times"][back] += shift[:, None]
         passed = np.maximum(now - s["at"], 0.0) / 1e6
         s["at"][:] = now
-        self._learn(s, passed, value - s["origin"], count)
+        low, high = self._learn(s, passed, value - s["origin"], count)
+        low += s["origin"]
+        high += s["origin"]
         due = np.flatnonzero(now - s["mark"] >= self._spacing_us)
         if len(due):
             part = {name: array[due] for name, array in s.items()}
@@ -112,16 +115,15 @@ class TrendToLimit(PerTagModel):
             outcome = self._checkpoint(part, self._limits[slots[due]], np.ones(len(due), bool) if ready is None else ready[due])
             for name, array in part.items():
                 s[name][due] = array
-            told, expected, low, high = outcome
+            told, expected, soonest, latest = outcome
             if len(told):
-                self._news.append((slots[due[told]], time[due[told]], expected, low, high))
+                self._news.append((slots[due[told]], time[due[told]], expected, soonest, latest))
         score = s["score"].copy()
         self.keep(at, s)
-        nothing = np.full(len(value), np.nan)
-        return score, nothing, nothing
+        return score, low, high
 
-    def _learn(self, s: dict[str, Floats], passed: Floats, value: Floats, count: Floats) -> None:
-        """Let the weighted sums grow older by `passed` s and add the value."""
+    def _learn(self, s: dict[str, Floats], passed: Floats, value: Floats, count: Floats) -> tuple[Floats, Floats]:
+        """Let the weighted sums grow older by `passed` s and add the value. Returns the band in which the line saw it coming."""
         w, t, tt, y, ty, yy = (s[name] for name in ("w", "t", "tt", "y", "ty", "yy"))
         level, slope, spread, _ = _line(s)
         expected, room = level + slope * passed, _CLIP * spread
@@ -134,6 +136,8 @@ class TrendToLimit(PerTagModel):
         w[:] = fade * w + 1.0
         y[:] = fade * y + value
         yy[:] = fade * yy + value**2
+        margin = _BAND * spread
+        return expected - margin, expected + margin
 
     def _checkpoint(self, s: dict[str, Floats], limits: Floats, ready: Bools) -> tuple[Index, Floats, Floats, Floats]:
         """Keep level and slope of m slots, forecast, and set `score` and `known`. Returns which have news: place, value, low, high in s."""
@@ -151,7 +155,7 @@ class TrendToLimit(PerTagModel):
         for chunk in (able[k : k + _CHUNK] for k in range(0, len(able), _CHUNK)):
             errors, n = self._record(s, chunk, foretold[chunk])
             soon = np.log(np.maximum(self._within, 1e-9) / foretold[chunk])[:, None]  # how far the truth must be off, in ln
-            beyond = (errors > np.abs(soon)).sum(axis=1) / 2.0  # half of the errors go either way
+            beyond = (n - (errors <= np.abs(soon)).sum(axis=1)) / 2.0  # half of the errors go either way
             inside = (n - beyond) / (n + 1.0)
             s["score"][chunk] = np.where(soon[:, 0] > 0, inside, beyond / (n + 1.0))
             which = np.flatnonzero(n >= self._few)
@@ -162,7 +166,8 @@ class TrendToLimit(PerTagModel):
         known = np.isfinite(expected) & ready
         told = np.flatnonzero(known | (s["known"] == 1.0))
         s["known"][:] = known
-        return told, *(np.where(known, one, np.nan)[told] for one in (expected, low, high))
+        expected, low, high = (np.where(known, one, np.nan)[told] for one in (expected, low, high))
+        return told, expected, low, high
 
     def _record(self, s: dict[str, Floats], at: Index, foretold: Floats) -> tuple[Floats, Index]:
         """|ln(true/foretold time)| of past forecasts, sorted, inf behind the n there are: float64[m, …], n of each row.
@@ -187,13 +192,13 @@ class TrendToLimit(PerTagModel):
         """HEALTH rows of the checkpoints of this batch, in the order of its rows."""
         slots, usable = self.slots.of(readings.tag), readings.usable
         rows: dict[tuple[int, int], int] = {}
-        for row, key in enumerate(zip(slots.tolist(), readings.time.tolist(), strict=True)):
-            if usable is None or usable[row]:
-                rows.setdefault(key, row)
-        slot, time, value, low, high = (np.concatenate(column) for column in zip(*self._news, strict=True))
+        for number, key in enumerate(zip(slots.tolist(), readings.time.tolist(), strict=True)):
+            if usable is None or usable[number]:
+                rows.setdefault(key, number)
+        slot, time, value, low, high = (np.concatenate([news[k] for news in self._news]) for k in range(5))
         # What was taken along for speed and put back again (bad rows within a poll) has no usable row.
         found = np.array([rows.get(key, -1) for key in zip(slot.tolist(), time.tolist(), strict=True)], dtype=np.intp)
-        order = np.argsort(found, kind="stable")
+        order: Index = np.argsort(found, kind="stable")
         order = order[found[order] >= 0]
         if len(order) == 0:
             return None
