@@ -21,7 +21,7 @@ import pytest
 from edge_models.base import EdgeModel, ModelConfig, ModelContext
 from schemas import quality as q
 from schemas.errors import StateMismatch
-from schemas.kinds import SCORE, Origin, make_batch, telemetry, with_seq
+from schemas.kinds import HEALTH, SCORE, Origin, kind_of, make_batch, telemetry, with_seq
 from schemas.plugin import Plugin
 from schemas.tags import Limits, Tag
 
@@ -158,6 +158,7 @@ class ModelConformance:
     most_bytes_per_tag: ClassVar[int] = 200
     row_per_reading: ClassVar[bool] = True
     looks_at_bad: ClassVar[bool] = False
+    gives_health: ClassVar[bool] = False
 
     def config(self, **options: Any) -> ModelConfig:
         config: ModelConfig = self.plugin.config.model_validate(
@@ -169,8 +170,9 @@ class ModelConformance:
         return self.plugin.build(self.config(**options), ModelContext("watch", [make_tag(tag) for tag in tags]))
 
     def run(self, batches: Sequence[pa.RecordBatch], model: EdgeModel | None = None) -> list[pa.RecordBatch]:
+        """SCORE batches; HEALTH has a test of its own."""
         model = model or self.model()
-        return [found for batch in batches for found in model.update(batch, T0)]
+        return [found for batch in batches for found in model.update(batch, T0) if kind_of(found) == "score"]
 
     def test_a_prefix_of_the_rows_gives_a_prefix_of_the_scores(self) -> None:
         stream = wild_stream()
@@ -194,6 +196,26 @@ class ModelConformance:
         stream = wild_stream(seed)
         assert by_tag(self.run(cut(stream, seed))) == by_tag(self.run([stream]))
         assert by_tag(self.run(cut(stream, seed, most=3))) == by_tag(self.run([stream]))
+
+    def test_health_does_not_depend_on_batches_and_goes_on_after_a_restart(self) -> None:
+        def rows(batches: Sequence[pa.RecordBatch]) -> list[str]:
+            found = [batch for batch in batches if kind_of(batch) == "health"]
+            assert all(batch.schema.equals(HEALTH, check_metadata=True) and batch.num_rows for batch in found)
+            return [repr(row) for batch in found for row in batch.to_pylist()]
+
+        stream = wild_stream()
+        model = self.model()
+        whole = rows(model.update(stream, T0))
+        pieces: list[str] = []
+        model = self.model()
+        for number, piece in enumerate(cut(stream, 4)):
+            pieces += rows(model.update(piece, T0))
+            if number % 5 == 0:
+                state = model.snapshot()
+                model = self.model()
+                model.restore(state)
+        assert sorted(pieces) == sorted(whole)
+        assert self.gives_health == bool(whole)
 
     def test_the_order_of_tags_within_a_poll_changes_nothing(self) -> None:
         stream = wild_stream()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from edge_models import drift, envelope, forecast_residual, limits, rules, stuck
+from edge_models import drift, envelope, forecast_residual, limits, rules, stuck, trend_to_limit
 from tests.conformance.model import ModelConformance
 
 
@@ -52,3 +52,11 @@ class TestEnvelope(ModelConformance):
     plugin = envelope.PLUGIN
     kind = "envelope"
     options: ClassVar[Mapping[str, Any]] = {"min_samples": 10}
+
+
+class TestTrendToLimit(ModelConformance):
+    plugin = trend_to_limit.PLUGIN
+    kind = "trend_to_limit"
+    gives_health = True
+    most_bytes_per_tag = 1700
+    options: ClassVar[Mapping[str, Any]] = {"min_samples": 10, "window": "24s", "high": 34, "confidence": 0.5}

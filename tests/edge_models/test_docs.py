@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_models import drift, envelope, forecast_residual, limits, rules, stuck
+from edge_models import drift, envelope, forecast_residual, limits, rules, stuck, trend_to_limit
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
 from tests.conformance.model import make_tag
 
@@ -19,6 +19,7 @@ PLUGINS = {
     "limits": limits.PLUGIN,
     "rules": rules.PLUGIN,
     "envelope": envelope.PLUGIN,
+    "trend_to_limit": trend_to_limit.PLUGIN,
 }
 
 
