@@ -43,7 +43,7 @@ class TrendToLimitConfig(ModelConfig):
     )
     within: Duration = Field(Duration("8h"), description="Raise an alarm when the limit will be reached within this time.")
     limit: float = Field(0.9, gt=0.5, lt=1, description="A score at or above it is abnormal.")
-    confidence: float = Field(0.9, ge=0.5, le=0.95, description="Share of the intervals that shall hold the truth.")
+    confidence: float = Field(0.9, ge=0.5, le=0.95, description="Target: the share of the intervals that hold the truth.")
     min_samples: int = Field(30, ge=10, description="Readings of a tag before its first score.")
 
 
