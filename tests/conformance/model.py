@@ -159,6 +159,17 @@ class ModelConformance:
     row_per_reading: ClassVar[bool] = True
     looks_at_bad: ClassVar[bool] = False
     gives_health: ClassVar[bool] = False
+    bulk: ClassVar[tuple[int, int]] = 10_000, 20  # tags and polls of the large batch
+
+    @staticmethod
+    def carry(batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows in the form in which this model takes them. Each row by itself, so that cutting and cleaning may come first."""
+        return batch
+
+    @staticmethod
+    def tag(number: int) -> Tag:
+        """A tag as this model takes it."""
+        return make_tag(number)
 
     def config(self, **options: Any) -> ModelConfig:
         config: ModelConfig = self.plugin.config.model_validate(
@@ -167,12 +178,12 @@ class ModelConformance:
         return config
 
     def model(self, tags: Sequence[int] = range(TAGS), **options: Any) -> EdgeModel:
-        return self.plugin.build(self.config(**options), ModelContext("watch", [make_tag(tag) for tag in tags]))
+        return self.plugin.build(self.config(**options), ModelContext("watch", [self.tag(tag) for tag in tags]))
 
     def run(self, batches: Sequence[pa.RecordBatch], model: EdgeModel | None = None) -> list[pa.RecordBatch]:
         """SCORE batches; HEALTH has a test of its own."""
         model = model or self.model()
-        return [found for batch in batches for found in model.update(batch, T0) if kind_of(found) == "score"]
+        return [found for batch in batches for found in model.update(self.carry(batch), T0) if kind_of(found) == "score"]
 
     def test_a_prefix_of_the_rows_gives_a_prefix_of_the_scores(self) -> None:
         stream = wild_stream()
@@ -205,11 +216,11 @@ class ModelConformance:
 
         stream = wild_stream()
         model = self.model()
-        whole = rows(model.update(stream, T0))
+        whole = rows(model.update(self.carry(stream), T0))
         pieces: list[str] = []
         model = self.model()
         for number, piece in enumerate(cut(stream, 4)):
-            pieces += rows(model.update(piece, T0))
+            pieces += rows(model.update(self.carry(piece), T0))
             if number % 5 == 0:
                 state = model.snapshot()
                 model = self.model()
@@ -299,7 +310,7 @@ class ModelConformance:
         model = self.model()
         foreign = readings([FOREIGN, 10**6, FOREIGN], np.array([1.0, 2.0, 3.0]), T0)
         assert self.run([foreign], model) == []
-        assert model.update(foreign.slice(0, 0), T0 + 10**6) == []
+        assert model.update(self.carry(foreign.slice(0, 0)), T0 + 10**6) == []
         nobody = self.model([])
         assert self.run([plain_stream(polls=3), foreign.slice(0, 0)], nobody) == []
         nobody.restore(nobody.snapshot())
@@ -395,7 +406,7 @@ class ModelConformance:
         assert len(many.snapshot()) / 1000 <= self.most_bytes_per_tag
 
     def test_a_million_rows_in_one_batch(self) -> None:
-        tags, polls = 10_000, 20
+        tags, polls = self.bulk
         rng = np.random.default_rng(0)
         ids = np.tile(np.arange(tags, dtype=np.int32), polls)
         time = np.repeat(T0 + np.arange(polls) * POLL_US, tags)
