@@ -21,15 +21,12 @@ from .per_tag import PerTagModel
 from .scores import ScoreRows
 from .sentences import interval, number, quantity
 from .slots import NEVER, At, Bools, Floats, Index, Readings, Times
+from .tail import STATE, TAIL, learn_tail, tail_score
 from .vibration_config import HZ, RATES, VibrationConfig, check, unit_of
 from .waveform import LEAST_SECONDS, LEVELS
 from .waveform_rows import Blocks, Companion, Expected
 
-_TAIL: Final = 4.0  # standard deviations of the most unusual feature from which the tail is learnt instead of assumed
 _TAIL_SHARE: Final = 1.2e-3  # of normal waveforms, for each feature, lie beyond it (measured on noise after 50 to 300 waveforms)
-_TAIL_MEAN: Final = 0.6  # mean excess before any was seen (measured as above)
-_TAIL_WEIGHT: Final = 20.0  # how many excursions that assumption counts for
-_TAIL_MEMORY: Final = 200.0
 _LEAST_SPREAD: Final = 0.05  # of a logarithm: a change by less than five per cent is nothing
 _LEAST_SPREAD_OF_LINE: Final = 0.2  # times the floor
 _CLIP: Final = 4.0  # standard deviations that one waveform may teach
@@ -61,11 +58,7 @@ class Vibration(PerTagModel):
     kind: ClassVar[str] = "vibration"
     version: ClassVar[int] = 1
     scope: ClassVar[Scope] = "asset"  # of speed and sample rate
-    initial: ClassVar[Mapping[str, float]] = {
-        "peak": 0.0,  # largest statistic of the excursion under way, 0 for none
-        "excursions": 0.0,
-        "excess": _TAIL_MEAN,
-    }
+    initial: ClassVar[Mapping[str, float]] = STATE
     learnt_with: ClassVar[tuple[str, ...]] = (
         "sample_rate", "samples", "rpm", "speed", "bearing", "orders", "harmonics", "tolerance", "envelope_low", "envelope_high",
         "bands", "memory",
@@ -183,11 +176,10 @@ class Vibration(PerTagModel):
         residual = np.where(have, x - level, 0.0)
         z = np.where(judged, residual / scale, 0.0)
         statistic = np.maximum(z.max(axis=1), 0.0)
-        share = self._tail_share * np.exp((_TAIL - statistic) / s["excess"])
-        score = np.where(statistic > _TAIL, 1.0 - share, statistic * ((1.0 - self._tail_share) / _TAIL))
+        score = tail_score(statistic, s["excess"], self._tail_share)
         margin = _BAND * scale[:, 0]
         low, high = np.exp(level[:, 0] - margin), np.exp(level[:, 0] + margin)
-        suspicious = statistic > _TAIL
+        suspicious = statistic > TAIL
         if ready is not None:
             suspicious &= ready
         for k in np.flatnonzero(suspicious).tolist():
@@ -199,19 +191,9 @@ class Vibration(PerTagModel):
         level += residual * gain
         spread += (np.abs(residual) * _MEAN_OF_ABSOLUTE - spread) * gain
         seen += have
-        self._learn_tail(s, statistic, suspicious)
+        learn_tail(s, statistic, suspicious)
         self.keep(at, s)
         return score, low, high
-
-    @staticmethod
-    def _learn_tail(s: dict[str, Floats], statistic: Floats, beyond: Bools) -> None:
-        """Each excursion counts once, with its peak, when it is over: a fault that lasts teaches nothing."""
-        over = (s["peak"] > 0.0) & ~beyond
-        s["excursions"] += over
-        excess = s["excess"]
-        seen = np.minimum(s["peak"] - _TAIL, _CLIP * excess)
-        excess += np.where(over, (seen - excess) / np.minimum(_TAIL_WEIGHT + s["excursions"], _TAIL_MEMORY), 0.0)
-        s["peak"][:] = np.where(beyond, np.maximum(s["peak"], statistic), 0.0)
 
     def _shares(self, z: Floats) -> str:
         """JSON {feature: share} of the most unusual ones."""

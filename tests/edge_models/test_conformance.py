@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from edge_models import drift, envelope, forecast_residual, limits, rules, stuck, trend_to_limit, vibration
+from edge_models import drift, envelope, forecast_residual, limits, rules, shape, stuck, trend_to_limit, vibration
 from edge_models.base import EdgeModel
 from schemas.tags import Tag
 from tests.conformance.model import TAGS, ModelConformance, make_tag
@@ -65,6 +65,15 @@ class TestTrendToLimit(ModelConformance):
     gives_health = True
     most_bytes_per_tag = 1700
     options: ClassVar[Mapping[str, Any]] = {"min_samples": 10, "window": "24s", "high": 34, "confidence": 0.5}
+
+
+class TestShape(ModelConformance):
+    plugin = shape.PLUGIN
+    kind = "shape"
+    most_bytes_per_tag = 1300
+    bulk = 500, 20
+    refill = 8
+    options: ClassVar[Mapping[str, Any]] = {"window": 8, "history": 64, "every": 1, "min_samples": 30}
 
 
 class TestVibration(ModelConformance):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_models import drift, envelope, forecast_residual, limits, rules, stuck, trend_to_limit, vibration
+from edge_models import drift, envelope, forecast_residual, limits, rules, shape, stuck, trend_to_limit, vibration
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
 from tests.conformance.model import make_tag
 
@@ -21,6 +21,7 @@ PLUGINS = {
     "envelope": envelope.PLUGIN,
     "trend_to_limit": trend_to_limit.PLUGIN,
     "vibration": vibration.PLUGIN,
+    "shape": shape.PLUGIN,
 }
 REQUIRED = {"vibration": {"sample_rate": 25_600}}
 TAG = {"vibration": {"value_type": "samples", "unit": "m/s2"}}
