@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from edge_models import drift, envelope, forecast_residual, limits, rules, shape, stuck, trend_to_limit, vibration
+from edge_models import (
+    drift,
+    envelope,
+    forecast_residual,
+    limits,
+    multivariate,
+    rules,
+    shape,
+    stuck,
+    trend_to_limit,
+    vibration,
+)
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
 from tests.conformance.model import make_tag
 
@@ -22,9 +33,11 @@ PLUGINS = {
     "trend_to_limit": trend_to_limit.PLUGIN,
     "vibration": vibration.PLUGIN,
     "shape": shape.PLUGIN,
+    "multivariate": multivariate.PLUGIN,
 }
 REQUIRED = {"vibration": {"sample_rate": 25_600}}
 TAG = {"vibration": {"value_type": "samples", "unit": "m/s2"}}
+TAGS_OF_AN_ASSET = 8
 
 
 def section(kind: str) -> str:
@@ -59,7 +72,9 @@ def test_the_memory_per_tag_is_what_is_stated(kind: str) -> None:
     def size(tags: int) -> int:
         model = plugin.build(
             plugin.config(kind=kind, **REQUIRED.get(kind, {})),
-            ModelContext("m", [make_tag(n, **TAG.get(kind, {})) for n in range(tags)]),
+            ModelContext(
+                "m", [make_tag(n, asset=f"acme/osaka/press-{n // TAGS_OF_AN_ASSET}", **TAG.get(kind, {})) for n in range(tags)]
+            ),
         )
         return len(model.snapshot())
 
