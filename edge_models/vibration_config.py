@@ -75,14 +75,14 @@ class VibrationConfig(ModelConfig):
     tolerance: float = Field(0.02, ge=0, le=0.1, description="How far a line may lie beside its place, as a share: slip.")
     envelope_low: float | None = Field(None, gt=0, description="Lower edge, in Hz, of where a damaged bearing rings; by default a tenth of the sample rate.")  # fmt: skip
     envelope_high: float | None = Field(None, gt=0, description="Upper edge, in Hz; by default 0.4 of the sample rate.")
-    bands: Sequence[tuple[float, float]] | None = Field(
+    bands: Sequence[Sequence[float]] | None = Field(
         None, description="Bands in Hz whose energy is watched; by default 10-1000, 1000-5000 and 5000-10000.",
         examples=[[[10, 1000], [1000, 5000]]],
     )  # fmt: skip
     machine: Literal["large-rigid", "large-flexible", "medium-rigid", "medium-flexible"] | None = Field(
         None, description="Class of the machine, for the zones of its velocity; see the page on models."
     )
-    zones: tuple[float, float, float] | None = Field(
+    zones: Sequence[float] | None = Field(
         None,
         description="Zone boundaries A/B, B/C and C/D in mm/s RMS instead of those of `machine`.",
         examples=[[2.3, 4.5, 7.1]],
@@ -108,14 +108,14 @@ class VibrationConfig(ModelConfig):
             raise ValueError(f"{sorted(taken)[0]} is in `orders` and follows from `bearing`; write one of them")
         if any(order <= 0 for order in self.orders.values()):
             raise ValueError("an order is a positive multiple of the shaft speed")
-        if any(not 0 < low < high for low, high in self.bands or ()):
+        if any(len(band) != 2 or not 0 < band[0] < band[1] for band in self.bands or ()):
             raise ValueError("a band goes from a lower to a higher frequency: [10, 1000]")
         if not self.envelope()[0] < self.envelope()[1]:
             raise ValueError(f"the envelope is taken from {self.envelope()[0]:g} to {self.envelope()[1]:g} Hz: that is no band")
         zones = self.boundaries()
         if zones is not None:
-            if not 0 < zones[0] < zones[1] < zones[2]:
-                raise ValueError("zone boundaries rise: [2.3, 4.5, 7.1]")
+            if len(zones) != 3 or not 0 < zones[0] < zones[1] < zones[2]:
+                raise ValueError("zone boundaries are three and rise: [2.3, 4.5, 7.1]")
             if self.sample_rate <= 2 * VELOCITY_HZ[1]:
                 raise ValueError(f"zones are about 10 to 1000 Hz, and {self.sample_rate:g} samples a second show less than that")
         return self
@@ -126,7 +126,7 @@ class VibrationConfig(ModelConfig):
         low = self.envelope_low or self.sample_rate * 0.1
         return low, min(self.envelope_high or self.sample_rate * 0.4, nyquist)
 
-    def boundaries(self) -> tuple[float, float, float] | None:
+    def boundaries(self) -> Sequence[float] | None:
         """Zone boundaries A/B, B/C, C/D in mm/s RMS."""
         return self.zones or (MACHINES[self.machine] if self.machine is not None else None)
 
