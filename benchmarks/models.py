@@ -1,192 +1,47 @@
-"""What the models cost: nanoseconds per tag and reading, kernels alone and end to end from an Arrow batch to scores and alerts.
+"""How good and how fast the models are: one table per data set, each with its protocol.
 
-Protocol: 10,000 tags of Gaussian noise, one poll of all tags a batch, every model warm, one thread; the contestants take turns
-and the median counts. The baseline is a running Gaussian tail score in plain Python, one call per sample, the shape of the
-streaming libraries (river's GaussianScorer takes its place where river is installed).
+`--data DIR` names a directory with any of `nab/`, `skab/`, `cmapss/` and `ai4i/`; thresholds and trained models come from
+`--calibrate DIR2`, by default from DIR by cross-validation. What DIR does not hold is left out. `plant` and `speed` need no data.
+`--docs` writes each table as printed between its markers in docs/models.md.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
-import time
-from collections.abc import Callable
-from typing import Any
+import sys
+from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-from report import Figure, interleaved, parser, publish
+import model_sets
+from report import Table, into_page, markdown, parser, publish_tables
 
-from edge_models import drift, forecast_residual, limits, stuck
-from edge_models.runtime import ModelSet
-from edge_models.slots import decode
-from schemas.kinds import telemetry, with_seq
-from schemas.plugin import Plugin
-from schemas.tags import Limits, Tag
-
-TAGS = 10_000
-WARM = 120
-PLUGINS: dict[str, Plugin[Any, Any]] = {
-    "forecast_residual": forecast_residual.PLUGIN, "stuck": stuck.PLUGIN, "drift": drift.PLUGIN, "limits": limits.PLUGIN
-}  # fmt: skip
-CHAIN = ("forecast_residual", "stuck", "drift")
-
-
-def model_set(kinds: tuple[str, ...], *, limited: bool = False) -> ModelSet:
-    """The chain over all tags, the alarm layer behind it."""
-    bounds = Limits(low=-100.0, high=100.0) if limited else None
-    tags = [
-        Tag(path=f"a/b/c/t{i}", asset="a/b/c", name=f"t{i}", adapter="x", device="x", address=str(i), period_us=100_000, limits=bounds, id=i)
-        for i in range(TAGS)
-    ]  # fmt: skip
-    configs = {kind: PLUGINS[kind].config.model_validate({"kind": kind, "tags": ["**"], "warm_up": "5s"}) for kind in kinds}
-    return ModelSet.build(configs, tags, PLUGINS.__getitem__)
-
-
-def polls(count: int, first: int, *, spoil: float = 0.0) -> list[pa.RecordBatch]:
-    """`count` batches from poll number `first` on; a share `spoil` of the rows is bad."""
-    rng = np.random.default_rng(first)
-    ids = np.arange(TAGS, dtype=np.int32)
-    made = []
-    for k in range(first, first + count):
-        quality = (
-            np.where(rng.random(TAGS) < spoil, 0x80000000, 0).astype(np.uint32) if spoil else np.zeros(TAGS, dtype=np.uint32)
-        )
-        batch = telemetry(time_us=(k + 1) * 100_000, tag=ids, value=rng.normal(20, 1, TAGS), quality=quality)
-        made.append(with_seq(batch, k * TAGS))
-    return made
-
-
-def end_to_end(kinds: tuple[str, ...], rounds: int, *, spoil: float = 0.0, limited: bool = False) -> Callable[[], float]:
-    """A contestant: ns per tag-sample of one poll through the models and the alarm layer."""
-    models = model_set(kinds, limited=limited)
-    for batch in polls(WARM, 0):
-        out = models.update(batch, 0)
-    for scores in out.scores:
-        assert scores.column("score").null_count == 0, "not warm"
-    pending = iter(polls(rounds, WARM, spoil=spoil))
-
-    def measure() -> float:
-        batch = next(pending)
-        began = time.perf_counter()
-        models.update(batch, 0)
-        return (time.perf_counter() - began) / TAGS * 1e9
-
-    return measure
-
-
-def kernels(kinds: tuple[str, ...], rounds: int) -> Callable[[], float]:
-    """A contestant: the vector updates alone, with the quality mask, without Arrow on either side."""
-    models = model_set(kinds)
-    for batch in polls(WARM, 0):
-        models.update(batch, 0)
-    inner = [member.model for member in models._members]
-    pending = iter([decode(batch) for batch in polls(rounds, WARM)])
-
-    def measure() -> float:
-        readings = next(pending)
-        gateway = readings.gateway_time()
-        began = time.perf_counter()
-        for model in inner:
-            plan = model.slots.plan(readings.tag)
-            with np.errstate(all="ignore"):
-                if isinstance(model, stuck.Stuck):
-                    score, low, high = (np.full(TAGS, np.nan) for _ in range(3))
-                    model._seen(gateway)
-                    model._round(readings, gateway, plan.rounds[0], readings.usable, score, low, high, np.full(TAGS, 0))
-                else:
-                    assert model._whole_round(readings, plan.rounds[0], readings.usable) is not None
-        return (time.perf_counter() - began) / TAGS * 1e9
-
-    return measure
-
-
-def per_sample() -> tuple[str, Callable[[], float]]:
-    """The baseline, ns per sample."""
-    values = np.random.default_rng(0).normal(20, 1, 2_000).tolist()
-    try:
-        from river.anomaly import GaussianScorer
-    except ImportError:
-        state = [0.0, 0.0, 0.0]
-
-        def score_one(value: float) -> float:
-            n, mean, m2 = state
-            n += 1.0
-            delta = value - mean
-            mean += delta / n
-            m2 += delta * (value - mean)
-            state[:] = n, mean, m2
-            return math.erf(abs(delta) / math.sqrt(2 * m2 / n)) if m2 else 0.0
-
-        name, step = "Gaussian score per sample in plain Python", score_one
-    else:
-        scorer = GaussianScorer()
-
-        def river_one(value: float) -> float:
-            found: float = scorer.score_one(None, value)
-            scorer.learn_one(None, value)
-            return found
-
-        name, step = "river GaussianScorer per sample", river_one
-
-    def measure() -> float:
-        began = time.perf_counter()
-        for value in values:
-            step(value)
-        return (time.perf_counter() - began) / len(values) * 1e9
-
-    return name, measure
-
-
-def worst_latency_ms(rounds: int) -> tuple[float, float]:
-    """Median and p99 of one batch of 10,000 tags through the whole chain and the limits, in ms."""
-    measure = end_to_end(CHAIN, rounds, limited=True)
-    took = sorted(measure() * TAGS / 1e6 for _ in range(rounds))
-    return statistics.median(took), took[math.ceil(0.99 * rounds) - 1]
-
-
-def burst_ns(rows_per_tag: int = 20) -> float:
-    """A batch with several rows of each tag, as after an outage: ns per reading."""
-    models = model_set(CHAIN)
-    for batch in polls(WARM, 0):
-        models.update(batch, 0)
-    burst = pa.Table.from_batches(polls(rows_per_tag, WARM)).combine_chunks().to_batches()[0]
-    began = time.perf_counter()
-    models.update(burst, 0)
-    return (time.perf_counter() - began) / burst.num_rows * 1e9
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 
 
 def main() -> None:
-    options = parser(str(__doc__)).parse_args()
-    rounds = 60 if options.quick else 400
-    baseline, gaussian = per_sample()
-    contestants = {
-        "chain": end_to_end(CHAIN, rounds),
-        "chain, 1 % bad": end_to_end(CHAIN, rounds, spoil=0.01),
-        "kernels": kernels(CHAIN, rounds),
-        "baseline": gaussian,
-        **{kind: end_to_end((kind,), rounds) for kind in CHAIN},
-        "limits": end_to_end((), rounds, limited=True),
-    }
-    found = interleaved(contestants, rounds)
-    median_ms, p99_ms = worst_latency_ms(rounds)
-    unit = "ns/tag-sample"
-    publish(
-        [
-            Figure("default chain, Arrow batch to scores and alerts", found["chain"], unit, "lower", 50.0),
-            Figure("the same, 1 % of the readings bad", found["chain, 1 % bad"], unit, "lower"),
-            Figure("default chain, kernels with quality mask", found["kernels"], unit, "lower", 15.0),
-            Figure(
-                "times as fast as the baseline, end to end", found["baseline"] / found["chain"], "x", "higher", 20.0, baseline
-            ),
-            Figure("times as fast as the baseline, kernels", found["baseline"] / found["kernels"], "x", "higher", 60.0, baseline),
-            *[Figure(f"{kind} alone", found[kind], unit, "lower") for kind in (*CHAIN, "limits")],
-            Figure("20 rows of each tag in one batch", burst_ns(), unit, "lower"),
-            Figure("added per batch of 10,000 tags, median", median_ms, "ms", "lower"),
-            Figure("added per batch of 10,000 tags, p99", p99_ms, "ms", "lower", 5.0),
-        ],
-        options,
-    )
+    options = parser(str(__doc__))
+    options.add_argument("--calibrate", type=Path, metavar="DIR", help="directory that thresholds and trained models come from")
+    options.add_argument("--only", choices=model_sets.names(), action="append", help="one data set; may be repeated")
+    options.add_argument("--docs", action="store_true", help="also write the tables into docs/models.md")
+    asked = options.parse_args()
+    calibrate = asked.calibrate or asked.data
+    tables: list[Table] = []
+    for name in asked.only or model_sets.names():
+        benchmark = model_sets.load(name)
+        lacking = [
+            f"{folder or '--data'} holds no {pattern}"
+            for folder in dict.fromkeys((asked.data, calibrate))
+            for pattern in model_sets.missing(benchmark, folder)
+        ]
+        if lacking:
+            print(f"{name}: left out, {lacking[0]}", file=sys.stderr)
+            continue
+        here = asked.data or Path()
+        found = benchmark.run(here, calibrate or here, asked.quick)
+        protocol = " ".join((benchmark.__doc__ or "").split("\n\n", 1)[-1].split())
+        tables.append(Table(name, " ".join((protocol, *found.notes)), found.figures))
+        print(markdown(tables[-1]), flush=True)
+    publish_tables(tables, asked)
+    if asked.docs:
+        into_page(tables, PAGE)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from schemas.tags import Severity, Tag
 
 from .alarm_book import GATEWAY, Book, Waiting
 from .alarm_records import Entry, Message, alert_batch, occurrence
-from .base import AlarmConfig, EdgeModel, Explains, Grades, ScoreRow
+from .base import AlarmConfig, EdgeModel, Explains, Grades, Measures, ScoreRow
 from .delays import ACTIVE, Delays, Turn
 from .sentences import number, quantity
 from .slots import Bools, Floats, Index, Times
@@ -124,6 +124,8 @@ class AlarmLayer:
     def _turn(self, model: str, alarm: str, voice: _Voice, scores: pa.RecordBatch, turn: Turn, time: int) -> Message | None:
         tag, asset = self._about(turn.subject)
         key = (model, alarm, asset if tag is None else tag.path)
+        if tag is not None and isinstance(voice.model, Measures):
+            tag = voice.model.measured(tag, alarm)
         row = _score_row(alarm, scores, turn.row)
         if not turn.comes:
             entry = self._book.open.get(key)
@@ -267,6 +269,7 @@ def _score_row(alarm: str, scores: pa.RecordBatch, row: int) -> ScoreRow:
     return ScoreRow(
         alarm=alarm, time_us=scores.column("time")[row].value, since_us=since.value if since.is_valid else None,
         value=of("value"), score=of("score"), limit=of("limit"), low=of("low"), high=of("high"),
+        contributions=scores.column("contributions")[row].as_py(),
     )  # fmt: skip
 
 

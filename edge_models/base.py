@@ -91,6 +91,7 @@ class ScoreRow:
     limit: float
     low: float
     high: float
+    contributions: str | None = None  # JSON {tag or feature: share}
 
 
 @runtime_checkable
@@ -99,6 +100,15 @@ class Explains(Protocol):
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:
         """One plain sentence without a full stop, from the row alone: `Zone 1 temperature is 96.2 °C, above its limit of 90 °C`."""
+        ...
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A model whose rows bear another quantity than that of their tag: the velocity of an acceleration."""
+
+    def measured(self, tag: Tag, alarm: str) -> Tag:
+        """The tag as the `value` of this alarm's rows is to be read: the same with another unit."""
         ...
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from schemas import quality as q
 from schemas.asset import matches_any
 from schemas.errors import ConfigError, StateMismatch
 from schemas.kinds import SCORE, kind_of
@@ -22,7 +23,7 @@ from .alarms import AlarmLayer
 from .base import EdgeModel, ModelConfig, ModelContext
 from .gate import Gate, parse
 from .limits import LimitsConfig
-from .slots import NEVER, Bools, Readings, TakesReadings, Times, decode
+from .slots import NEVER, Bools, Index, Readings, TakesReadings, Times, decode
 from .state import array_text, pack, text_array, unpack
 
 _KIND: Final = "model_set"
@@ -49,6 +50,8 @@ class Warmth:
         self._warm_up_us = warm_up_us
         self.first: Times = np.full(max((tag.id for tag in tags), default=-1) + 2, NEVER)  # by tag id
         self._ids = np.array([tag.id for tag in tags], dtype=np.intp)
+        self._wave = np.zeros(len(self.first), dtype=bool)
+        self._wave[[tag.id for tag in tags if tag.value_type == "samples"]] = True
         self._warm = np.zeros(len(self.first), dtype=bool)
         self._settled = warm_up_us == 0 or not tags
 
@@ -59,10 +62,24 @@ class Warmth:
         ids = np.minimum(readings.tag, len(self.first) - 1)
         new = self.first[ids] == NEVER
         if new.any():
-            usable = readings.usable
+            usable = self._usable(readings, ids)
             rows = np.flatnonzero(new if usable is None else new & usable)[::-1]  # the earliest row is written last
             self.first[ids[rows]] = readings.time[rows]
         self.first[-1] = NEVER
+
+    def _usable(self, readings: Readings, ids: Index) -> Bools | None:
+        """As in `Readings`, and a waveform, which has no number, is usable too unless it is bad."""
+        usable = readings.usable
+        wave = self._wave[ids]
+        if usable is None or not wave.any():
+            return usable
+        given: Bools = (
+            wave & ~q.is_bad(readings.quality) & readings.batch.column("samples").is_valid().to_numpy(zero_copy_only=False)
+        )
+        if readings.active is not None:
+            given &= readings.active
+        given |= usable
+        return given
 
     def cold(self, scores: pa.RecordBatch) -> Bools | None:
         """True for SCORE rows of tags that are not warm yet; None when there are none. Rows of assets are the model's own affair."""

@@ -76,7 +76,7 @@ SCORE = _schema(
     ("model", pa.string()),
     ("alarm", pa.string()),  # the name that an alarm raised from this score bears
     ("since", TIME),  # since when it has been so, where the model knows: flat since, silent since
-    ("contributions", pa.string()),  # JSON {tag: share}, multi-tag models only
+    ("contributions", pa.string()),  # JSON {tag or feature: share}, of models over several
 )
 ALERT = _schema(
     "alert",
@@ -111,7 +111,7 @@ HEALTH = _schema(
     ("tag", pa.int32()),
     ("asset", pa.string()),
     ("model", pa.string()),
-    ("measure", pa.string()),  # health_index | remaining_useful_life | time_to_limit | forecast
+    ("measure", pa.string()),  # health_index | remaining_useful_life | time_to_limit | forecast | a feature: rms, BPFO 2x
     ("value", pa.float64()),
     ("low", pa.float64()),
     ("high", pa.float64()),

@@ -132,7 +132,11 @@ COLUMNS: Final[Mapping[Kind, tuple[Column, ...]]] = {
         ("tag", "text", "the tag it is about, null for none"),
         ("asset", "text", "the asset it is about"),
         ("model", "text", "key below `models:`"),
-        ("measure", "text", "health_index, remaining_useful_life, time_to_limit or forecast"),
+        (
+            "measure",
+            "text",
+            "health_index, remaining_useful_life, time_to_limit, forecast, or a feature of a waveform: rms, BPFO 2x",
+        ),
         ("value", "float64", "the estimate"),
         ("low", "float64", "lower end of its interval"),
         ("high", "float64", "upper end of its interval"),
