@@ -17,9 +17,8 @@ from schemas.plugin import Plugin
 from schemas.tags import Tag
 
 from . import limits
-from .alarm_records import Message, alert_batch
 from .alarms import AlarmLayer
-from .base import EdgeModel, ModelConfig, ModelContext
+from .base import EdgeModel, ModelConfig, ModelContext, SiteAlarms
 from .gate import Gate, parse
 from .limits import LimitsConfig
 from .slots import NEVER, Bools, Readings, TakesReadings, Times, decode
@@ -113,10 +112,13 @@ class ModelSet:
     """
 
     def __init__(
-        self, members: Mapping[str, tuple[ModelConfig, EdgeModel, Gate | None, Sequence[Tag]]], tags: Sequence[Tag]
+        self,
+        members: Mapping[str, tuple[ModelConfig, EdgeModel, Gate | None, Sequence[Tag]]],
+        tags: Sequence[Tag],
+        site: SiteAlarms | None = None,
     ) -> None:
-        """`members` by name: configuration, model, gate and the tags it watches. Tags need their ids."""
-        self.alarms = AlarmLayer(tags)
+        """`members` by name: configuration, model, gate and the tags it watches. Tags need their ids. `site` is about all alarms."""
+        self.alarms = AlarmLayer(tags, site)
         self._members: list[_Member] = []
         for name, (config, model, gate, watched) in members.items():
             self._members.append(_Member(name, config, model, gate, watched))
@@ -128,7 +130,11 @@ class ModelSet:
 
     @classmethod
     def build(
-        cls, configs: Mapping[str, ModelConfig], tags: Sequence[Tag], plugin_of: Callable[[str], Plugin[Any, EdgeModel]]
+        cls,
+        configs: Mapping[str, ModelConfig],
+        tags: Sequence[Tag],
+        plugin_of: Callable[[str], Plugin[Any, EdgeModel]],
+        site: SiteAlarms | None = None,
     ) -> ModelSet:
         """The models of a configuration over resolved tags; limits are watched without an entry.
 
@@ -151,7 +157,7 @@ class ModelSet:
             config = LimitsConfig(kind=_LIMITS)
             name = _LIMITS if _LIMITS not in members else f"{_LIMITS}-of-tags"
             members[name] = (config, limits.PLUGIN.build(config, ModelContext(name, limited)), None, limited)
-        return cls(members, tags)
+        return cls(members, tags, site)
 
     @property
     def names(self) -> list[str]:
@@ -167,15 +173,14 @@ class ModelSet:
         """TELEMETRY(n) with `seq` at `now` (µs) -> scores, alerts and health."""
         readings = decode(batch) if batch.num_rows else None
         out = Outputs()
-        messages = self.alarms.expired(now)
         for member in self._members:
             found, shut = member.update(batch, readings, now)
             for one in found:
                 if kind_of(one) == "score":
-                    messages += self._score(member, one, readings, shut, out)
+                    self._score(member, one, readings, shut, out)
                 else:
                     out.health.append(one)
-        alerts = alert_batch(messages)
+        alerts = self.alarms.settle(readings, now)
         if alerts is not None:
             out.alerts.append(alerts)
         return out
@@ -186,9 +191,9 @@ class ModelSet:
 
     def _score(
         self, member: _Member, scores: pa.RecordBatch, readings: Readings | None, shut: Bools | None, out: Outputs
-    ) -> list[Message]:
+    ) -> None:
         if scores.num_rows == 0:
-            return []
+            return
         scores, alarm = _named(scores, member)
         inactive: Bools | None = None
         if shut is not None and readings is not None:
@@ -205,7 +210,7 @@ class ModelSet:
             score = scores.column("score").to_numpy(zero_copy_only=False)
             scores = scores.set_column(at, scores.schema.field(at), pa.array(np.where(blank, np.nan, score), from_pandas=True))
         out.scores.append(scores)
-        return self.alarms.feed(member.name, alarm, scores, inactive=inactive)
+        self.alarms.feed(member.name, alarm, scores, inactive=inactive)
 
     def snapshot(self) -> bytes:
         """The state of all models, gates, warm-ups and alarms."""
@@ -252,9 +257,19 @@ class ModelSet:
             fresh["alarms"] = str(error)
         return fresh
 
-    def replay_alerts(self, alerts: Iterable[pa.RecordBatch]) -> None:
-        """Durable ALERT rows, oldest first, after `restore` (or without it): nothing of them is told twice."""
-        self.alarms.replay(alerts, fresh=self._fresh)
+    def replay_alerts(
+        self, alerts: Iterable[pa.RecordBatch], *, events: Iterable[pa.RecordBatch] = (), now: int = 0
+    ) -> pa.RecordBatch | None:
+        """Durable ALERT and EVENT rows, oldest first, after `restore` (or without it): nothing of them is told twice.
+
+        Returns what is still to be told at `now` (µs): ALERT or None.
+        """
+        return self.alarms.replay(alerts, fresh=self._fresh, events=events, now=now)
+
+    def remember(self, batch: pa.RecordBatch) -> None:
+        """TELEMETRY with `seq` that was scored before a restart, oldest first: the context of the alarms to come."""
+        if batch.num_rows:
+            self.alarms.remember(decode(batch))
 
 
 def watched(config: ModelConfig, tags: Sequence[Tag]) -> list[Tag]:
