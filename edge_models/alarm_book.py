@@ -306,21 +306,15 @@ class Book:
             self._forget(key)
         return entry
 
-    def recall(self, event: str, about: Mapping[str, object], source: str, now: int) -> list[Message]:
-        """A durable event about what was put aside: it holds, whether the state that was restored knows it or not."""
-        key = (str(about.get("model", "")), str(about.get("alarm", "")), str(about["subject"]))
-        if event in (_EVENTS["shelve"], _EVENTS["out_of_service"]):
-            until = about.get("until_us")
-            state: Aside = "shelved" if event == _EVENTS["shelve"] else "out_of_service"
-            hold = Hold(
-                state, int(str(about["since_us"])), None if until is None else int(str(until)), str(about.get("by", "")),
-                str(about.get("reason", "")),
-            )  # fmt: skip
-            if self.shelf.holds.get(key) != hold:
-                return self.put_aside(key, hold, now, source=source).messages
-        elif event in (_EVENTS["unshelve"], _EVENTS["in_service"]) and self.shelf.holds.pop(key, None) is not None:
-            return self._back(now)
-        return []
+    def recall(self, holds: Mapping[Key, Hold | None], now: int) -> list[Message]:
+        """What durable events say was put aside and taken back, last: it holds, whether the restored state knows it or not."""
+        messages = []
+        for key, hold in holds.items():
+            if hold is None and self.shelf.holds.pop(key, None) is not None:
+                messages += self._back(now)
+            elif hold is not None and self.shelf.holds.get(key) != hold and (hold.until_us is None or hold.until_us > now):
+                messages += self.put_aside(key, hold, now, source="").messages
+        return messages
 
     def written(self, waiting: Sequence[Waiting]) -> dict[str, object]:
         """The book for the snapshot, with the delays that are running."""
@@ -342,6 +336,25 @@ class Book:
             raise StateMismatch(f"the stored alarms are damaged: {error}") from error
         self.open, self._done, self.shelf.holds = entries, done, holds
         return waiting
+
+
+def put_aside(event: str, attributes: str | None) -> dict[Key, Hold | None]:
+    """What an EVENT row says was put aside, or taken back (None); nothing for another event, or one of another version."""
+    states: Mapping[str, Aside | None] = {
+        _EVENTS["shelve"]: "shelved", _EVENTS["out_of_service"]: "out_of_service", _EVENTS["unshelve"]: None, _EVENTS["in_service"]: None
+    }  # fmt: skip
+    if event not in states:
+        return {}
+    try:
+        about = json.loads(attributes or "{}")
+        key = (str(about.get("model", "")), str(about.get("alarm", "")), str(about["subject"]))
+        state, until = states[event], about.get("until_us")
+        if state is None:
+            return {key: None}
+        by, reason = (str(about.get(name, "")) for name in ("by", "reason"))
+        return {key: Hold(state, int(about["since_us"]), None if until is None else int(until), by, reason)}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _entries(told: object) -> dict[Key, Entry]:

@@ -20,7 +20,7 @@ from schemas.kinds import SCORE
 from schemas.span import Command
 from schemas.tags import Severity, Tag
 
-from .alarm_book import GATEWAY, Book, Waiting
+from .alarm_book import GATEWAY, Book, Waiting, put_aside
 from .alarm_budget import NEVER_DUE, Rationing
 from .alarm_context import Recent, tag_of
 from .alarm_records import Entry, Key, Message, Reason, alert_batch, event_batch, occurrence
@@ -372,16 +372,12 @@ class AlarmLayer:
                     self._book.note(row)
                 else:
                     self._adopt(row)
-        messages: list[Message] = []
+        holds: dict[Key, Hold | None] = {}
         for batch in events:
             for row in batch.filter(pc.starts_with(batch.column("event"), "alarm_")).to_pylist():
-                try:
-                    about = json.loads(row["attributes"] or "{}")
-                    if isinstance(about, dict) and "subject" in about:
-                        messages += self._book.recall(row["event"], about, str(row["source"] or ""), now)
-                except (KeyError, ValueError):
-                    continue  # of another version, or of another hand
-        return alert_batch([*messages, *self._book.expired(now)]) if events else None
+                holds |= put_aside(row["event"], row["attributes"])
+        messages = self._book.recall(holds, now)
+        return alert_batch([*messages, *self._book.expired(now)]) if holds else None
 
     def _adopt(self, row: Mapping[str, object]) -> None:
         model, alarm = str(row["model"]), str(row["alarm"])
