@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal
+from typing import Final, Literal
 
 import pyarrow as pa
 
@@ -15,6 +15,9 @@ from schemas.kinds import make_batch
 from schemas.tags import Severity
 
 State = Literal["unacknowledged", "acknowledged", "returned", "normal", "shelved", "suppressed", "out_of_service"]
+OPEN_STATES: Final[tuple[State, ...]] = (
+    "unacknowledged", "acknowledged", "returned", "shelved", "suppressed", "out_of_service"
+)  # fmt: skip
 Transition = Literal[
     "raised", "cleared", "acknowledged", "shelved", "unshelved", "out_of_service", "in_service", "suppressed", "changed"
 ]

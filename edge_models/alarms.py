@@ -7,6 +7,7 @@ normal, shelved, suppressed, out of service.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, cast
@@ -236,6 +237,10 @@ class AlarmLayer:
     def active(self, *, suppressed: bool = False) -> list[Entry]:
         """What an operator's list shows: everything open, the most serious first, then the newest; what is suppressed on demand."""
         return self._book.listed(suppressed=suppressed)
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """How many are open by state and severity. May be called from another thread."""
+        return Counter((entry.state, entry.severity) for entry in list(self._book.open.values()))
 
     def aside(self) -> list[tuple[Key, Hold]]:
         """What people have put aside, whether it is open or not."""

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from edge_models.alarm_records import OPEN_STATES
 from schemas.kinds import KINDS
 
 from .isolation.adapter import UNASKED, IsolatedAdapter
@@ -96,6 +97,12 @@ class GatewayMetrics(Collector):
         if p.runner is not None:
             yield GaugeMetricFamily("genba_model_behind_rows", "Rows that the models have not seen", p.runner.behind_rows)
             yield CounterMetricFamily("genba_alert_rows", "Alert transitions of models and limits", p.runner.alerts)
+        alarms = GaugeMetricFamily("genba_alarms", "Open alarms", labels=["state", "severity"])
+        counts = p.alarms.counts()
+        for state in OPEN_STATES:
+            for severity in ("critical", "warning", "info"):
+                alarms.add_metric([state, severity], counts.get((state, severity), 0))
+        yield alarms
         crashes = CounterMetricFamily("genba_task_crashes", "Crashes of a task, each a bug; it is restarted", labels=["task"])
         for task, found in list(p.crashes.items()):
             crashes.add_metric([task], found.count)
