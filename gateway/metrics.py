@@ -98,10 +98,10 @@ class GatewayMetrics(Collector):
             yield GaugeMetricFamily("genba_model_behind_rows", "Rows that the models have not seen", p.runner.behind_rows)
             yield CounterMetricFamily("genba_alert_rows", "Alert transitions of models and limits", p.runner.alerts)
         alarms = GaugeMetricFamily("genba_alarms", "Open alarms", labels=["state", "severity"])
-        counts = p.alarms.counts()
+        open_ = p.alarms.counts()
         for state in OPEN_STATES:
             for severity in ("critical", "warning", "info"):
-                alarms.add_metric([state, severity], counts.get((state, severity), 0))
+                alarms.add_metric([state, severity], open_.get((state, severity), 0))
         yield alarms
         crashes = CounterMetricFamily("genba_task_crashes", "Crashes of a task, each a bug; it is restarted", labels=["task"])
         for task, found in list(p.crashes.items()):
