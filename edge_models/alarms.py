@@ -38,6 +38,7 @@ _KIND: Final = "alarms"
 _VERSION: Final = 2
 _SCORE, _LIMIT = SCORE.get_field_index("score"), SCORE.get_field_index("limit")
 _EVERY_ROW: Final = 2**62
+_FEW: Final = 8  # alarms of one batch for which it does not pay to know the time of every row
 
 
 class Told(NamedTuple):
@@ -121,7 +122,8 @@ class AlarmLayer:
         subject = self._subjects(scores)
         delays.grow(self._size + len(self._assets))
         time: Times = scores.column("time").view(pa.int64()).to_numpy(zero_copy_only=False)
-        seq = scores.column("seq").fill_null(-1).to_numpy()
+        numbers = scores.column("seq")
+        seq = (numbers.fill_null(-1) if numbers.null_count else numbers).to_numpy()
         for turn in delays.turns(subject, seq, time, score, limit, inactive):
             self._news.append(_News(model, alarm, scores, turn, int(seq[turn.row]), int(time[turn.row])))
 
@@ -140,9 +142,11 @@ class AlarmLayer:
 
     def _settle(self, news: Sequence[_News], readings: Readings | None, end: int, messages: list[Message]) -> None:
         # The gateway's clock as it was at each row: the rows of several models and devices have one order by it.
-        moments = None if readings is None else np.maximum.accumulate(readings.gateway_time())
-        if readings is not None and moments is not None:
-            end = int(moments[-1])
+        moments = None if readings is None else readings.gateway_time()
+        if moments is not None:
+            end = int(moments.max())
+            if len(news) > _FEW:
+                moments = np.maximum.accumulate(moments)
         end = max(end, self._clock)
         placed: list[tuple[int, int, int, _News]] = []
         for number_, one in enumerate(news):
@@ -150,7 +154,7 @@ class AlarmLayer:
             if readings is not None and moments is not None:
                 row = int(np.searchsorted(readings.seq, one.seq))
                 if row < len(moments) and int(readings.seq[row]) == one.seq:
-                    at = max(int(moments[row]), self._clock)
+                    at = max(int(moments[row] if len(news) > _FEW else moments[: row + 1].max()), self._clock)
             placed.append((at, one.seq, number_, one))
         for at, _, _, one in sorted(placed, key=lambda each: each[:3]):
             self._advance(at, messages)

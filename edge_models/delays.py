@@ -19,6 +19,7 @@ LEAVING: Final = 3  # in alarm, normal for less than off_delay
 What = Literal["comes", "held", "peaks", "due", "goes"]
 Waits = tuple[int, int, int, int, int, bool, float, float, int]
 """state, t0, onset_seq, onset_time, bits, held, bar, peak, rest_until of one subject."""
+_FEW: Final = 32  # rows that are sooner followed one by one than sifted
 _CLEARLY: Final = 10.0  # a peak is clearly higher when it is so many times less likely
 
 
@@ -126,11 +127,12 @@ class Delays:
         above, normal = above & ~shut, normal & ~shut
         if self._counting:
             above, normal = self._count(subject, above, normal, known, shut)
-        moves = self._moves(subject, time, score, above, normal, known, shut)
-        moving = np.zeros(len(self.state), dtype=bool)
-        moving[subject[moves]] = True
-        chosen = moving[subject]
-        if self._peaks:
+        chosen = np.ones(len(rows), dtype=bool)
+        if len(rows) > _FEW:
+            moving = np.zeros(len(self.state), dtype=bool)
+            moving[subject[self._moves(subject, time, score, above, normal, known, shut)]] = True
+            chosen = moving[subject]
+        if self._peaks and len(rows) > _FEW:
             stays = ~chosen & known & (self.state[subject] >= ACTIVE)
             np.maximum.at(self.peak, subject[stays], score[stays])
         # Whoever moves is followed row by row; no row of this batch changes anything for the others.

@@ -112,8 +112,8 @@ class Story:
         line.bad = [
             (int(at), int(time[i + 1]) if i + 1 < len(time) else int(at) + 1) for i, at in enumerate(time) if not known[i]
         ]
-        end = max(int(time[-1]), row["time"]) + 1
-        return Picture([line], self._marks(), min(int(time[0]), row["time"]), end)
+        start, end = min(int(time[0]), row["time"]), max(int(time[-1]), row["time"]) + 1
+        return Picture([line], [mark for mark in self._marks() if start <= mark[0] < end], start, end)
 
     def picture_of(self, location: str, access: Access) -> Picture:
         """The same with the readings of the lake, a minute more on either side. Raises ConfigError where it has none."""

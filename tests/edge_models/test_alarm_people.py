@@ -230,7 +230,7 @@ def normal(made: AlarmLayer) -> None:
 STATES = (unacknowledged, acknowledged, returned, shelved, out_of_service, suppressed, normal)
 CONTINUED: Callable[[], list[tuple[int, float, float | None]]] = lambda: [
     (0, t, s) for t, s in ((2, 0.95), (3, 0.97), (30, 0.1), (31, 0.95), (70, 0.96), (90, 0.1))
-]  # noqa: E731
+]
 
 
 def continued(made: AlarmLayer) -> list[tuple[str, str, str]]:

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from gateway.cli.lake._frames import scratch_for
+from gateway.cli.lake._times import zone_of
 from gateway.cli.lake.plot import FORMATS
 from gateway.cli.spool._place import as_json, at, directory_of, emit, table
 
@@ -21,12 +22,12 @@ from ._place import place
 @click.option("--region", help="Region of the bucket, where the environment does not say it.")
 @click.option("--endpoint", metavar="URL", help="Another server that speaks S3.")
 @click.option("--profile", help="Profile of the AWS configuration with the credentials.")
-@click.option("--zone", help="Time zone of the plot, such as Asia/Tokyo.")
+@click.option("--zone", "clock", callback=zone_of, help="Time zone of the plot, such as Asia/Tokyo.")
 @as_json
 @place
 def command(
     alarm_id: str, plot: Path | None, lake: str | None, region: str | None, endpoint: str | None, profile: str | None,
-    zone: str | None, as_json: bool, place: Path,
+    clock: ZoneInfo | None, as_json: bool, place: Path,
 ) -> None:  # fmt: skip
     """Show what raised the alarm ID, how far it was from normal, what contributed, and what has become of it.
 
@@ -41,10 +42,6 @@ def command(
     format = "" if plot is None else plot.suffix.lower().lstrip(".")
     if plot is not None and format not in FORMATS:
         raise click.UsageError(f"--plot {plot}: which format? End the name in {', '.join('.' + one for one in FORMATS)}")
-    try:
-        clock = None if zone is None else ZoneInfo(zone)
-    except (ValueError, OSError) as error:
-        raise click.UsageError(f"--zone {zone}: no such time zone") from error
     if lake is None:
         story = alert_story.in_spool(directory_of(place), alarm_id)
         location = None
