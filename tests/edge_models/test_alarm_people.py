@@ -228,15 +228,13 @@ def normal(made: AlarmLayer) -> None:
 
 
 STATES = (unacknowledged, acknowledged, returned, shelved, out_of_service, suppressed, normal)
-CONTINUED: Callable[[], list[tuple[int, float, float | None]]] = lambda: [
-    (0, t, s) for t, s in ((2, 0.95), (3, 0.97), (30, 0.1), (31, 0.95), (70, 0.96), (90, 0.1))
-]
+CONTINUED = [(0, t, s) for t, s in ((2, 0.95), (3, 0.97), (30, 0.1), (31, 0.95), (70, 0.96), (90, 0.1))]
 
 
 def continued(made: AlarmLayer) -> list[tuple[str, str, str]]:
     """The next minute and a half, in steps."""
     found: list[tuple[str, str, str]] = []
-    for number, row in enumerate(CONTINUED()):
+    for number, row in enumerate(CONTINUED):
         found += told(made.update(scores(row, first_seq=10 + number), T0 + round(row[1] * S)))
     return found + do(made, "in_service", 95, tag=f"{PRESS}/t0")[0]
 
