@@ -5,6 +5,7 @@ Names are `genba_<what>_<unit>[_total]` in base units, never with a tag as label
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 
 class GatewayMetrics(Collector):
-    """Shows one running pipeline to Prometheus. `collect` may be called from another thread: it only reads."""
+    """Shows one running pipeline to Prometheus. Made on its loop; `collect` may be called from another thread: it only reads."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
+        self._loop = asyncio.get_running_loop()
         for kind in KINDS:
             pipeline.spool.ledger.gone(kind)  # asking makes it, which must not happen on another thread
 
@@ -107,6 +109,7 @@ class GatewayMetrics(Collector):
         for task, found in list(p.crashes.items()):
             crashes.add_metric([task], found.count)
         yield crashes
+        yield GaugeMetricFamily("genba_tasks", "Tasks of the event loop", len(asyncio.all_tasks(self._loop)))
 
 
 def registry_for(pipeline: Pipeline) -> CollectorRegistry:

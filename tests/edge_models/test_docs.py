@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_models import drift, envelope, forecast_residual, limits, rules, stuck
+from edge_models import drift, envelope, forecast_residual, limits, multivariate, rules, stuck
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
 from tests.conformance.model import make_tag
 
@@ -19,7 +19,9 @@ PLUGINS = {
     "limits": limits.PLUGIN,
     "rules": rules.PLUGIN,
     "envelope": envelope.PLUGIN,
+    "multivariate": multivariate.PLUGIN,
 }
+TAGS_OF_AN_ASSET = 8
 
 
 def section(kind: str) -> str:
@@ -48,7 +50,10 @@ def test_the_memory_per_tag_is_what_is_stated(kind: str) -> None:
     plugin = PLUGINS[kind]
 
     def size(tags: int) -> int:
-        model = plugin.build(plugin.config(kind=kind), ModelContext("m", [make_tag(n) for n in range(tags)]))
+        model = plugin.build(
+            plugin.config(kind=kind),
+            ModelContext("m", [make_tag(n, asset=f"acme/osaka/press-{n // TAGS_OF_AN_ASSET}") for n in range(tags)]),
+        )
         return len(model.snapshot())
 
     per_tag = (size(2000) - size(1000)) / 1000

@@ -38,17 +38,28 @@ def rows_once_each(name: str, where: Path, ends: Mapping[str, int], kills: Seque
     for kind, sinks in SINKS.items():
         if name not in sinks:
             continue
-        numbers = np.sort(lake.scan(where, kind=kind).select("seq").collect()["seq"].to_numpy())  # type: ignore[arg-type]
-        wrong += _complete(f"{name}: {kind}", numbers, ends[kind])
+        rows = numbers(where, kind)
+        wrong += _complete(f"{name}: {kind}", rows, ends[kind])
         files = sorted(where.glob(f"{kind}/site=*/date=*/*.parquet"))
         plain = sum(pl.scan_parquet(file).select(pl.len()).collect().item() for file in files)
         if plain != ends[kind]:
             wrong.append(f"{name}: the files of {kind} hold {plain} rows, {ends[kind]} were acknowledged")
         for number, kill in enumerate(kills):
             told = kill.durable.get(kind, 0)
-            if int(np.searchsorted(numbers, told)) < told:
+            if int(np.searchsorted(rows, told)) < told:
                 wrong.append(f"{name}: kill {number}: {told} rows of {kind} were durable, some are not there")
     return wrong
+
+
+def numbers(where: Path, kind: str) -> np.ndarray:
+    """The row numbers of a kind in a lake, ascending, as often as they are there."""
+    return np.sort(lake.scan(where, kind=kind).select("seq").collect()["seq"].to_numpy())  # type: ignore[arg-type]
+
+
+def lost_and_twice(numbers: np.ndarray, end: int) -> tuple[int, int]:
+    """How many of the rows below `end` are not among these numbers, and how many are there more than once."""
+    unique = np.unique(numbers)
+    return end - int(np.searchsorted(unique, end)), len(numbers) - len(unique)
 
 
 def _complete(what: str, numbers: np.ndarray, end: int) -> list[str]:
