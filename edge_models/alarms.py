@@ -83,7 +83,8 @@ class AlarmLayer:
         self._size = max(self._tags, default=-1) + 1
         self._ids = {tag.path: tag.id for tag in tags}
         self._place = "/".join(tags[0].asset.split("/")[:2]) if tags else ""  # enterprise/site
-        self._assets: list[str] = []  # subjects that are assets, behind the tags
+        self._assets: dict[str, int] = {}  # subjects that are assets, behind the tags
+        self._names: list[str] = []  # their names, in the same order
         self._voices: dict[str, _Voice] = {}
         self._delays: dict[tuple[str, str], Delays] = {}
         self._book = Book()
@@ -250,6 +251,10 @@ class AlarmLayer:
         """What people have put aside, whether it is open or not."""
         return list(self._book.shelf)
 
+    def about_assets(self, model: str) -> set[str]:
+        """The names of a model's alarms of which one about an asset is coming, open or going."""
+        return {alarm for (name, alarm), delays in self._delays.items() if name == model and delays.is_busy_from(self._size)}
+
     def remember(self, readings: Readings) -> None:
         """Rows from before a restart, oldest first, so that the first alarms have their context."""
         self._recent.add(readings)
@@ -351,15 +356,17 @@ class AlarmLayer:
         return subjects
 
     def _asset(self, asset: str) -> int:
-        if asset not in self._assets:
-            self._assets.append(asset)
-        return self._size + self._assets.index(asset)
+        at = self._assets.get(asset)
+        if at is None:
+            at = self._assets[asset] = len(self._names)
+            self._names.append(asset)
+        return self._size + at
 
     def _about(self, subject: int) -> tuple[Tag | None, str]:
         if subject < self._size:
             tag = self._tags[subject]
             return tag, tag.asset
-        return None, self._assets[subject - self._size]
+        return None, self._names[subject - self._size]
 
     def replay(
         self,

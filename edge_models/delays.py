@@ -260,6 +260,10 @@ class Delays:
         self._busy += int(busy) - int(self.busy[at])
         self.busy[at] = busy
 
+    def is_busy_from(self, first: int) -> bool:
+        """Whether a subject from `first` on is not idle."""
+        return bool(self._busy and self.busy[first:].any())
+
     def waiting(self, rested_us: int) -> list[tuple[int, Waits]]:
         """Everything that is not idle, or rests until later than `rested_us`, with its subject; for `put_back`."""
         wanted = self.busy if not self._peaks else self.busy | (self.rest_until > rested_us)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from schemas.asset import matches_any
 from schemas.errors import ConfigError, StateMismatch
-from schemas.kinds import SCORE, kind_of
+from schemas.kinds import SCORE, kind_of, make_batch
 from schemas.plugin import Plugin
 from schemas.tags import Tag
 
@@ -86,6 +86,10 @@ class _Member:
         self.warmth = Warmth(tags, config.warm_up.us)
         self.ids = np.zeros(max((tag.id for tag in tags), default=-1) + 2, dtype=bool)
         self.ids[[tag.id for tag in tags]] = True
+        self.assets = list(dict.fromkeys(tag.asset for tag in tags))
+        number = {asset: at for at, asset in enumerate(self.assets)}
+        self._asset = np.zeros(len(self.ids), dtype=np.intp)
+        self._asset[[tag.id for tag in tags]] = [number[tag.asset] for tag in tags]
 
     def update(self, batch: pa.RecordBatch, readings: Readings | None, now: int) -> tuple[list[pa.RecordBatch], Bools | None]:
         """SCORE and HEALTH batches, and which rows of `batch` are gated (None: none)."""
@@ -102,6 +106,21 @@ class _Member:
             if self._take is not None:
                 return self._take(readings), shut
         return self.model.update(batch, now), shut
+
+    def falls_idle(self, readings: Readings, shut: Bools) -> pa.RecordBatch:
+        """SCORE rows without a score for the assets whose gate is shut at a row of theirs and was not at the one before.
+
+        A model over several tags makes no row of an idle asset, but its alarms about the asset are to clear.
+        """
+        ids = np.minimum(readings.tag, len(self.ids) - 1)
+        own = np.flatnonzero(self.ids[ids])
+        asset, idle = self._asset[ids[own]], shut[own]
+        order = np.argsort(asset, kind="stable")
+        asset, idle = asset[order], idle[order]
+        begins = idle & ~(np.r_[False, idle[:-1]] & np.r_[False, asset[1:] == asset[:-1]])
+        by_row = np.argsort(own[order[begins]], kind="stable")
+        rows, names = own[order[begins]][by_row], [self.assets[at] for at in asset[begins][by_row].tolist()]
+        return make_batch("score", len(rows), time=readings.time[rows], seq=readings.seq[rows], asset=names, limit=1.0)
 
 
 class ModelSet:
@@ -175,11 +194,16 @@ class ModelSet:
         out = Outputs()
         for member in self._members:
             found, shut = member.update(batch, readings, now)
+            idle = None if shut is None or readings is None else member.falls_idle(readings, shut)
+            told: set[str] = set()
             for one in found:
                 if kind_of(one) == "score":
-                    self._score(member, one, readings, shut, out)
+                    told.add(self._score(member, one, readings, shut, idle, out))
                 else:
                     out.health.append(one)
+            if idle is not None:
+                for alarm in self.alarms.about_assets(member.name) - told:
+                    self.alarms.feed(member.name, alarm, idle, inactive=np.ones(idle.num_rows, dtype=bool))
         alerts = self.alarms.settle(readings, now)
         if alerts is not None:
             out.alerts.append(alerts)
@@ -190,10 +214,17 @@ class ModelSet:
         return self.update(_EMPTY, now)
 
     def _score(
-        self, member: _Member, scores: pa.RecordBatch, readings: Readings | None, shut: Bools | None, out: Outputs
-    ) -> None:
+        self,
+        member: _Member,
+        scores: pa.RecordBatch,
+        readings: Readings | None,
+        shut: Bools | None,
+        idle: pa.RecordBatch | None,
+        out: Outputs,
+    ) -> str:
+        """Take the scores of one alarm; returns its name."""
         if scores.num_rows == 0:
-            return
+            return ""
         scores, alarm = _named(scores, member)
         inactive: Bools | None = None
         if shut is not None and readings is not None:
@@ -210,7 +241,13 @@ class ModelSet:
             score = scores.column("score").to_numpy(zero_copy_only=False)
             scores = scores.set_column(at, scores.schema.field(at), pa.array(np.where(blank, np.nan, score), from_pandas=True))
         out.scores.append(scores)
+        if idle is not None and idle.num_rows and scores.column("tag").null_count:
+            order = np.argsort(np.r_[scores.column("seq").to_numpy(), idle.column("seq").to_numpy()], kind="stable")
+            here = np.zeros(scores.num_rows, dtype=bool) if inactive is None else inactive
+            inactive = np.r_[here, np.ones(idle.num_rows, dtype=bool)][order]
+            scores = pa.Table.from_batches([scores, idle]).combine_chunks().to_batches()[0].take(pa.array(order))
         self.alarms.feed(member.name, alarm, scores, inactive=inactive)
+        return alarm
 
     def snapshot(self) -> bytes:
         """The state of all models, gates, warm-ups and alarms."""
