@@ -25,6 +25,9 @@ VERDICTS: Final = ("real", "false")
 Waiting = tuple[str, str, int | None, str, Waits]
 """model, alarm, tag id or None, asset; then what its delays hold."""
 _RANK: Final[dict[str, int]] = {"critical": 0, "warning": 1, "info": 2}
+_HELD: Final[Mapping[Reason, str]] = {
+    "peak": "soon after the one before, and not clearly worse", "budget": "the budget is used up", "flood": "too many at once", "": ""
+}  # fmt: skip
 _DONE: Final = 200  # occurrences that are over and still take a verdict
 _LONGEST_US: Final = 30 * 86_400_000_000
 _LONGEST_TEXT: Final = 500
@@ -66,7 +69,10 @@ class Book:
         self._forget(key)
         self.open[key] = entry
         entry.told = entry.state in ("unacknowledged", "acknowledged")
-        return self._tell(entry, time, "raised" if entry.told else "suppressed", upto=entry.onset_seq)
+        if entry.told:
+            return self._tell(entry, time, "raised", upto=entry.onset_seq)
+        why = _aside(entry.problem, hold) if hold is not None else f"{entry.problem}; held back: {_HELD[entry.held]}"
+        return self._tell(entry, time, "suppressed", why, upto=entry.onset_seq)
 
     def release(self, key: Key, time: int, upto: int) -> Message | None:
         """Tell of one that was held back: its turn has come."""

@@ -212,10 +212,6 @@ class AlarmLayer:
         key = (FLOOD, "flood", self._place)
         return self._book.close(key, time, f"the flood of alarms is over: {many:,} were suppressed")
 
-    def expired(self, now: int) -> pa.RecordBatch | None:
-        """What a person had put aside and whose time is over at `now` (µs)."""
-        return alert_batch(self._book.expired(now))
-
     def condition(
         self, alarm: str, *, subject: str, asset: str, active: bool, now: int, severity: Severity, problem: str, action: str
     ) -> pa.RecordBatch | None:

@@ -231,6 +231,18 @@ def test_no_flood_where_it_is_switched_off() -> None:
     assert set(said(run(made, *[(n, 0, 0.95) for n in range(60)]))) == {RAISED}
 
 
+def test_a_row_that_is_held_back_says_why() -> None:
+    made = many(5, {"flood": 2}, peak_first="60s", budget_per_asset="1/day")
+    batch = scores((0, 0, 0.95), (0, 1, 0.1), (0, 2, 0.95), (0, 61.5, 0.95), (1, 70, 0.95), (2, 71, 0.95))
+    found = made.update(batch, T0)
+    assert found is not None
+    assert [row["problem"].partition("; held back: ")[2] for row in found.to_pylist() if row["transition"] == "suppressed"] == [
+        "soon after the one before, and not clearly worse", "too many at once"
+    ]  # fmt: skip
+    assert {entry.alarm: entry.held for entry in made.active(suppressed=True)}["t0.wear"] == "budget"  # its rest is over
+    assert all("held back" not in entry.problem for entry in made.active(suppressed=True))
+
+
 # Any cut, any restart
 
 

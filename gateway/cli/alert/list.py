@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,8 +36,7 @@ def command(everything: bool, as_json: bool, place: Path) -> None:
         click.echo("no alarm is open")
     else:
         rows = [
-            (str(one["id"]), str(one["severity"]), str(one["state"]).replace("_", " "), at(one["since_us"]), str(one["alarm"]), str(one["problem"]))
-            for one in found.alarms
+            (one["id"], one["severity"], _state(one), at(one["since_us"]), one["alarm"], one["problem"]) for one in found.alarms
         ]  # fmt: skip
         table(("id", "severity", "state", "since (UTC)", "alarm", "problem"), rows, left=6)
     if found.aside:
@@ -48,3 +49,8 @@ def command(everything: bool, as_json: bool, place: Path) -> None:
             for one in found.aside
         ]  # fmt: skip
         table(("put aside", "what", "until (UTC)", "by", "why"), put, left=5)
+
+
+def _state(alarm: Mapping[str, Any]) -> str:
+    held = f" ({alarm['held']})" if alarm.get("held") else ""
+    return str(alarm["state"]).replace("_", " ") + held
