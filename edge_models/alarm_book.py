@@ -71,6 +71,10 @@ class Book:
         entry.told = entry.state in ("unacknowledged", "acknowledged")
         if entry.told:
             return self._tell(entry, time, "raised", upto=entry.onset_seq)
+        if hold is not None and (entry.id, "raised") in self._seen:  # it was put aside later, in a life that has ended
+            self._seen.discard((entry.id, "raised"))
+            entry.told = True
+            return None
         why = _aside(entry.problem, hold) if hold is not None else f"{entry.problem}; held back: {_HELD[entry.held]}"
         return self._tell(entry, time, "suppressed", why, upto=entry.onset_seq)
 

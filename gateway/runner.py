@@ -51,6 +51,7 @@ class ModelRunner:
         self.models = models
         self.cursor = 0  # next telemetry row
         self.alerts = 0
+        self.stored = 0  # snapshots that are durable
         self._spool, self._put, self._keep, self._clock = spool, put, frozenset(keep), clock
         self._directory, self._log = directory, log
         self._snapshot_every_s, self._max_rows = snapshot_every_s, max_rows
@@ -229,6 +230,7 @@ class ModelRunner:
             self._unstored = str(error)
             return
         self._unstored = ""
+        self.stored += 1
         await self._spool.ledger.pin("telemetry", "models", oldest)
 
 
