@@ -344,7 +344,8 @@ class Book:
             waiting = [_waiting(one) for one in cast("Sequence[Sequence[object]]", told["waiting"])]
         except (KeyError, TypeError, ValueError) as error:
             raise StateMismatch(f"the stored alarms are damaged: {error}") from error
-        self.open, self._done, self.shelf.holds = entries, done, holds
+        self.open, self._done = entries, done
+        self.shelf.replace(holds)
         return waiting
 
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from .alarm_records import Key
 
 Aside = Literal["shelved", "out_of_service"]
+_NEVER: Final = 2**63 - 1
 MOST: Final = 10_000
 """So much can be put aside at once."""
 
@@ -32,6 +33,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.holds: dict[Key, Hold] = {}
+        self._looked_us = 0  # nothing is over before, µs; 0: nobody has looked
 
     def of(self, key: Key, asset: str, now: int) -> Hold | None:
         """What holds this alarm at `now`; what is out of service outranks what is shelved."""
@@ -49,13 +51,21 @@ class Shelf:
         if key not in self.holds and len(self.holds) >= MOST:
             raise ValueError(f"{MOST:,} alarms are put aside already; take some back first")
         self.holds[key] = hold
+        self._looked_us = 0
 
     def take_expired(self, now: int) -> list[Key]:
         """Remove what is over at `now`, and say what it was."""
+        if now < self._looked_us:
+            return []
         over = [key for key, hold in self.holds.items() if hold.until_us is not None and hold.until_us <= now]
         for key in over:
             del self.holds[key]
+        self._looked_us = min((hold.until_us for hold in self.holds.values() if hold.until_us is not None), default=_NEVER)
         return over
+
+    def replace(self, holds: dict[Key, Hold]) -> None:
+        """Put all of it aside, and nothing else."""
+        self.holds, self._looked_us = holds, 0
 
     def __iter__(self) -> Iterator[tuple[Key, Hold]]:
         return iter(self.holds.items())
