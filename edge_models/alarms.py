@@ -79,6 +79,7 @@ class AlarmLayer:
     """
 
     def __init__(self, tags: Sequence[Tag], site: SiteAlarms | None = None) -> None:
+        """`site` is about the alarms of all models together; None: neither a budget nor floods."""
         self._tags = {tag.id: tag for tag in tags}
         self._size = max(self._tags, default=-1) + 1
         self._ids = {tag.path: tag.id for tag in tags}
@@ -88,7 +89,7 @@ class AlarmLayer:
         self._voices: dict[str, _Voice] = {}
         self._delays: dict[tuple[str, str], Delays] = {}
         self._book = Book()
-        self._site = site or SiteAlarms()
+        self._site = site or SiteAlarms(flood=0)
         self._rationing = Rationing(self._site)
         self._clock = 0  # newest time of the gateway at which there was something to do, µs
         self._news: list[_News] = []

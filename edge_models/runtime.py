@@ -136,7 +136,7 @@ class ModelSet:
         tags: Sequence[Tag],
         site: SiteAlarms | None = None,
     ) -> None:
-        """`members` by name: configuration, model, gate and the tags it watches. Tags need their ids. `site` is about all alarms."""
+        """`members` by name: configuration, model, gate and the tags it watches. Tags need their ids. `site`: see AlarmLayer."""
         self.alarms = AlarmLayer(tags, site)
         self._members: list[_Member] = []
         for name, (config, model, gate, watched) in members.items():
