@@ -82,7 +82,7 @@ def recover(
     report.missing = list(Spans(holes))
     report.next_row = max(end, high_water)
     report.first_row = segments[0].first if segments else report.next_row
-    report.last_durable_us = max((segment.last_commit_us for segment in segments), default=None)
+    report.last_durable_us = segments[-1].last_commit_us if segments else None  # the newest, not the latest: clocks are set back
     report.quarantined = quarantine.files[before:]
     return segments, report
 

@@ -1,4 +1,4 @@
-"""A few days of the month in virtual time, every month that found something once, and a control."""
+"""A day of the month in virtual time, every month that found something once, and a control."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import pytest
 
 from .month import Skipping, play, stored
 
+pytestmark = pytest.mark.timeout(300)  # a day takes seconds; a machine that does much else takes longer
 
-def test_days_with_outages_reboots_bursts_and_steps_of_the_clock_lose_nothing():
-    for seed in (1, 2):
-        month = play(seed, 1.0)
-        assert month.wrong == []
-        assert month.polls > 9_000
-        assert month.lost == month.duplicated == 0
+
+def test_a_day_with_outages_reboots_bursts_and_steps_of_the_clock_loses_nothing():
+    month = play(1, 1.0)
+    assert month.wrong == []
+    assert month.polls > 9_000
+    assert month.lost == month.duplicated == 0
 
 
 @pytest.mark.parametrize(("seed", "days", "each"), stored())
@@ -21,8 +22,8 @@ def test_a_month_that_found_something_once_finds_it_no_more(seed: int, days: flo
 
 
 def test_a_seed_is_always_the_same_month():
-    assert play(3, 0.25).digest == play(3, 0.25).digest != play(4, 0.25).digest
+    assert play(3, 0.1).digest == play(3, 0.1).digest != play(4, 0.1).digest
 
 
 def test_control_a_delivery_that_skips_a_span_after_an_error_is_found():
-    assert any("are there" in sentence for sentence in play(1, 1.0, delivery=Skipping).wrong)
+    assert any("are there" in sentence for sentence in play(1, 0.5, delivery=Skipping).wrong)
