@@ -26,9 +26,10 @@ from .alarm_budget import NEVER_DUE, Rationing
 from .alarm_context import Recent, tag_of
 from .alarm_records import Entry, Key, Message, Reason, alert_batch, event_batch, occurrence
 from .alarm_shelf import Hold
-from .base import AlarmConfig, EdgeModel, Explains, Factual, Grades, ScoreRow, SiteAlarms
+from .alarm_words import measure, pairs, problem, score_row
+from .base import AlarmConfig, EdgeModel, Factual, Grades, ScoreRow, SiteAlarms
 from .delays import ACTIVE, IDLE, Delays, Turn
-from .sentences import number, quantity, span
+from .sentences import quantity, span
 from .slots import Bools, Floats, Index, Readings, Times
 from .state import array_text, pack, text_array, unpack
 
@@ -102,10 +103,10 @@ class AlarmLayer:
 
     def update(self, scores: pa.RecordBatch, now: int, *, inactive: Bools | None = None) -> pa.RecordBatch | None:
         """SCORE(n) of any models and alarms -> ALERT or None. `inactive` bool[n] marks rows of tags whose gate is shut."""
-        pairs = _pairs(scores)
-        for model, alarm in pairs:
+        found = pairs(scores)
+        for model, alarm in found:
             part, shut = scores, inactive
-            if len(pairs) > 1:
+            if len(found) > 1:
                 chosen = pc.and_(pc.equal(scores.column("model"), model), pc.equal(scores.column("alarm"), alarm)).fill_null(
                     False
                 )
@@ -259,21 +260,21 @@ class AlarmLayer:
     def _turn(self, news: _News) -> list[Message]:
         tag, asset = self._about(news.turn.subject)
         key = (news.model, news.alarm, asset if tag is None else tag.path)
-        row = _score_row(news.alarm, news.scores, news.turn.row)
+        row = score_row(news.alarm, news.scores, news.turn.row)
         what, voice = news.turn.what, self._voice(news.model)
         entry = self._book.open.get(key)
         if what == "goes":
             if entry is None:
                 return []
-            _measure(entry, row, limits=voice.limits)
+            measure(entry, row, limits=voice.limits)
             value = f": {quantity(row.value, tag)}" if tag is not None and row.value == row.value else ""
             return _some(self._book.close(key, news.time_us, f"{entry.subject} is normal again{value}"))
         if what in ("peaks", "due"):
             if entry is None or entry.state != "suppressed" or (what == "due" and entry.held != "peak"):
                 return []
             if what == "peaks":
-                _measure(entry, row, limits=voice.limits)
-                entry.problem = _problem(voice, tag, asset, row, entry.contributions)
+                measure(entry, row, limits=voice.limits)
+                entry.problem = problem(voice.model, tag, asset, row, entry.contributions)
             entry.held = self._admit(entry)
             if not entry.held:
                 return _some(self._book.release(key, news.time_us, news.seq))
@@ -299,14 +300,14 @@ class AlarmLayer:
             asset=asset,
             subject=asset.rsplit("/", 1)[-1] if tag is None else tag.display,
             severity=severity,
-            problem=_problem(voice, tag, asset, row, contributions),
+            problem=problem(voice.model, tag, asset, row, contributions),
             action=action,
             since_us=news.turn.onset_time,
             onset_seq=news.turn.onset_seq,
             unit=None if tag is None else tag.unit,
             contributions=contributions,
         )
-        _measure(entry, row, limits=voice.limits)
+        measure(entry, row, limits=voice.limits)
         return entry
 
     def _contexts(self, messages: Sequence[Message]) -> Mapping[int, str | None]:
@@ -462,48 +463,3 @@ class AlarmLayer:
 
 def _some(message: Message | None) -> list[Message]:
     return [] if message is None else [message]
-
-
-def _measure(entry: Entry, row: ScoreRow, *, limits: bool) -> None:
-    entry.value, entry.score, entry.low, entry.high = row.value, row.score, row.low, row.high
-    entry.limit = row.limit if not limits else row.low if row.low == row.low else row.high
-
-
-def _problem(voice: _Voice, tag: Tag | None, asset: str, row: ScoreRow, contributions: str | None) -> str:
-    if tag is not None and isinstance(voice.model, Explains):
-        return voice.model.problem(tag, row)
-    what = asset.rsplit("/", 1)[-1] if tag is None else f"{tag.display} at {quantity(row.value, tag)}"
-    said = f"{what} is unusual, its score is {number(row.score)} of 1"
-    most = _most(contributions) if tag is None else []
-    return f"{said}, mostly by {' and '.join(most)}" if most else said
-
-
-def _most(contributions: str | None) -> list[str]:
-    """The two tags that contribute most."""
-    try:
-        shares = json.loads(contributions or "{}")
-        listed = sorted(shares.items(), key=lambda one: -abs(float(one[1])))
-    except (ValueError, TypeError, AttributeError):
-        return []
-    return [str(name).rsplit("/", 1)[-1] for name, share in listed[:2] if share]
-
-
-def _score_row(alarm: str, scores: pa.RecordBatch, row: int) -> ScoreRow:
-    def of(name: str) -> float:
-        found = scores.column(name)[row].as_py()
-        return float("nan") if found is None else float(found)
-
-    since = scores.column("since")[row]
-    return ScoreRow(
-        alarm=alarm, time_us=scores.column("time")[row].value, since_us=since.value if since.is_valid else None,
-        value=of("value"), score=of("score"), limit=of("limit"), low=of("low"), high=of("high"),
-    )  # fmt: skip
-
-
-def _pairs(scores: pa.RecordBatch) -> list[tuple[str, str]]:
-    if scores.num_rows == 0:
-        return []
-    models, alarms = (pc.unique(scores.column(name)).to_pylist() for name in ("model", "alarm"))
-    if len(models) == len(alarms) == 1:
-        return [(models[0], alarms[0])]
-    return list(dict.fromkeys(zip(scores.column("model").to_pylist(), scores.column("alarm").to_pylist(), strict=True)))

@@ -107,9 +107,9 @@ class GatewayMetrics(Collector):
             yield CounterMetricFamily("genba_alert_rows", "Alert transitions of models and limits", p.runner.alerts)
         alarms = GaugeMetricFamily("genba_alarms", "Open alarms", labels=["state", "severity"])
         open_ = p.alarms.counts()
-        for state in OPEN_STATES:
+        for alarm_state in OPEN_STATES:
             for severity in ("critical", "warning", "info"):
-                alarms.add_metric([state, severity], open_.get((state, severity), 0))
+                alarms.add_metric([alarm_state, severity], open_.get((alarm_state, severity), 0))
         yield alarms
         crashes = CounterMetricFamily("genba_task_crashes", "Crashes of a task, each a bug; it is restarted", labels=["task"])
         for task, found in list(p.crashes.items()):
