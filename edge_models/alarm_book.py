@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, cast
 
@@ -15,15 +14,13 @@ from schemas.span import Command
 from schemas.tags import Severity
 from schemas.values import Duration
 
+from .alarm_memory import EVENTS, Waiting, entries_of, waiting_of
 from .alarm_records import Entry, Happening, Key, Message, Reason, State, Transition, occurrence
 from .alarm_shelf import Aside, Hold, Shelf
-from .delays import Waits
 
 GATEWAY: Final = "gateway"
 COMMANDS: Final = ("acknowledge", "shelve", "unshelve", "out_of_service", "in_service")
 VERDICTS: Final = ("real", "false")
-Waiting = tuple[str, str, int | None, str, Waits]
-"""model, alarm, tag id or None, asset; then what its delays hold."""
 _RANK: Final[dict[str, int]] = {"critical": 0, "warning": 1, "info": 2}
 _HELD: Final[Mapping[Reason, str]] = {
     "peak": "soon after the one before, and not clearly worse", "budget": "the budget is used up", "flood": "too many at once", "": ""
@@ -31,10 +28,6 @@ _HELD: Final[Mapping[Reason, str]] = {
 _DONE: Final = 200  # occurrences that are over and still take a verdict
 _LONGEST_US: Final = 30 * 86_400_000_000
 _LONGEST_TEXT: Final = 500
-_EVENTS: Final[Mapping[str, str]] = {
-    "acknowledge": "alarm_acknowledged", "shelve": "alarm_shelved", "unshelve": "alarm_unshelved",
-    "out_of_service": "alarm_out_of_service", "in_service": "alarm_in_service",
-}  # fmt: skip
 
 
 class Done(NamedTuple):
@@ -220,7 +213,7 @@ class Book:
             "id": entry.id, "alarm": entry.alarm, "model": entry.model, "verdict": verdict, "by": by, "reason": reason,
             "since_us": entry.since_us, "onset_row": entry.onset_seq,
         }  # fmt: skip
-        return Happening(now, _EVENTS["acknowledge"], command.source, entry.tag, entry.asset, said, about)
+        return Happening(now, EVENTS["acknowledge"], command.source, entry.tag, entry.asset, said, about)
 
     def _target(self, command: Command) -> Key:
         """What a command is about: `id`, or `asset` with `alarm`, or `tag`, or `asset` alone."""
@@ -261,7 +254,7 @@ class Book:
             "reason": hold.reason, "since_us": hold.since_us, "until_us": hold.until_us,
         }  # fmt: skip
         asset = entry.asset if entry is not None else subject if not alarm else subject.rpartition("/")[0]
-        return Happening(now, _EVENTS[name], source, None if entry is None else entry.tag, asset, said, about)
+        return Happening(now, EVENTS[name], source, None if entry is None else entry.tag, asset, said, about)
 
     def listed(self, *, suppressed: bool = False) -> list[Entry]:
         """Copies of everything open, with or without what is suppressed: the most serious first, then the newest."""
@@ -338,63 +331,15 @@ class Book:
     def read(self, told: Mapping[str, object]) -> list[Waiting]:
         """Take over what `written` wrote; returns the delays. Raises StateMismatch, and then nothing has changed."""
         try:
-            entries = _entries(told["open"])
-            done = {entry.id: (key, entry) for key, entry in _entries(told.get("done", [])).items()}
+            entries = entries_of(told["open"])
+            done = {entry.id: (key, entry) for key, entry in entries_of(told.get("done", [])).items()}
             holds = Shelf.read(told["shelf"])
-            waiting = [_waiting(one) for one in cast("Sequence[Sequence[object]]", told["waiting"])]
+            waiting = [waiting_of(one) for one in cast("Sequence[Sequence[object]]", told["waiting"])]
         except (KeyError, TypeError, ValueError) as error:
             raise StateMismatch(f"the stored alarms are damaged: {error}") from error
         self.open, self._done = entries, done
         self.shelf.replace(holds)
         return waiting
-
-
-def put_aside(event: str, attributes: str | None) -> dict[Key, Hold | None]:
-    """What an EVENT row says was put aside, or taken back (None); nothing for another event, or one of another version."""
-    states: Mapping[str, Aside | None] = {
-        _EVENTS["shelve"]: "shelved", _EVENTS["out_of_service"]: "out_of_service", _EVENTS["unshelve"]: None, _EVENTS["in_service"]: None
-    }  # fmt: skip
-    if event not in states:
-        return {}
-    try:
-        about = json.loads(attributes or "{}")
-        key = (str(about.get("model", "")), str(about.get("alarm", "")), str(about["subject"]))
-        state, until = states[event], about.get("until_us")
-        if state is None:
-            return {key: None}
-        by, reason = (str(about.get(name, "")) for name in ("by", "reason"))
-        return {key: Hold(state, int(about["since_us"]), None if until is None else int(until), by, reason)}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return {}
-
-
-def _entries(told: object) -> dict[Key, Entry]:
-    known = {field.name for field in fields(Entry)}
-    found: dict[Key, Entry] = {}
-    for model, alarm, subject, given in cast("Sequence[tuple[str, str, str, Mapping[str, object]]]", told):
-        if not known >= given.keys():
-            raise ValueError("an entry has fields of another version")
-        found[model, alarm, subject] = Entry(**given)  # type: ignore[arg-type]  # as `asdict` wrote it
-    return found
-
-
-def _waiting(told: Sequence[object]) -> Waiting:
-    model, alarm, tag, asset, *rest = told
-    fresh = (0, False, 0.0, 0.0, 0)  # version 1 held neither votes nor peaks
-    given = rest[0] if len(rest) == 1 else [rest[0], *rest[1:], *fresh]
-    state, t0, onset_seq, onset_time, bits, held, bar, peak, rest_until = cast("Sequence[float]", given)
-    waits = (
-        int(state),
-        int(t0),
-        int(onset_seq),
-        int(onset_time),
-        int(bits),
-        bool(held),
-        float(bar),
-        float(peak),
-        int(rest_until),
-    )
-    return str(model), str(alarm), None if tag is None else int(str(tag)), str(asset), waits
 
 
 def _named(key: Key) -> str:

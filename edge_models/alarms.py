@@ -21,9 +21,10 @@ from schemas.kinds import SCORE
 from schemas.span import Command
 from schemas.tags import Severity, Tag
 
-from .alarm_book import GATEWAY, Book, Waiting, put_aside
+from .alarm_book import GATEWAY, Book
 from .alarm_budget import NEVER_DUE, Rationing
 from .alarm_context import Recent, tag_of
+from .alarm_memory import Waiting, put_aside
 from .alarm_records import Entry, Key, Message, Reason, alert_batch, event_batch, occurrence
 from .alarm_shelf import Hold
 from .alarm_words import measure, pairs, problem, score_row
