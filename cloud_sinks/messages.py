@@ -67,12 +67,12 @@ class AlertMessage(Message):
     id: str = Field(description="The same over all transitions of one occurrence, also after a restart.")
     alarm: str = Field(description="Name of the alarm.")
     model: str | None = Field(None, description="The model that raised it; `gateway` for the gateway's own troubles.")
-    state: Literal["unacknowledged", "acknowledged", "returned", "normal", "shelved", "suppressed"] = Field(
+    state: Literal["unacknowledged", "acknowledged", "returned", "normal", "shelved", "suppressed", "out_of_service"] = Field(
         description="ISA-18.2 state after this transition. `returned`: back to normal, not yet acknowledged."
     )
-    transition: Literal["raised", "cleared", "acknowledged", "shelved", "unshelved", "suppressed", "changed"] = Field(
-        description="What happened."
-    )
+    transition: Literal[
+        "raised", "cleared", "acknowledged", "shelved", "unshelved", "suppressed", "changed", "out_of_service", "in_service"
+    ] = Field(description="What happened.")
     severity: Severity = Field(description="How urgent it is.")
     problem: str = Field(description="What is wrong, in one sentence.")
     action: str | None = Field(None, description="What a person does about it.")

@@ -104,6 +104,7 @@ class Rules:
     kind: ClassVar[str] = "rules"
     version: ClassVar[int] = 1
     scope: ClassVar[Scope] = "gateway"  # moments and silence are told by the clock of all rows
+    factual: ClassVar[bool] = True
 
     def __init__(self, config: RulesConfig, context: ModelContext) -> None:
         """Raises ConfigError for a rule that fits no asset, or whose condition a tag can never fulfil."""

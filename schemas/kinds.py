@@ -87,8 +87,11 @@ ALERT = _schema(
     ("tag", pa.int32()),  # null: about an asset, an adapter or a sink
     ("asset", pa.string()),  # full asset path
     ("subject", pa.string()),  # what it is about, for people: label of the tag, name of the adapter
-    ("state", pa.string()),  # ISA-18.2: unacknowledged | acknowledged | returned | normal | shelved | suppressed
-    ("transition", pa.string()),  # raised | cleared | acknowledged | shelved | unshelved | suppressed | changed
+    ("state", pa.string()),  # ISA-18.2: unacknowledged | acknowledged | returned | normal | shelved | suppressed | out_of_service
+    (
+        "transition",
+        pa.string(),
+    ),  # raised | cleared | acknowledged | shelved | unshelved | suppressed | changed | out_of_service | in_service
     ("severity", pa.string()),  # info | warning | critical
     ("problem", pa.string()),  # one sentence
     ("action", pa.string()),
