@@ -1,4 +1,4 @@
-"""A running gateway does what `genba spool` asks: a Unix socket in the spool directory, one JSON object a line each way.
+"""A running gateway does what `genba spool` and `genba alert` ask: a Unix socket in the spool directory, one JSON object a line each way.
 
 Only who may write to the spool directory and is the gateway's user (or root) can connect. Read-only commands do not need it.
 """
@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -19,6 +19,7 @@ import structlog
 from schemas.errors import ConfigError, GenbaError
 from schemas.kinds import KINDS, Kind
 
+from .dead_letters import redeliver
 from .spool import deeds
 
 if TYPE_CHECKING:
@@ -29,13 +30,16 @@ if TYPE_CHECKING:
 _NAME: Final = "control"
 _DEADLINE_S: Final = 30.0
 _LINE_BYTES: Final = 1 << 16
+_REPLY_BYTES: Final = 1 << 20
 Request = Mapping[str, str | int | None]
+More = Mapping[str, Callable[[Request], Awaitable[deeds.Answer]]]
+"""What else is answered, by the word in `do`."""
 
 
 async def do(spool: Spool, request: Request, *, configured: Collection[str] = ()) -> deeds.Answer:
-    """Do what a request says: `{"do": "resend" | "drop" | "forget", "kind": …, "sink": …}` and what each takes. Raises ConfigError."""
-    sink, kind = str(request.get("sink", "")), request.get("kind", "")
-    if request.get("do") != "forget" and kind not in KINDS:
+    """Do what a request says: `{"do": "resend" | "redeliver" | "drop" | "forget", "kind": …, "sink": …}` and what each takes. Raises ConfigError."""
+    sink, kind = str(request.get("sink") or ""), request.get("kind", "")
+    if request.get("do") not in ("forget", "redeliver") and kind not in KINDS:
         raise ConfigError(f"no kind of data is called {kind!r}", hint=f"there are {', '.join(KINDS)}")
     numbers = {key: int(value) for key, value in request.items() if isinstance(value, int)}
     match request.get("do"):
@@ -45,19 +49,23 @@ async def do(spool: Spool, request: Request, *, configured: Collection[str] = ()
             return await deeds.drop(spool, cast(Kind, kind), sink, **numbers)
         case "forget":
             return await deeds.forget(spool, sink, configured=configured)
+        case "redeliver":
+            return await redeliver(spool, sink or None, **numbers)
         case other:
             raise ConfigError(f"this gateway does not know how to {other!r}", hint="run the same version of genba as the gateway")
 
 
 @asynccontextmanager
-async def serving(spool: Spool, *, configured: Collection[str], log: structlog.stdlib.BoundLogger) -> AsyncIterator[None]:
+async def serving(
+    spool: Spool, *, configured: Collection[str], log: structlog.stdlib.BoundLogger, more: More | None = None
+) -> AsyncIterator[None]:
     """Answer requests while the block runs. A directory that takes no socket is said once and is no reason not to run."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 request = json.loads(await reader.readline())
-                reply = await _reply(spool, request, configured, log)
+                reply = await _reply(spool, request, configured, log, more or {})
                 writer.write(json.dumps(reply).encode() + b"\n")
                 await writer.drain()
         except (TimeoutError, ConnectionError, ValueError):
@@ -83,16 +91,19 @@ async def serving(spool: Spool, *, configured: Collection[str], log: structlog.s
 
 
 async def _reply(
-    spool: Spool, request: object, configured: Collection[str], log: structlog.stdlib.BoundLogger
+    spool: Spool, request: object, configured: Collection[str], log: structlog.stdlib.BoundLogger, more: More
 ) -> dict[str, object]:
     if not isinstance(request, dict):
         return {"ok": False, "error": "not a request"}
+    other = more.get(str(request.get("do")))
     try:
-        answer = await do(spool, request, configured=configured)
+        answer = await (do(spool, request, configured=configured) if other is None else other(request))
     except ConfigError as error:
         return {"ok": False, "error": error.message, "hint": error.hint}
     except (GenbaError, ValueError, TypeError) as error:
         return {"ok": False, "error": str(error)}
+    if other is not None:
+        return {"ok": True, "result": dict(answer)}
     log.info("a person changed the spool", **{f"asked_{key}": value for key, value in request.items()}, result=dict(answer))
     return {"ok": True, "result": dict(answer)}
 
@@ -113,7 +124,7 @@ def ask(directory: Path, request: Request) -> deeds.Answer | None:
         try:
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as stream:
-                reply = json.loads(stream.readline(_LINE_BYTES))
+                reply = json.loads(stream.readline(_REPLY_BYTES))
         except (OSError, ValueError) as error:
             raise ConfigError(f"the gateway on {directory} did not answer", hint="look into its log, then ask again") from error
     if not reply.get("ok"):

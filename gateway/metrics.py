@@ -13,8 +13,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from edge_models.alarm_records import OPEN_STATES
 from schemas.kinds import KINDS
 
+from .delivery import CIRCUITS
 from .isolation.adapter import UNASKED, IsolatedAdapter
 from .spool.losses import CAUSES
 
@@ -76,10 +78,15 @@ class GatewayMetrics(Collector):
         )
         resent = CounterMetricFamily("genba_sink_resent_rows", "Rows delivered once more on request", labels=["sink", "kind"])
         sink_up = GaugeMetricFamily("genba_sink_up", "1 while the sink is connected", labels=["sink"])
+        circuit = GaugeMetricFamily(
+            "genba_sink_circuit", "1 for the state of the sink's circuit breaker", labels=["sink", "circuit"]
+        )
         paused = GaugeMetricFamily("genba_sink_paused", "1 while somebody has paused the sink", labels=["sink"])
         age = GaugeMetricFamily("genba_spool_oldest_row_age_seconds", "Age of the oldest undelivered row", labels=["sink"])
         for delivery in p.deliveries:
             sink_up.add_metric([delivery.name], float(delivery.state == "up"))
+            for state in CIRCUITS:
+                circuit.add_metric([delivery.name, state], float(delivery.circuit == state))
             paused.add_metric([delivery.name], float(delivery.paused))
             age.add_metric([delivery.name], p.oldest_age_s(delivery))
             for kind in delivery.kinds:
@@ -91,13 +98,19 @@ class GatewayMetrics(Collector):
                 for cause in CAUSES:
                     lost.add_metric([delivery.name, kind, cause], counts.get(cause, 0))
                 resent.add_metric([delivery.name, kind], p.spool.ledger.resent(kind, delivery.name))
-        yield from (rows, waiting, lost, resent, sink_up, paused, age)
+        yield from (rows, waiting, lost, resent, sink_up, circuit, paused, age)
         yield GaugeMetricFamily("genba_spool_size_bytes", "Bytes the spool holds on disk", p.spool.bytes_used())
         yield CounterMetricFamily("genba_spool_written_bytes", "Bytes written to the spool", p.spool.bytes_written)
         yield CounterMetricFamily("genba_spool_corrupt_records", "Damaged records found since the start", p.spool.corrupt_records)
         if p.runner is not None:
             yield GaugeMetricFamily("genba_model_behind_rows", "Rows that the models have not seen", p.runner.behind_rows)
             yield CounterMetricFamily("genba_alert_rows", "Alert transitions of models and limits", p.runner.alerts)
+        alarms = GaugeMetricFamily("genba_alarms", "Open alarms", labels=["state", "severity"])
+        open_ = p.alarms.counts()
+        for alarm_state in OPEN_STATES:
+            for severity in ("critical", "warning", "info"):
+                alarms.add_metric([alarm_state, severity], open_.get((alarm_state, severity), 0))
+        yield alarms
         crashes = CounterMetricFamily("genba_task_crashes", "Crashes of a task, each a bug; it is restarted", labels=["task"])
         for task, found in list(p.crashes.items()):
             crashes.add_metric([task], found.count)

@@ -22,7 +22,7 @@ from schemas.kinds import KINDS, Kind, make_batch
 from schemas.tags import Tag
 from schemas.values import Strict
 
-from . import bookmarks, catalogue
+from . import bookmarks, catalogue, dead_letters
 from .absences import Absences
 from .bookmarks import Bookmark, bookmark_name
 from .building import build_adapter
@@ -178,8 +178,10 @@ async def open_pipeline(
 
 def build_models(configuration: Configuration, tags: Sequence[Tag], log: structlog.stdlib.BoundLogger) -> ModelSet:
     """The models of the file over the resolved tags, with the implicit limit watch; those that lie in files run in workers."""
+    plant = configuration.plant
     return ModelSet.build(
-        configuration.plant.models, tags, lambda kind: catalogue.plugin("models", kind), open_model=open_worker(configuration.directory, log)
+        plant.models, tags, lambda kind: catalogue.plugin("models", kind), plant.alarms,
+        open_model=open_worker(configuration.directory, log),
     )  # fmt: skip
 
 
@@ -310,7 +312,7 @@ def _add_deliveries(pipeline: Pipeline, directory: Path, rng: random.Random, end
                 router=router,
                 clock=pipeline.clock,
                 rng=rng,
-                dead_letters=directory / "dead-letters",
+                dead_letters=directory / dead_letters.DIRECTORY,
                 max_rows_per_s=None if config.max_rate is None else config.max_rate / 86_400,
                 report=report,
                 log=pipeline.log,

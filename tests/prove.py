@@ -59,12 +59,14 @@ class Part:
 
 
 PARTS: Final = (
+    Part("30 days", "tests.simulation.month", 50),
     Part("crash loop", "tests.chaos.crashloop", 30),
-    Part("power loss", "tests.chaos.power", 15),
-    Part("n-th call", "tests.chaos.nth", 10),
-    Part("30 days", "tests.simulation.month", 15),
-    Part("sink faults", "tests.chaos.sinks", 15),
-    Part("a day", "tests.chaos.day", 10),
+    Part("a day", "tests.chaos.day", 15),
+    Part("power loss", "tests.chaos.power", 10),
+    Part("n-th call", "tests.chaos.nth", 8),
+    Part("sink faults", "tests.chaos.sinks", 5),
+    Part("state machine", "tests.chaos.machine", 3),
+    Part("damage", "tests.chaos.damage", 1),
     Part("soak", "tests.chaos.soak", 66, idle=True, quick_s=100),
 )
 

@@ -8,7 +8,21 @@ from typing import Any
 
 import pytest
 
-from edge_models import drift, envelope, forecast_residual, limits, multivariate, novelty, onnx, remaining_life, rules, stuck
+from edge_models import (
+    drift,
+    envelope,
+    forecast_residual,
+    limits,
+    multivariate,
+    novelty,
+    onnx,
+    remaining_life,
+    rules,
+    shape,
+    stuck,
+    trend_to_limit,
+    vibration,
+)
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
 from edge_models.file_model import FileModelConfig
 from tests.conformance.model import make_tag
@@ -24,11 +38,16 @@ PLUGINS = {
     "limits": limits.PLUGIN,
     "rules": rules.PLUGIN,
     "envelope": envelope.PLUGIN,
+    "trend_to_limit": trend_to_limit.PLUGIN,
+    "vibration": vibration.PLUGIN,
+    "shape": shape.PLUGIN,
     "multivariate": multivariate.PLUGIN,
     "novelty": novelty.PLUGIN,
     "onnx": onnx.PLUGIN,
     "remaining_life": remaining_life.PLUGIN,
 }
+REQUIRED = {"vibration": {"sample_rate": 25_600}}
+TAG = {"vibration": {"value_type": "samples", "unit": "m/s2"}}
 TAGS_OF_AN_ASSET = 8
 
 
@@ -60,7 +79,7 @@ def test_the_alarm_settings_stand_there() -> None:
 @pytest.mark.parametrize("kind", PLUGINS)
 def test_the_memory_per_tag_is_what_is_stated(kind: str, tmp_path: Path) -> None:
     plugin = PLUGINS[kind]
-    options: dict[str, Any] = {"kind": kind}
+    options: dict[str, Any] = {"kind": kind, **REQUIRED.get(kind, {})}
     if issubclass(plugin.config, FileModelConfig):
         names = [f"t{n}" for n in range(TAGS_OF_AN_ASSET)]
         metadata = {"genba.features": names, "genba.cap": "125", "genba.conformal": CONFORMAL.text()}
@@ -73,7 +92,9 @@ def test_the_memory_per_tag_is_what_is_stated(kind: str, tmp_path: Path) -> None
             ModelContext(
                 "m",
                 [
-                    make_tag(n, name=f"t{n % TAGS_OF_AN_ASSET}", asset=f"acme/osaka/press-{n // TAGS_OF_AN_ASSET}")
+                    make_tag(
+                        n, name=f"t{n % TAGS_OF_AN_ASSET}", asset=f"acme/osaka/press-{n // TAGS_OF_AN_ASSET}", **TAG.get(kind, {})
+                    )
                     for n in range(tags)
                 ],
             ),

@@ -131,7 +131,7 @@ def alarms_are_those_of_the_recording(where: Path, readings: pa.Table) -> list[s
     for asset in plant.ASSETS:
         tag = plant.path_of(asset, "temp")
         rows = frame.filter((pl.col("tag") == tag) & (pl.col("quality") < q.BAD)).sort("time")  # an uncertain value counts
-        expected = _crossings(rows["time"].to_list(), rows["value"].to_list())
+        expected = crossings(rows["time"].to_list(), rows["value"].to_list(), plant.LIMIT)
         mine = alerts.filter((pl.col("tag") == tag) & (pl.col("alarm") == "temp.high"))
         found = list(zip(mine["transition"], mine["time"], strict=True))
         if found != expected:
@@ -144,13 +144,14 @@ def alarms_are_those_of_the_recording(where: Path, readings: pa.Table) -> list[s
     return wrong
 
 
-def _crossings(times: Sequence[Any], values: Sequence[float]) -> list[tuple[str, Any]]:
+def crossings(times: Sequence[Any], values: Sequence[float], limit: float) -> list[tuple[str, Any]]:
+    """The transitions of an alarm with this limit and a hysteresis of 1, with their times."""
     beyond, found = False, []
     for time, value in zip(times, values, strict=True):
-        if not beyond and value > plant.LIMIT:
+        if not beyond and value > limit:
             beyond = True
             found.append(("raised", time))
-        elif beyond and value < plant.LIMIT - 1.0:
+        elif beyond and value < limit - 1.0:
             beyond = False
             found.append(("cleared", time))
     return found

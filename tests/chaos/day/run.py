@@ -298,18 +298,18 @@ def _what_verify_says_of_a_lost_file(folder: Path, lake: Path) -> list[str]:
     return []
 
 
-def download(s3: Any, folder: Path) -> int:
-    """Every object of the lake in the bucket, hidden ones aside; returns how many."""
-    names = [name for name in _objects(s3) if not name.startswith("genba/.")]
+def download(s3: Any, folder: Path, prefix: str = "genba/") -> int:
+    """The lake below a prefix of the bucket, into a folder; how many objects it is."""
+    names = [name for name in _objects(s3, prefix) if not name.startswith(f"{prefix}.")]
     for name in names:
-        path = folder / name.removeprefix("genba/")
+        path = folder / name.removeprefix(prefix)
         path.parent.mkdir(parents=True, exist_ok=True)
         s3.download_file(BUCKET, name, str(path))
     return len(names)
 
 
-def _objects(s3: Any) -> list[str]:
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="genba/")
+def _objects(s3: Any, prefix: str) -> list[str]:
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
     return [one["Key"] for page in pages for one in page.get("Contents", ())]
 
 
