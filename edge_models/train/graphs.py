@@ -58,7 +58,7 @@ class Graph:
         for node in made.graph.node:
             copy = type(node)()
             copy.CopyFrom(node)
-            copy.name = prefix + node.name
+            copy.name = self._name(prefix)  # the converter gives some no name
             del copy.input[:], copy.output[:]
             copy.input.extend([value if name == "input" else prefix + name if name else "" for name in node.input])
             copy.output.extend([prefix + name for name in node.output])
