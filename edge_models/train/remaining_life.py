@@ -202,12 +202,14 @@ def _standard(life: Floats, mean: Floats, scale: Floats) -> Floats:
 
 def _network(given: Floats, truth: Floats, epochs: int, seed: int) -> tuple[list[Floats], list[Floats]]:
     from sklearn.neural_network import MLPRegressor
+    from threadpoolctl import threadpool_limits
 
     net = MLPRegressor(
         hidden_layer_sizes=(64, 32), alpha=0.1, max_iter=epochs, n_iter_no_change=epochs + 1, learning_rate_init=1e-3, batch_size=256,
         random_state=seed,
     )  # fmt: skip
-    with warnings.catch_warnings():
+    # Matrices as small as these are slower with several threads, and much slower on a busy machine.
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged: so few epochs are meant
         net.fit(given, truth)
     return list(net.coefs_), list(net.intercepts_)

@@ -58,6 +58,11 @@ class WorkerExecutor:
         """Process id of the worker, 0 while there is none."""
         return self._child.pid if self._child is not None and self._child.end is None else 0
 
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that the worker has; 0 while there is none."""
+        return self._child.resident if self._child is not None and self._child.end is None else 0
+
     def run(self, request: Request) -> Numbers:
         """See Executor: nobody may wait here, so there is no answer. Ask with `answer`."""
         raise NoAnswer("the model runs in a worker process")
