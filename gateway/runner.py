@@ -157,6 +157,9 @@ class ModelRunner:
     async def run(self) -> None:
         """Score until `finish()` and nothing is left, or cancelled. The workers of models end with it."""
         try:
+            async with asyncio.TaskGroup() as group:
+                for worker in self._workers.values():
+                    group.create_task(worker.prepare())
             await self._run()
         finally:
             for worker in (*self._retired, *self._workers.values()):

@@ -88,6 +88,14 @@ class WorkerExecutor:
         self.suspended, self._failures = "", 0
         return found[0] if len(found) == 1 else np.concatenate(found)  # type: ignore[return-value]
 
+    async def prepare(self) -> None:
+        """Start the worker before there is anything to ask; one that cannot be started is suspended."""
+        try:
+            await self.start()
+        except NoAnswer as error:
+            if not self._abandoned:
+                self._suspend(str(error))
+
     async def start(self) -> ChildProcess:
         """The worker, with its model loaded. Raises NoAnswer where it cannot be."""
         if self._child is not None and self._child.end is None:
