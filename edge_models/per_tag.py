@@ -6,7 +6,7 @@ A concrete model gives its arrays and one kernel; everything about batches, roun
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -20,6 +20,9 @@ from .scores import ScoreRows
 from .slots import NEVER, At, Bools, Floats, Index, Readings, Round, Slots, Times, decode
 from .state import pack, unpack
 
+Singles = npt.NDArray[np.float32]
+UNKNOWN_STEP: Final = np.float32(1e-30)
+"""Resolution of a sensor that has never changed; so small that nothing is divided by zero."""
 LATE_ROWS_UNTIL_ACCEPTED: Final = 10
 """So many live rows in a row that are older than what was seen: the source's clock has been set back, not the rows late."""
 
@@ -37,19 +40,26 @@ class PerTagModel(ABC):
     version: ClassVar[int]
     scope: ClassVar[Scope] = "tag"
     initial: ClassVar[Mapping[str, float]]
-    """The float64 state arrays and what a cold slot holds. `count` (readings learnt) is there for every model."""
+    """The state arrays and what a cold slot holds. `count` (readings learnt) is there for every model."""
+    single: ClassVar[Collection[str]] = ()
+    """Those of them that are float32: what is relative to a level. The others are float64."""
     learnt_with: ClassVar[tuple[str, ...]] = ()
     """Parameters that shape the state; a state learnt under others is refused."""
 
     def __init__(self, config: ModelConfig, context: ModelContext, *, limit: float, min_samples: int) -> None:
         self.slots = Slots([tag.id for tag in context.tags])
         n = len(self.slots)
-        self.state: dict[str, Floats] = {name: np.full(n, value) for name, value in self.initial.items()}
+        self.state: dict[str, npt.NDArray[Any]] = {
+            name: np.full(n, value, dtype=np.float32 if name in self.single else np.float64)
+            for name, value in self.initial.items()
+        }
         self.count = np.zeros(n)
         self._first: Times = np.full(n, NEVER)
         self._last: Times = np.full(n, NEVER)
         self._late = np.zeros(n, dtype=np.int64)
         self._any_late = False
+        self._newest = NEVER  # nothing in `_last` is newer
+        self._alike: float | None = 0.0  # the count that all slots share; None when it is not known whether they do
         self._settled = False  # every slot is warm: nothing to look up any more
         self._warm_up_us, self._min_samples = config.warm_up.us, min_samples
         self._parameters = config.model_dump_json(include=set(self.learnt_with))
@@ -90,9 +100,9 @@ class PerTagModel(ABC):
         if usable is not None:
             return None
         time = readings.time[part.rows]
-        if not (time > self._last[part.at]).all():
+        if not (readings.oldest > self._newest or (time > self._last[part.at]).all()):
             return None
-        score, low, high, ready = self._take(part.at, time, readings.value[part.rows])
+        score, low, high, ready = self._take(part.at, time, readings.value[part.rows], readings.newest)
         if ready is None:
             return score, low, high, True
         return self._blank(score, ready), self._blank(low, ready), self._blank(high, ready), False
@@ -107,22 +117,26 @@ class PerTagModel(ABC):
             return
         everything = len(keep) == len(good)
         if isinstance(part.at, slice) and len(good) // 4 >= len(good) - len(keep) > 0:
-            self._mostly(part, time, readings.value[part.rows], good, score, low, high)
+            self._mostly(readings, part, time, good, score, low, high)
             return
         at = part.at if everything else part.slots[keep]
         value = readings.value[part.rows]
-        found = self._take(at, time if everything else time[keep], value if everything else value[keep])
+        found = self._take(at, time if everything else time[keep], value if everything else value[keep], readings.newest)
         out = part.out if everything else keep if isinstance(part.out, slice) else part.out[keep]
         for target, given in zip((score, low, high), found[:3], strict=True):
             target[out] = given if found[3] is None else self._blank(given, found[3])
 
-    def _mostly(self, part: Round, time: Times, value: Floats, good: Bools, score: Floats, low: Floats, high: Floats) -> None:
+    def _mostly(
+        self, readings: Readings, part: Round, time: Times, good: Bools, score: Floats, low: Floats, high: Floats
+    ) -> None:
         """A few rows of a poll are not to be learnt: cheaper than copying all others is to learn all and put those few back."""
         spared = part.slots[~good]
         before = {name: array[spared] for name, array in self._arrays().items()}
-        found = self._take(part.at, time, value)
+        found = self._take(part.at, time, readings.value[part.rows], readings.newest)
         for name, array in self._arrays().items():
             array[spared] = before[name]
+        self._alike = None
+        self._changed()
         self._settle()
         shown = good if found[3] is None else good & found[3]
         for target, given in zip((score, low, high), found[:3], strict=True):
@@ -148,8 +162,14 @@ class PerTagModel(ABC):
         good &= fresh
         return good
 
-    def _take(self, at: At, time: Times, value: Floats) -> tuple[Floats, Floats, Floats, Bools | None]:
-        count = self.count[at] + 1.0
+    def _take(self, at: At, time: Times, value: Floats, newest: int) -> tuple[Floats, Floats, Floats, Bools | None]:
+        if isinstance(at, slice):
+            count = self.count[at]
+            count += 1.0
+        else:
+            count = self.count[at] + 1.0
+            self.count[at] = count
+        self._alike = self._alike + 1.0 if self._alike is not None and len(value) == len(self.slots) else None
         ready: Bools | None = None
         if not self._settled:
             first = self._first[at]
@@ -157,11 +177,27 @@ class PerTagModel(ABC):
             self._first[at] = first
             ready = (time - first >= self._warm_up_us) & (count > self._min_samples)
         self._last[at] = time
-        self.count[at] = count
+        self._newest = max(self._newest, newest)
         score, low, high = self._score(at, time, value, count, ready)
         if ready is not None:
             self._settle()
         return score, low, high, ready
+
+    def gain(self, count: Floats, memory: float) -> Singles | np.float32:
+        """1/count, at least 1/memory: the mean of all readings, later an exponential one. One number where it is the same for all."""
+        slowest = np.float32(1.0 / memory)
+        if len(count) == len(self.slots):
+            if self._alike is None and len(count):
+                least = float(count.min())
+                if least >= memory:
+                    return slowest
+                if least == count.max():
+                    self._alike = least
+            if self._alike is not None:
+                return max(np.float32(1.0) / np.float32(self._alike), slowest)
+        gain = count.astype(np.float32)
+        np.reciprocal(gain, out=gain)
+        return np.maximum(gain, slowest, out=gain)
 
     def _settle(self) -> None:
         warm = (self._last - self._first >= self._warm_up_us) & (self.count >= self._min_samples)
@@ -171,11 +207,11 @@ class PerTagModel(ABC):
     def _blank(values: Floats, ready: Bools) -> Floats:
         return np.where(ready, values, np.nan)
 
-    def view(self, at: At) -> dict[str, Floats]:
+    def view(self, at: At) -> dict[str, npt.NDArray[Any]]:
         """The state of some slots, to be changed in place and handed to `keep`: views for a range, copies for an index."""
         return {name: array[at] for name, array in self.state.items()}
 
-    def keep(self, at: At, changed: Mapping[str, Floats]) -> None:
+    def keep(self, at: At, changed: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write back what `view` gave."""
         if not isinstance(at, slice):
             for name, array in changed.items():
@@ -186,7 +222,11 @@ class PerTagModel(ABC):
         for name, value in self.initial.items():
             self.state[name][slots] = value
         self.count[slots] = 0.0
+        self._alike = None
         self._settled = False
+
+    def _changed(self) -> None:  # noqa: B027  # most models derive nothing
+        """State was put back from outside of `_score`: whatever a model has derived from it is not valid any more."""
 
     def _times(self) -> dict[str, Times]:
         """Further int64 arrays that belong to the state, by name."""
@@ -215,7 +255,10 @@ class PerTagModel(ABC):
         for name, array in mine.items():
             array[slots[known]] = stored[name][known]
         self._any_late = bool(self._late.any())
+        self._newest = int(self._last.max(initial=NEVER))
+        self._alike = None
         self._settled = False
+        self._changed()
 
 
 def learn_step(step: Floats, previous: Floats, value: Floats) -> None:
@@ -226,3 +269,13 @@ def learn_step(step: Floats, previous: Floats, value: Floats) -> None:
         found = change[smaller]
         step[smaller] = np.where(found > 0.0, found, step[smaller])
     previous[:] = value
+
+
+def finer_step(step: Singles, previous: Floats, value: Floats, rows: Index, unit: float) -> Index:
+    """The same for some rows, with steps in float32 as shares `unit` of a change. Returns the rows whose step was not that fine before."""
+    change = np.abs(value[rows] - previous[rows]) * unit
+    known = step[rows]
+    finer = (change > 0.0) & ((change < known) | (known == UNKNOWN_STEP))
+    found = rows[finer]
+    step[found] = np.maximum(change[finer], UNKNOWN_STEP)
+    return found

@@ -26,8 +26,8 @@ At = slice | Index
 
 NEVER: Final = np.iinfo(np.int64).min
 """Time of what has not happened yet."""
-HUGE: Final = 1e100
-"""A number beyond this is no measurement; it is treated like NaN, so that squares stay finite."""
+HUGE: Final = 1e30
+"""A number beyond this is no measurement; it is treated like NaN, so that it fits into single precision."""
 _ALL: Final = slice(None)
 # The place of a column never changes, and finding it by name in every batch costs more than reading it.
 _TIME, _LAG, _TAG, _VALUE, _VALUE_INT, _QUALITY, _ORIGIN = (
@@ -49,6 +49,8 @@ class Readings:
     active: Bools | None  # None: no row is gated
     usable: Bools | None
     """True where a model may score and learn: not bad, a finite number, active. None when all rows are."""
+    oldest: int  # least and greatest of `time`
+    newest: int
 
     def __len__(self) -> int:
         return len(self.tag)
@@ -95,15 +97,18 @@ def decode(batch: pa.RecordBatch) -> Readings:
         numbers = np.where(q.is_bad(quality), np.nan, numbers)  # whatever a bad row shows is no measurement
     size = np.abs(numbers)
     sane = not len(size) or bool(size.max() <= HUGE)  # a NaN makes this false
+    time = _int64(batch.column(_TIME))
     readings = Readings(
         batch=batch,
         seq=batch.column(_SEQ).to_numpy(),
-        time=_int64(batch.column(_TIME)),
+        time=time,
         tag=batch.column(_TAG).to_numpy(),
         value=numbers,
         quality=quality,
         active=None,
         usable=None if sane else size <= HUGE,
+        oldest=int(time.min()) if len(time) else NEVER,
+        newest=int(time.max()) if len(time) else NEVER,
     )
     if batch.num_columns > _SEQ + 1:
         return readings.gated(batch.column(_SEQ + 1).to_numpy(zero_copy_only=False))
