@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from math import log
+from math import exp, log
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -15,7 +15,7 @@ from schemas.tags import Tag
 from schemas.values import Duration
 
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
-from .per_tag import UNKNOWN_STEP, PerTagModel, Singles, finer_step
+from .per_tag import UNKNOWN_STEP, PerTagModel, Scratch, Singles, finer_step
 from .sentences import interval, quantity
 from .slots import At, Bools, Floats, Index, Times
 
@@ -45,7 +45,7 @@ class Drift(PerTagModel):
     """Two-sided CUSUM (Page 1954) of the readings standardised by a slowly learnt level and robust spread.
 
     The score is 1 − 10^(−6 S/threshold) for the larger sum S: the tail of a CUSUM falls exponentially (Siegmund 1985), and the
-    threshold stands for a tail of one in a million. While a sum is suspicious the level is learnt twenty times slower, so that a
+    threshold stands for a tail of one in a million. Below a fifth of the threshold it rises evenly. While a sum is suspicious the level is learnt twenty times slower, so that a
     drift is not followed. 64 bytes of state per tag.
     """
 
@@ -68,25 +68,26 @@ class Drift(PerTagModel):
         self._memory = float(config.memory)
         self._slack, self._threshold = config.slack * _SIGMA, config.threshold * _SIGMA
         self._decay = log(1.0 - _LIMIT) / self._threshold
+        self._rise = (1.0 - exp(self._decay * self._threshold * _SUSPICIOUS)) / (self._threshold * _SUSPICIOUS)
         self._nothing = np.zeros(n, dtype=np.float32)  # numpy is faster with an array than with a number
-        self._scratch: list[Singles] = [np.empty(n, dtype=np.float32) for _ in range(5)]
+        self._scratch = Scratch(n, 5)
 
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
         s = self.view(at)
         level, spread, up, down = s["level"], s["spread"], s["up"], s["down"]
-        residual, deviation, scale, largest, work = (array[: len(value)] for array in self._scratch)
+        (residual, deviation, scale, largest, work), exact, flag = self._scratch.of(len(value))
         gain = self.gain(count, self._memory)
         if ready is not None:  # some slot may be cold: its first reading is its level
             cold = np.flatnonzero(count == 1.0)
             level[cold] = s["previous"][cold] = value[cold]
             finer_step(s["step"], s["previous"], value, np.flatnonzero(~ready), 1.0 / _SIGMA)
 
-        exact = value - level
+        np.subtract(value, level, out=exact)
         np.copyto(residual, exact, casting="same_kind")
         np.maximum(spread, s["step"], out=scale)
         np.divide(residual, scale, out=deviation)
         np.abs(deviation, out=work)
-        far = np.flatnonzero(work > _CLIP)
+        far = np.greater(work, _CLIP, out=flag).nonzero()[0]
         if len(far):
             self._clip(far, s, value, ready, residual, deviation, scale)
         nothing = self._nothing[: len(value)]
@@ -100,15 +101,19 @@ class Drift(PerTagModel):
                 total *= ready
         np.maximum(up, down, out=largest)
 
-        suspicious = np.flatnonzero(largest > self._threshold * _SUSPICIOUS)
-        if len(suspicious):
+        suspicious = np.greater(largest, self._threshold * _SUSPICIOUS, out=flag).nonzero()[0]
+        if len(suspicious) and (largest[suspicious] > self._threshold).any():
             room = np.float32(self._threshold * _ROOM)
             for total in (up, down, largest):
                 total[suspicious] = np.minimum(total[suspicious], room)
-        score = np.multiply(largest, self._decay, out=np.empty(len(value)))
-        np.exp(score, out=score)
-        np.subtract(1.0, score, out=score)
-        low = np.multiply(scale, _BAND, out=np.empty(len(value)))
+        score = np.empty(len(value))
+        np.multiply(largest, self._rise, out=work)
+        np.copyto(score, work)
+        if len(suspicious):
+            score[suspicious] = 1.0 - np.exp(largest[suspicious].astype(np.float64) * self._decay)
+        low = np.empty(len(value))
+        scale *= _BAND
+        np.copyto(low, scale)
         high = level + low
         np.subtract(level, low, out=low)
 
@@ -116,11 +121,12 @@ class Drift(PerTagModel):
         work -= spread
         for change in (residual, work):
             change *= gain
-            change[suspicious] *= _SUSPICIOUS_GAIN
+            if len(suspicious):
+                change[suspicious] *= _SUSPICIOUS_GAIN
         np.copyto(exact, residual)
         level += exact
         spread += work
-        s["previous"][:] = value
+        np.copyto(s["previous"], value)
         self.keep(at, s)
         return score, low, high
 

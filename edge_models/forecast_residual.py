@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from schemas.plugin import Plugin
@@ -13,7 +14,7 @@ from schemas.tags import Tag
 from schemas.values import Duration
 
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
-from .per_tag import UNKNOWN_STEP, PerTagModel, Singles, finer_step
+from .per_tag import UNKNOWN_STEP, PerTagModel, Scratch, Singles, finer_step
 from .sentences import interval, quantity
 from .slots import NEVER, At, Bools, Floats, Index, Times
 
@@ -28,6 +29,7 @@ _ACCEPTED_SHARE: Final = 1 / 3  # how far the tail moves towards an excursion th
 _BAND: Final = 3.0 * _SIGMA  # the expected band is so many standard deviations to either side
 _CLIP: Final = 3.0 * _SIGMA  # standard deviations that one reading may count for; not below _TAIL
 _CLIP_COLD: Final = 10.0 * _SIGMA  # the same before the first score: a spread that began too small must grow
+_NOBODY: Final = np.zeros(0, dtype=np.intp)
 _HIGHEST: Final = 1e15  # no peak is kept higher
 _ABNORMAL_GAIN: Final = 0.05  # how much slower an abnormal reading is learnt
 _ABNORMAL_SLOPE: Final = 0.9  # what is left of the trend after an abnormal reading, lest it runs on while nothing corrects it
@@ -57,7 +59,7 @@ class ForecastResidual(PerTagModel):
     Two statistics in standard deviations: the one-step residual, and the short mean of the residuals, which finds small lasting
     shifts. The larger one is scored by a peaks-over-threshold tail that is learnt per tag from the peak of each excursion
     (exponential excesses; Pickands 1975), so a heavy-tailed tag needs a larger excursion than a quiet one. Abnormal
-    readings are learnt twenty times slower. 88 bytes of state per tag.
+    readings are learnt twenty times slower. 96 bytes of state per tag.
     """
 
     kind: ClassVar[str] = "forecast_residual"
@@ -70,11 +72,12 @@ class ForecastResidual(PerTagModel):
         "mean_spread": 0.0,
         "step": float(UNKNOWN_STEP),  # smallest change seen while it mattered: the resolution of the sensor
         "previous": np.nan,
-        "peak": 0.0,  # largest statistic of the excursion under way, 0 for none
+        "peak": 0.0,  # largest statistic of the newest excursion, 0 for none
+        "beyond": -1.0,  # `count` of its newest reading
         "excursions": 0.0,
         "excess": _TAIL_MEAN,
     }
-    single: ClassVar[Collection[str]] = frozenset(initial) - {"forecast", "previous"}
+    single: ClassVar[Collection[str]] = frozenset(initial) - {"forecast", "previous", "beyond"}
     learnt_with: ClassVar[tuple[str, ...]] = ("memory", "window")
 
     def __init__(self, config: ForecastResidualConfig, context: ModelContext) -> None:
@@ -86,20 +89,16 @@ class ForecastResidual(PerTagModel):
         self._least_mean_spread = float(np.sqrt(self._window_gain / (2.0 - self._window_gain)))  # of white noise
         self._accept_after_us = config.accept_after.us
         self._abnormal_since: Times = np.full(n, NEVER)
-        self._scratch: list[Singles] = [np.empty(n, dtype=np.float32) for _ in range(7)]
-        self._going: Index | None = None  # slots of which an excursion is under way; None when that has to be looked up
-        self._marked = np.zeros(n, dtype=bool)
+        self._scratch = Scratch(n, 7)
+        self._index = np.arange(n)
 
     def _times(self) -> dict[str, Times]:
         return {"abnormal_since": self._abnormal_since}
 
-    def _changed(self) -> None:
-        self._going = None
-
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
         s = self.view(at)
         forecast, slope, mean, spread, mean_spread = s["forecast"], s["slope"], s["mean"], s["spread"], s["mean_spread"]
-        residual, size, scale, shift, mean_scale, statistic, work = (array[: len(value)] for array in self._scratch)
+        (residual, size, scale, shift, mean_scale, statistic, work), exact, flag = self._scratch.of(len(value))
         gain = self.gain(count, self._memory)
         mean_gain: Singles | float = self._window_gain
         if ready is not None:  # some slot may be cold: its first reading is its level
@@ -108,7 +107,7 @@ class ForecastResidual(PerTagModel):
             finer_step(s["step"], s["previous"], value, np.flatnonzero(~ready), 1.0 / _SIGMA)
             mean_gain = np.maximum(gain, np.float32(mean_gain))
 
-        exact = value - forecast
+        np.subtract(value, forecast, out=exact)
         np.copyto(residual, exact, casting="same_kind")
         np.abs(residual, out=size)
         np.maximum(spread, s["step"], out=scale)
@@ -122,29 +121,37 @@ class ForecastResidual(PerTagModel):
         np.divide(shift, mean_scale, out=work)
         np.maximum(statistic, work, out=statistic)
 
-        beyond = np.flatnonzero(statistic > _TAIL)
+        beyond = np.greater(statistic, _TAIL, out=flag).nonzero()[0]
         if len(beyond):
-            finer = finer_step(s["step"], s["previous"], value, beyond, 1.0 / _SIGMA)
-            if len(finer):
+            coarse = beyond[spread[beyond] <= s["step"][beyond]]
+            if len(coarse):
+                finer = finer_step(s["step"], s["previous"], value, coarse, 1.0 / _SIGMA)
                 scale[finer] = np.maximum(spread[finer], s["step"][finer])
                 mean_scale[finer] = np.maximum(scale[finer] * np.float32(self._least_mean_spread), mean_spread[finer])
                 statistic[finer] = np.maximum(size[finer] / scale[finer], shift[finer] / mean_scale[finer])
                 beyond = beyond[statistic[beyond] > _TAIL]
-        score = np.multiply(statistic, (1.0 - _TAIL_SHARE) / _TAIL, out=np.empty(len(value)))
-        abnormal = beyond
+        score = np.empty(len(value))
+        np.multiply(statistic, (1.0 - _TAIL_SHARE) / _TAIL, out=work)
+        np.copyto(score, work)
+        abnormal, reached = _NOBODY, False
         if len(beyond):
             most = _CLIP if ready is None else np.where(ready[beyond], np.float32(_CLIP), np.float32(_CLIP_COLD))
-            size[beyond] = np.minimum(size[beyond], scale[beyond] * most)
-            residual[beyond] = np.copysign(size[beyond], residual[beyond])
+            bounded = np.minimum(size[beyond], scale[beyond] * most)
+            size[beyond] = bounded
+            residual[beyond] = np.copysign(bounded, residual[beyond])
             shift[beyond] = np.minimum(shift[beyond], mean_scale[beyond] * most)
-            excess = (_TAIL - statistic[beyond].astype(np.float64)) / s["excess"][beyond]
-            score[beyond] = 1.0 - _TAIL_SHARE * np.exp(excess)
-            abnormal = beyond[score[beyond] >= self._limit]
-            if ready is not None:
-                abnormal = abnormal[ready[abnormal]]
-            slope[abnormal] *= _ABNORMAL_SLOPE
+            found = self._tail(s, at, beyond, statistic[beyond], count[beyond])
+            score[beyond] = found
+            reached = bool(found.max() >= self._limit)
+            if reached:
+                abnormal = beyond[found >= self._limit]
+                if ready is not None:
+                    abnormal = abnormal[ready[abnormal]]
+                slope[abnormal] *= _ABNORMAL_SLOPE
 
-        low = np.multiply(scale, _BAND, out=np.empty(len(value)))
+        low = np.empty(len(value))
+        scale *= _BAND
+        np.copyto(low, scale)
         high = forecast + low
         np.subtract(forecast, low, out=low)
         np.multiply(residual, self._slope_gain, out=work)
@@ -153,43 +160,44 @@ class ForecastResidual(PerTagModel):
         shift -= mean_spread
         for change in (residual, size, shift):
             change *= gain
-            change[abnormal] *= _ABNORMAL_GAIN
+            if len(abnormal):
+                change[abnormal] *= _ABNORMAL_GAIN
         residual += slope
         np.copyto(exact, residual)
         forecast += exact
         spread += size
         mean_spread += shift
-        s["previous"][:] = value
+        np.copyto(s["previous"], value)
         self.keep(at, s)
-        self._learn_tail(at, time, statistic, beyond, score)
+        if len(beyond):
+            slots = self._index[at][beyond]
+            if reached or self._abnormal_since[slots].max() != NEVER:
+                self._accept(slots, time[beyond], score[beyond] >= self._limit)
         return score, low, high
 
-    def _learn_tail(self, at: At, time: Times, statistic: Singles, beyond: Index, score: Floats) -> None:
-        """Each excursion counts once, with its peak, when it is over: a fault that lasts teaches nothing."""
-        s = self.state
-        whole = len(statistic) == len(self.slots) and isinstance(at, slice)
-        if whole:
-            slots = beyond
-            under_way = np.flatnonzero(s["peak"] > 0.0) if self._going is None else self._going
-        else:
-            among = np.arange(len(self.slots))[at]
-            slots = among[beyond]
-            under_way = among[s["peak"][at] > 0.0]
-        if len(under_way):
-            self._marked[slots] = True
-            over = under_way[~self._marked[under_way]]
-            self._marked[slots] = False
-            number = s["excursions"][over] + np.float32(1.0)
-            excess = s["excess"][over]
-            seen = np.minimum(s["peak"][over] - np.float32(_TAIL), excess * np.float32(_EXCESS_CLIP))
-            s["excess"][over] = excess + (seen - excess) / np.minimum(number + np.float32(_TAIL_WEIGHT), np.float32(_TAIL_MEMORY))
-            s["excursions"][over] = number
-            s["peak"][over] = 0.0
-            self._abnormal_since[over] = NEVER
-        self._going = slots if whole else None
-        if len(slots):
-            s["peak"][slots] = np.maximum(s["peak"][slots], np.minimum(statistic[beyond], np.float32(_HIGHEST)))
-            self._accept(slots, time[beyond], score[beyond] >= self._limit)
+    def _tail(self, s: dict[str, npt.NDArray[Any]], at: At, beyond: Index, statistic: Singles, count: Floats) -> Floats:
+        """Scores of rows beyond the tail's threshold.
+
+        An excursion counts once, with its peak, when it is over: a fault that lasts teaches nothing. That it is over shows at
+        the first reading of the next one, which is soon enough.
+        """
+        excess, peak = s["excess"][beyond], s["peak"][beyond]
+        over = ((s["beyond"][beyond] < count - 1.0) & (peak > 0.0)).nonzero()[0]
+        if len(over):
+            rows = beyond[over]
+            number = s["excursions"][rows] + 1.0
+            known = excess[over]
+            seen = np.minimum(peak[over] - _TAIL, known * _EXCESS_CLIP)
+            seen -= known
+            seen /= np.minimum(number + _TAIL_WEIGHT, _TAIL_MEMORY)
+            known += seen
+            excess[over], peak[over] = known, 0.0
+            s["excess"][rows], s["excursions"][rows] = known, number
+            self._abnormal_since[self._index[at][rows]] = NEVER
+        s["peak"][beyond] = np.maximum(peak, np.minimum(statistic, _HIGHEST))
+        s["beyond"][beyond] = count
+        found: Floats = 1.0 - _TAIL_SHARE * np.exp((_TAIL - statistic.astype(np.float64)) / excess)
+        return found
 
     def _accept(self, slots: Index, time: Times, abnormal: Bools) -> None:
         since = self._abnormal_since[slots]
@@ -204,7 +212,6 @@ class ForecastResidual(PerTagModel):
                 self._relearn(accepted)
                 self.state["excess"][accepted] = excess
                 self._abnormal_since[accepted] = NEVER
-                self._going = None
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:
         """See Explains."""

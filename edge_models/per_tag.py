@@ -136,7 +136,6 @@ class PerTagModel(ABC):
         for name, array in self._arrays().items():
             array[spared] = before[name]
         self._alike = None
-        self._changed()
         self._settle()
         shown = good if found[3] is None else good & found[3]
         for target, given in zip((score, low, high), found[:3], strict=True):
@@ -209,6 +208,8 @@ class PerTagModel(ABC):
 
     def view(self, at: At) -> dict[str, npt.NDArray[Any]]:
         """The state of some slots, to be changed in place and handed to `keep`: views for a range, copies for an index."""
+        if isinstance(at, slice) and at.start == 0 and at.stop == len(self.slots):
+            return self.state
         return {name: array[at] for name, array in self.state.items()}
 
     def keep(self, at: At, changed: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -224,9 +225,6 @@ class PerTagModel(ABC):
         self.count[slots] = 0.0
         self._alike = None
         self._settled = False
-
-    def _changed(self) -> None:  # noqa: B027  # most models derive nothing
-        """State was put back from outside of `_score`: whatever a model has derived from it is not valid any more."""
 
     def _times(self) -> dict[str, Times]:
         """Further int64 arrays that belong to the state, by name."""
@@ -258,7 +256,20 @@ class PerTagModel(ABC):
         self._newest = int(self._last.max(initial=NEVER))
         self._alike = None
         self._settled = False
-        self._changed()
+
+
+class Scratch:
+    """Room for intermediate results, so that a poll of all tags allocates nothing: `singles` float32, one float64 and one bool array."""
+
+    def __init__(self, n: int, singles: int) -> None:
+        self._whole = [np.empty(n, dtype=np.float32) for _ in range(singles)], np.empty(n), np.empty(n, dtype=bool)
+
+    def of(self, m: int) -> tuple[list[Singles], Floats, Bools]:
+        """The first m places of each."""
+        singles, exact, flag = self._whole
+        if m == len(exact):
+            return self._whole
+        return [array[:m] for array in singles], exact[:m], flag[:m]
 
 
 def learn_step(step: Floats, previous: Floats, value: Floats) -> None:
