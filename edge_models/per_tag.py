@@ -60,6 +60,10 @@ class PerTagModel(ABC):
         self._any_late = False
         self._newest = NEVER  # nothing in `_last` is newer
         self._alike: float | None = 0.0  # the count that all slots share; None when it is not known whether they do
+        # While every batch is a poll of all slots at one time, `count` and `_last` are two numbers; see `_catch_up`.
+        self._ahead, self._ahead_time = False, NEVER
+        self._shared = np.zeros(1)
+        self._shared_count = np.broadcast_to(self._shared, (n,))
         self._settled = False  # every slot is warm: nothing to look up any more
         self._warm_up_us, self._min_samples = config.warm_up.us, min_samples
         self._parameters = config.model_dump_json(include=set(self.learnt_with))
@@ -100,9 +104,11 @@ class PerTagModel(ABC):
         if usable is not None:
             return None
         time = readings.time[part.rows]
-        if not (readings.oldest > self._newest or (time > self._last[part.at]).all()):
-            return None
-        score, low, high, ready = self._take(part.at, time, readings.value[part.rows], readings.newest)
+        if not (readings.oldest > self._newest):
+            self._catch_up()
+            if not (time > self._last[part.at]).all():
+                return None
+        score, low, high, ready = self._take(part.at, time, readings.value[part.rows], readings)
         if ready is None:
             return score, low, high, True
         return self._blank(score, ready), self._blank(low, ready), self._blank(high, ready), False
@@ -110,6 +116,7 @@ class PerTagModel(ABC):
     def _part_round(
         self, readings: Readings, part: Round, usable: Bools | None, score: Floats, low: Floats, high: Floats
     ) -> None:
+        self._catch_up()
         time = readings.time[part.rows]
         good = self._in_order(readings, part, time, usable)
         keep = np.flatnonzero(good)
@@ -121,7 +128,7 @@ class PerTagModel(ABC):
             return
         at = part.at if everything else part.slots[keep]
         value = readings.value[part.rows]
-        found = self._take(at, time if everything else time[keep], value if everything else value[keep], readings.newest)
+        found = self._take(at, time if everything else time[keep], value if everything else value[keep], readings)
         out = part.out if everything else keep if isinstance(part.out, slice) else part.out[keep]
         for target, given in zip((score, low, high), found[:3], strict=True):
             target[out] = given if found[3] is None else self._blank(given, found[3])
@@ -132,7 +139,7 @@ class PerTagModel(ABC):
         """A few rows of a poll are not to be learnt: cheaper than copying all others is to learn all and put those few back."""
         spared = part.slots[~good]
         before = {name: array[spared] for name, array in self._arrays().items()}
-        found = self._take(part.at, time, readings.value[part.rows], readings.newest)
+        found = self._take(part.at, time, readings.value[part.rows], readings)
         for name, array in self._arrays().items():
             array[spared] = before[name]
         self._alike = None
@@ -161,14 +168,22 @@ class PerTagModel(ABC):
         good &= fresh
         return good
 
-    def _take(self, at: At, time: Times, value: Floats, newest: int) -> tuple[Floats, Floats, Floats, Bools | None]:
+    def _take(self, at: At, time: Times, value: Floats, readings: Readings) -> tuple[Floats, Floats, Floats, Bools | None]:
+        self._newest = max(self._newest, readings.newest)
+        whole = isinstance(at, slice) and len(value) == len(self.slots)
+        if whole and self._settled and self._alike is not None and readings.oldest == readings.newest:
+            self._ahead = True
+            self._alike += 1.0
+            self._shared[0], self._ahead_time = self._alike, readings.newest
+            return *self._score(at, time, value, self._shared_count, None), None
+        self._catch_up()
         if isinstance(at, slice):
             count = self.count[at]
             count += 1.0
         else:
             count = self.count[at] + 1.0
             self.count[at] = count
-        self._alike = self._alike + 1.0 if self._alike is not None and len(value) == len(self.slots) else None
+        self._alike = self._alike + 1.0 if self._alike is not None and whole else None
         ready: Bools | None = None
         if not self._settled:
             first = self._first[at]
@@ -176,11 +191,17 @@ class PerTagModel(ABC):
             self._first[at] = first
             ready = (time - first >= self._warm_up_us) & (count > self._min_samples)
         self._last[at] = time
-        self._newest = max(self._newest, newest)
         score, low, high = self._score(at, time, value, count, ready)
         if ready is not None:
             self._settle()
         return score, low, high, ready
+
+    def _catch_up(self) -> None:
+        """Write down the polls that were only counted."""
+        if self._ahead and self._alike is not None:
+            self.count.fill(self._alike)
+            self._last.fill(self._ahead_time)
+        self._ahead = False
 
     def gain(self, count: Floats, memory: float) -> Singles | np.float32:
         """1/count, at least 1/memory: the mean of all readings, later an exponential one. One number where it is the same for all."""
@@ -222,6 +243,7 @@ class PerTagModel(ABC):
         """Forget what these slots have learnt; they score null until `min_samples` readings have come."""
         for name, value in self.initial.items():
             self.state[name][slots] = value
+        self._catch_up()
         self.count[slots] = 0.0
         self._alike = None
         self._settled = False
@@ -235,6 +257,7 @@ class PerTagModel(ABC):
         return pack(self.kind, self.version, self._parameters, {"ids": self.slots.ids, **self._arrays()})
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        self._catch_up()
         return {
             "count": self.count, "first": self._first, "last": self._last, "late": self._late, **self._times(), **self.state
         }  # fmt: skip

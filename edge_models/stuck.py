@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 from typing import ClassVar, Final
 
@@ -68,6 +68,13 @@ class _Pace:
     newest: int  # the newest time of a reading in it
     few: Index  # slots that have changed too seldom to be scored
     even: bool = False  # every tag changed in it, at one time
+    one: bool = False  # the longest holds are one number for all tags, and so are the longest gaps
+    # While polls are even and differ in nothing but values and row numbers, they are only counted here:
+    polls: int = 0
+    hold: float = 0.0
+    gap: float = 0.0
+    value: Floats = field(default_factory=lambda: np.zeros(0))
+    seq: Times = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 class Stuck:
@@ -215,10 +222,26 @@ class Stuck:
 
     def _leave_pace(self) -> None:
         """Bring up to date what the short way leaves undone."""
+        if self._pace is not None:
+            self._catch_up(self._pace)
         self._pace = None
         if self._due_is_old:
             self._due = self._arrived + self._allowed_gap().astype(np.int64)
             self._due_is_old = False
+
+    def _catch_up(self, pace: _Pace) -> None:
+        """Write down the polls that were only counted."""
+        if pace.polls:
+            self._changes += float(pace.polls)
+            self._arrivals += float(pace.polls)
+            for array, one in ((self._hold, pace.hold), (self._gap, pace.gap)):
+                array.fill(one)
+            self._changed.fill(pace.newest)
+            self._last.fill(pace.newest)
+            self._arrived.fill(pace.arrived)
+            np.copyto(self._value, pace.value)
+            np.copyto(self._seq, pace.seq)
+            pace.polls = 0
 
     def _steady(self, readings: Readings, gateway: Times, pace: _Pace) -> Floats | None:
         """The short way: a poll of all tags in which nothing is bad, late, overdue or stuck. None, and nothing done, for any other.
@@ -241,8 +264,21 @@ class Stuck:
         if not alike or not 0 < now - pace.arrived <= self._jump_us:
             return None
         time, value = readings.time, readings.value
-        same = value == self._value
+        same = value == (pace.value if pace.polls else self._value)
         flat = np.flatnonzero(same) if same.any() else _NONE
+        even = readings.oldest == readings.newest and len(flat) == 0
+        if even and pace.even and pace.one and len(pace.few) == 0:
+            if pace.polls == 0:
+                pace.hold, pace.gap = float(self._hold[0]), float(self._gap[0])
+            held, seen = float(readings.newest - pace.newest), float(now - pace.arrived)
+            pace.hold = max(pace.hold * _FORGET, min(held, 2.0 * pace.hold))
+            pace.gap = max(pace.gap * _FORGET, min(seen, 2.0 * pace.gap))
+            pace.polls += 1
+            pace.value, pace.seq, pace.arrived, pace.newest = value, readings.seq, now, readings.newest
+            self._clock[:] = now, self._clock[0]
+            self._due_is_old = self._config.missing
+            return _ALL_ZERO
+        self._catch_up(pace)
         if len(pace.few) and not same[pace.few].all():
             return None  # one that never changed does
         score: Floats | None = None
@@ -254,25 +290,24 @@ class Stuck:
             if (score >= _LIMIT).any():
                 return None
         kept = self._hold[flat], self._changes[flat], self._changed[flat]
-        held: Floats | float = (
-            float(time[0] - self._changed[0])
-            if pace.even and readings.oldest == readings.newest
-            else (time - self._changed).astype(np.float64)
-        )
-        _stretch(self._hold, held)
+        if pace.even and readings.oldest == readings.newest:
+            since: Floats | float = float(readings.newest - pace.newest)
+        else:
+            since = (time - self._changed).astype(np.float64)
+        one = _stretch(self._hold, since)
         self._changes += 1.0
-        _copy(self._changed, time, readings)
+        np.copyto(self._changed, time)
         self._hold[flat], self._changes[flat], self._changed[flat] = kept
         np.copyto(self._value, value)
 
-        _stretch(self._gap, float(now - pace.arrived))
+        one &= _stretch(self._gap, float(now - pace.arrived))
         self._arrivals += 1.0
         self._arrived.fill(now)
-        _copy(self._last, time, readings)
+        np.copyto(self._last, time)
         np.copyto(self._seq, readings.seq)
         self._due_is_old = self._config.missing
         self._clock[:] = now, self._clock[0]
-        pace.arrived, pace.newest, pace.even = now, readings.newest, len(flat) == 0 and readings.oldest == readings.newest
+        pace.arrived, pace.newest, pace.even, pace.one = now, readings.newest, even, one and len(flat) == 0
         return _ALL_ZERO if score is None else score
 
     def _seen(self, gateway: Times) -> Times | None:
@@ -495,25 +530,15 @@ class Stuck:
         self._any_bad = bool((self._bad != NEVER).any())
 
 
-def _stretch(longest: Floats, seen: Floats | float) -> None:
-    """max(longest · forget, min(seen, 2 · longest)) in place: one fault must not blind it."""
-    if isinstance(seen, float) and seen <= 2.0 * longest.min():
-        if longest.max() * _FORGET <= seen:
-            longest.fill(seen)
-        else:
-            longest *= _FORGET
-            np.maximum(longest, seen, out=longest)
-        return
+def _stretch(longest: Floats, seen: Floats | float) -> bool:
+    """max(longest · forget, min(seen, 2 · longest)) in place: one fault must not blind it. True when it is now one number for all."""
+    if isinstance(seen, float) and seen <= 2.0 * longest.min() and longest.max() * _FORGET <= seen:
+        longest.fill(seen)
+        return True
     most = np.minimum(seen, 2.0 * longest)
     longest *= _FORGET
     np.maximum(longest, most, out=longest)
-
-
-def _copy(target: Times, time: Times, readings: Readings) -> None:
-    if readings.oldest == readings.newest:
-        target.fill(readings.newest)
-    else:
-        np.copyto(target, time)
+    return False
 
 
 PLUGIN: Plugin[StuckConfig, EdgeModel] = Plugin(StuckConfig, Stuck)
