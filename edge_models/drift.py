@@ -46,7 +46,7 @@ class Drift(PerTagModel):
 
     The score is 1 − 10^(−6 S/threshold) for the larger sum S: the tail of a CUSUM falls exponentially (Siegmund 1985), and the
     threshold stands for a tail of one in a million. Below a fifth of the threshold it rises evenly. While a sum is suspicious the level is learnt twenty times slower, so that a
-    drift is not followed. 64 bytes of state per tag.
+    drift is not followed. 72 bytes of state per tag.
     """
 
     kind: ClassVar[str] = "drift"

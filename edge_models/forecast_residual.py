@@ -59,7 +59,7 @@ class ForecastResidual(PerTagModel):
     Two statistics in standard deviations: the one-step residual, and the short mean of the residuals, which finds small lasting
     shifts. The larger one is scored by a peaks-over-threshold tail that is learnt per tag from the peak of each excursion
     (exponential excesses; Pickands 1975), so a heavy-tailed tag needs a larger excursion than a quiet one. Abnormal
-    readings are learnt twenty times slower. 96 bytes of state per tag.
+    readings are learnt twenty times slower. 104 bytes of state per tag.
     """
 
     kind: ClassVar[str] = "forecast_residual"

@@ -310,6 +310,6 @@ def finer_step(step: Singles, previous: Floats, value: Floats, rows: Index, unit
     change = np.abs(value[rows] - previous[rows]) * unit
     known = step[rows]
     finer = (change > 0.0) & ((change < known) | (known == UNKNOWN_STEP))
-    found = rows[finer]
+    found: Index = rows[finer]
     step[found] = np.maximum(change[finer], UNKNOWN_STEP)
     return found
