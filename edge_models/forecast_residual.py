@@ -29,6 +29,7 @@ _ACCEPTED_SHARE: Final = 1 / 3  # how far the tail moves towards an excursion th
 _BAND: Final = 3.0 * _SIGMA  # the expected band is so many standard deviations to either side
 _CLIP: Final = 3.0 * _SIGMA  # standard deviations that one reading may count for; not below _TAIL
 _CLIP_COLD: Final = 10.0 * _SIGMA  # the same before the first score: a spread that began too small must grow
+_EXCESS: Final = 2  # its column in "tail"
 _NOBODY: Final = np.zeros(0, dtype=np.intp)
 _HIGHEST: Final = 1e15  # no peak is kept higher
 _ABNORMAL_GAIN: Final = 0.05  # how much slower an abnormal reading is learnt
@@ -59,12 +60,12 @@ class ForecastResidual(PerTagModel):
     Two statistics in standard deviations: the one-step residual, and the short mean of the residuals, which finds small lasting
     shifts. The larger one is scored by a peaks-over-threshold tail that is learnt per tag from the peak of each excursion
     (exponential excesses; Pickands 1975), so a heavy-tailed tag needs a larger excursion than a quiet one. Abnormal
-    readings are learnt twenty times slower. 104 bytes of state per tag.
+    readings are learnt twenty times slower. 116 bytes of state per tag.
     """
 
     kind: ClassVar[str] = "forecast_residual"
     version: ClassVar[int] = 2
-    initial: ClassVar[Mapping[str, float]] = {
+    initial: ClassVar[Mapping[str, float | tuple[float, ...]]] = {
         "forecast": 0.0,  # of the next reading: level and slope
         "slope": 0.0,  # per reading
         "spread": 0.0,  # mean absolute residual, robust
@@ -72,12 +73,11 @@ class ForecastResidual(PerTagModel):
         "mean_spread": 0.0,
         "step": float(UNKNOWN_STEP),  # smallest change seen while it mattered: the resolution of the sensor
         "previous": np.nan,
-        "peak": 0.0,  # largest statistic of the newest excursion, 0 for none
-        "beyond": -1.0,  # `count` of its newest reading
-        "excursions": 0.0,
-        "excess": _TAIL_MEAN,
+        # Of the newest excursion: its largest statistic (0 for none) and the `count` of its newest reading. Of those before: their
+        # mean excess and their number.
+        "tail": (0.0, -1.0, _TAIL_MEAN, 0.0),
     }
-    single: ClassVar[Collection[str]] = frozenset(initial) - {"forecast", "previous", "beyond"}
+    single: ClassVar[Collection[str]] = frozenset(initial) - {"forecast", "previous", "tail"}
     learnt_with: ClassVar[tuple[str, ...]] = ("memory", "window")
 
     def __init__(self, config: ForecastResidualConfig, context: ModelContext) -> None:
@@ -140,7 +140,7 @@ class ForecastResidual(PerTagModel):
             size[beyond] = bounded
             residual[beyond] = np.copysign(bounded, residual[beyond])
             shift[beyond] = np.minimum(shift[beyond], mean_scale[beyond] * most)
-            found = self._tail(s, at, beyond, statistic[beyond], count[beyond])
+            found = self._tail(s, at, beyond, statistic[beyond].astype(np.float64), count[beyond])
             score[beyond] = found
             reached = bool(found.max() >= self._limit)
             if reached:
@@ -175,28 +175,28 @@ class ForecastResidual(PerTagModel):
                 self._accept(slots, time[beyond], score[beyond] >= self._limit)
         return score, low, high
 
-    def _tail(self, s: dict[str, npt.NDArray[Any]], at: At, beyond: Index, statistic: Singles, count: Floats) -> Floats:
+    def _tail(self, s: dict[str, npt.NDArray[Any]], at: At, beyond: Index, statistic: Floats, count: Floats) -> Floats:
         """Scores of rows beyond the tail's threshold.
 
         An excursion counts once, with its peak, when it is over: a fault that lasts teaches nothing. That it is over shows at
         the first reading of the next one, which is soon enough.
         """
-        excess, peak = s["excess"][beyond], s["peak"][beyond]
-        over = ((s["beyond"][beyond] < count - 1.0) & (peak > 0.0)).nonzero()[0]
+        rows = s["tail"][beyond]
+        peak, newest, excess, number = rows.T
+        over = ((newest < count - 1.0) & (peak > 0.0)).nonzero()[0]
         if len(over):
-            rows = beyond[over]
-            number = s["excursions"][rows] + 1.0
             known = excess[over]
             seen = np.minimum(peak[over] - _TAIL, known * _EXCESS_CLIP)
             seen -= known
-            seen /= np.minimum(number + _TAIL_WEIGHT, _TAIL_MEMORY)
+            number[over] += 1.0
+            seen /= np.minimum(number[over] + _TAIL_WEIGHT, _TAIL_MEMORY)
             known += seen
             excess[over], peak[over] = known, 0.0
-            s["excess"][rows], s["excursions"][rows] = known, number
-            self._abnormal_since[self._index[at][rows]] = NEVER
-        s["peak"][beyond] = np.maximum(peak, np.minimum(statistic, _HIGHEST))
-        s["beyond"][beyond] = count
-        found: Floats = 1.0 - _TAIL_SHARE * np.exp((_TAIL - statistic.astype(np.float64)) / excess)
+            self._abnormal_since[self._index[at][beyond[over]]] = NEVER
+        np.maximum(peak, np.minimum(statistic, _HIGHEST), out=peak)
+        newest[:] = count
+        s["tail"][beyond] = rows
+        found: Floats = 1.0 - _TAIL_SHARE * np.exp((_TAIL - statistic) / excess)
         return found
 
     def _accept(self, slots: Index, time: Times, abnormal: Bools) -> None:
@@ -207,10 +207,10 @@ class ForecastResidual(PerTagModel):
             accepted = slots[(since != NEVER) & (time - since >= self._accept_after_us)]
             if len(accepted):
                 # What was accepted once, like a machine's other regime, is to stand out less when it comes again.
-                excess = self.state["excess"][accepted]
-                excess += (self.state["peak"][accepted] - np.float32(_TAIL) - excess) * np.float32(_ACCEPTED_SHARE)
+                peak, _, excess, _ = self.state["tail"][accepted].T
+                excess += (peak - _TAIL - excess) * _ACCEPTED_SHARE
                 self._relearn(accepted)
-                self.state["excess"][accepted] = excess
+                self.state["tail"][accepted, _EXCESS] = excess
                 self._abnormal_since[accepted] = NEVER
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:

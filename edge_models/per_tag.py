@@ -39,8 +39,9 @@ class PerTagModel(ABC):
     kind: ClassVar[str]
     version: ClassVar[int]
     scope: ClassVar[Scope] = "tag"
-    initial: ClassVar[Mapping[str, float]]
-    """The state arrays and what a cold slot holds. `count` (readings learnt) is there for every model."""
+    initial: ClassVar[Mapping[str, float | tuple[float, ...]]]
+    """The state arrays and what a cold slot holds; several numbers are a row of an array [slots, numbers], for what is seldom
+    touched and then together. `count` (readings learnt) is there for every model."""
     single: ClassVar[Collection[str]] = ()
     """Those of them that are float32: what is relative to a level. The others are float64."""
     learnt_with: ClassVar[tuple[str, ...]] = ()
@@ -50,7 +51,9 @@ class PerTagModel(ABC):
         self.slots = Slots([tag.id for tag in context.tags])
         n = len(self.slots)
         self.state: dict[str, npt.NDArray[Any]] = {
-            name: np.full(n, value, dtype=np.float32 if name in self.single else np.float64)
+            name: np.full(
+                (n, len(value)) if isinstance(value, tuple) else n, value, dtype=np.float32 if name in self.single else np.float64
+            )
             for name, value in self.initial.items()
         }
         self.count = np.zeros(n)
