@@ -209,6 +209,8 @@ class PerTagModel(ABC):
     def gain(self, count: Floats, memory: float) -> Singles | np.float32:
         """1/count, at least 1/memory: the mean of all readings, later an exponential one. One number where it is the same for all."""
         slowest = np.float32(1.0 / memory)
+        if self._ahead and self._alike is not None:
+            return max(np.float32(1.0) / np.float32(self._alike), slowest)
         if len(count) == len(self.slots):
             if self._alike is None and len(count):
                 least = float(count.min())
