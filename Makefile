@@ -10,7 +10,7 @@ PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet
 BENCHES   = $(shell grep -l "^from report import" benchmarks/*.py)
 LOCK      = uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --custom-compile-command "make lock"
 
-.PHONY: help setup demo test fuzz style docs bench bundle lock clean
+.PHONY: help setup demo test prove fuzz style docs bench bundle lock clean
 .DELETE_ON_ERROR:
 
 help:  ## what can be made
@@ -32,6 +32,9 @@ demo: $(STAMP)  ## simulated plant, broker and gateway on the terminal; DURATION
 
 test: $(STAMP) style  ## everything that CI checks; the last line is pytest's
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+prove: $(STAMP)  ## nothing acknowledged is ever lost, in about an hour; QUICK=1 in 5 minutes, SEED=7, DOCS=1 writes the table of docs/reliability.md
+	@$(BIN)/python -m tests.prove $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED)) $(if $(DOCS),--docs) $(PROVE_ARGS)
 
 fuzz: $(STAMP)  ## every decoder for SECONDS=20, coverage-guided where atheris has a wheel; then a week of dead devices in virtual time
 	@mkdir -p build

@@ -81,6 +81,22 @@ class ScoreRows:
             return made
         return made.set_column(_CONTRIBUTIONS, SCORE.field(_CONTRIBUTIONS), pa.array(contributions, pa.string()))
 
+    def of_assets(
+        self, time: Times, seq: Times, asset: pa.Array, score: Floats, contributions: Sequence[str | None]
+    ) -> pa.RecordBatch:
+        """SCORE rows about assets (strings) from arrays of the same length; NaN is null. `contributions` are JSON."""
+        n = len(score)
+        nothing = pa.nulls(n, pa.float64())
+        constant = self._constants(n)
+        return pa.RecordBatch.from_arrays(
+            [
+                _times(time), pa.array(seq), pa.nulls(n, pa.int32()), asset, nothing,
+                pa.array(score, from_pandas=True), constant["limit"], nothing, nothing, constant["model"], constant["alarm"],
+                constant["since"], pa.array(contributions, pa.string()),
+            ],
+            schema=SCORE,
+        )  # fmt: skip
+
     def _batch(
         self, time: pa.Array, seq: pa.Array, tag: pa.Array, value: pa.Array, score: Floats, low: Floats, high: Floats,
         since: Times | None, complete: bool,

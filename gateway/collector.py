@@ -82,6 +82,7 @@ class Collector:
         if pending is not None:
             self._gap_from_us, self._gap_cause = pending.since_us, pending.cause
         self._last_batch_us = 0
+        self._heard_s: float | None = None  # loop time of the last batch, or of the beginning
 
     @property
     def adapter(self) -> Adapter:
@@ -111,11 +112,14 @@ class Collector:
     async def run(self) -> None:
         """Collect until cancelled. Raises only what is a bug (the supervisor restarts it)."""
         loop = asyncio.get_running_loop()
+        if self._heard_s is None:
+            self._heard_s = loop.time()
         try:
             while True:
-                began = loop.time()
+                connected_s: float | None = None
                 try:
                     await self._adapter.connect()
+                    connected_s = loop.time()
                     self.connects += 1
                     if not self.tags and self.state != "up":  # only events, if they come: there is no reading to wait for
                         await self._heard_again(None)
@@ -130,7 +134,7 @@ class Collector:
                     await asyncio.sleep(MISCONFIGURED_S)
                 except NotConnected as error:
                     await self._went_down("down", str(error), error.quality or q.BAD_NO_COMMUNICATION)
-                    if loop.time() - began > self._steady_s:
+                    if connected_s is not None and loop.time() - connected_s > self._steady_s:
                         self._backoff.reset()
                     await asyncio.sleep(self._backoff.next_s())
         finally:
@@ -146,6 +150,7 @@ class Collector:
                         await self._came_up(batch)
                     if _heard(batch):
                         self._last_batch_us = self._clock.now_us()
+                        self._heard_s = asyncio.get_running_loop().time()
                     batch = self._normaliser.apply(batch)
                 await self._put(kind, batch)
                 self.rows += batch.num_rows
@@ -155,6 +160,8 @@ class Collector:
         gap_row = None
         if start is not None:
             end = _seen_us(batch)
+            if end <= start:  # the clock was set back meanwhile: the gap ends now, and is as long as it is known to be
+                start = end - self._unheard_us()
             missed = self._ids
             if self._gap_cause == "replanned":
                 missed = missed[[end - start > 2 * tag.period_us for tag in self.tags]]
@@ -164,6 +171,11 @@ class Collector:
         await self._heard_again(gap_row)
         if self.state != "up":
             await self._enter("up", "")
+
+    def _unheard_us(self) -> int:
+        """Since when nothing has been heard in this run, by a clock that nobody sets."""
+        now = asyncio.get_running_loop().time()
+        return round(1e6 * (now - (now if self._heard_s is None else self._heard_s)))
 
     async def _heard_again(self, gap_row: int | None) -> None:
         self._gap_from_us = None

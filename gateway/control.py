@@ -19,6 +19,7 @@ import structlog
 from schemas.errors import ConfigError, GenbaError
 from schemas.kinds import KINDS, Kind
 
+from .dead_letters import redeliver
 from .spool import deeds
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ Request = Mapping[str, str | int | None]
 
 
 async def do(spool: Spool, request: Request, *, configured: Collection[str] = ()) -> deeds.Answer:
-    """Do what a request says: `{"do": "resend" | "drop" | "forget", "kind": …, "sink": …}` and what each takes. Raises ConfigError."""
-    sink, kind = str(request.get("sink", "")), request.get("kind", "")
-    if request.get("do") != "forget" and kind not in KINDS:
+    """Do what a request says: `{"do": "resend" | "redeliver" | "drop" | "forget", "kind": …, "sink": …}` and what each takes. Raises ConfigError."""
+    sink, kind = str(request.get("sink") or ""), request.get("kind", "")
+    if request.get("do") not in ("forget", "redeliver") and kind not in KINDS:
         raise ConfigError(f"no kind of data is called {kind!r}", hint=f"there are {', '.join(KINDS)}")
     numbers = {key: int(value) for key, value in request.items() if isinstance(value, int)}
     match request.get("do"):
@@ -45,6 +46,8 @@ async def do(spool: Spool, request: Request, *, configured: Collection[str] = ()
             return await deeds.drop(spool, cast(Kind, kind), sink, **numbers)
         case "forget":
             return await deeds.forget(spool, sink, configured=configured)
+        case "redeliver":
+            return await redeliver(spool, sink or None, **numbers)
         case other:
             raise ConfigError(f"this gateway does not know how to {other!r}", hint="run the same version of genba as the gateway")
 

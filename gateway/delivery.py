@@ -11,25 +11,31 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, cast, get_args
 
 import pyarrow as pa
 import structlog
 
-from cloud_sinks.base import Sink
+from cloud_sinks.base import Holding, Sink
 from schemas.clock import Clock
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
 from schemas.kinds import PRIORITY, Kind, with_seq
 from schemas.span import SpoolSpan
 
 from .backoff import Backoff
-from .dead_letters import bury
-from .pace import Pace
+from .dead_letters import Grave, asked, bury
+from .pace import Overtaking, Pace
 from .resending import Resends
 from .router import Router, total_rows
 from .spool import Cut, Resend, Spool
 
 State = Literal["starting", "up", "down", "misconfigured"]
+Circuit = Literal["closed", "open", "half_open"]
+"""`open`: nothing is sent until the back-off is over. `half_open`: one probe is under way, a connection and then the write that failed, where
+one did; it closes the circuit, or opens it again. A service that says it is busy is there: that is no matter of the circuit."""
+CIRCUITS: Final[tuple[Circuit, ...]] = get_args(Circuit)
+_AT_ONCE_S: Final = 1.0
+"""A sink that lets alerts wait longer than this does not mind if a write of bulk takes long."""
 Report = Callable[[str, str, str], Awaitable[None]]
 """(event, severity, message): writes an event row about this sink."""
 
@@ -55,6 +61,7 @@ class Delivery:
         """`max_rows_per_s` bounds how many rows are delivered on average; alerts count, and never wait for it."""
         self.name = name
         self.state: State = "starting"
+        self.circuit: Circuit = "closed"
         self.error = ""
         self.since_us = clock.now_us()
         self.writes = 0
@@ -62,15 +69,20 @@ class Delivery:
         self._sink, self._spool, self._router, self._clock = sink, spool, router, clock
         self._backoff = Backoff(rng, first_s=0.25, max_s=5.0)
         self._pace = Pace(rng, max_rows_per_s)
-        self._resends = Resends(name, sink, self.kinds, spool, self._pace)
+        at_once = "alert" in self.kinds and sink.policy("alert").max_age_s <= _AT_ONCE_S
+        self._overtaking = Overtaking(alerts=at_once)
+        self._resends = Resends(name, sink, self.kinds, spool, self._pace, self._overtaking)
         self._dead_letters, self._report, self._log = dead_letters, report, log.bind(sink=name)
         self._waiting: dict[Kind, float] = {}  # loop time at which the oldest undelivered row of a kind was noticed
         self.paused = False
         self._released = asyncio.Event()  # not paused
         self._released.set()
         self._finishing = asyncio.Event()
+        self._failed_write = False  # since the circuit was closed the last time
         self._enough = {kind: sink.policy(kind).max_rows for kind in self.kinds}  # rows that fill a cut
         self._due = dict.fromkeys(self.kinds, 0)  # rows below this are due, whatever their age
+        self._graves: list[Grave] = []  # dead letters to be delivered once more
+        self._looked_for = -1  # `spool.redeliveries` when they were looked for
         self._start = {kind: spool.end(kind) for kind in self.kinds}
 
     def finish(self) -> None:
@@ -108,7 +120,8 @@ class Delivery:
                 wait_s = 0.0
                 try:
                     await self._sink.connect()
-                    await self._enter("up", "")
+                    if not self._unproven():
+                        await self._close_circuit()
                     await self._deliver()
                     return
                 except ConfigError as error:
@@ -118,9 +131,27 @@ class Delivery:
                 except Busy as busy:
                     await self._enter("down", str(busy))
                     wait_s = busy.wait_s
+                self.circuit = "open"
                 await self._pause(max(wait_s, self._backoff.next_s()))
+                self.circuit = "half_open"
         finally:
             await self._sink.aclose()
+
+    def _unproven(self) -> bool:
+        """Whether the write that failed is still to be made: a service that connects and takes nothing is not back."""
+        ledger = self._spool.ledger
+        return (
+            self.circuit != "closed"
+            and self._failed_write
+            and (
+                any(ledger.cursor(kind, self.name).cut is not None for kind in self.kinds)
+                or any(one.cut is not None for one in ledger.resends if one.sink == self.name)
+            )
+        )
+
+    async def _close_circuit(self) -> None:
+        self.circuit, self._failed_write = "closed", False
+        await self._enter("up", "")
 
     async def _pause(self, seconds: float) -> None:
         """Back off; `finish()` cuts it short once, so that a stop finds out at once whether the sink is back."""
@@ -141,6 +172,8 @@ class Delivery:
         try:
             while True:
                 seen = self._spool.progress
+                if self.circuit == "half_open" and not self._unproven():
+                    await self._close_circuit()
                 kind, due_in_s = (None, None) if self.paused else self._next()
                 if kind is not None:
                     await self._cut_and_write(kind)
@@ -150,10 +183,12 @@ class Delivery:
                     await self._wait_paused(lost)
                 elif (resend := self._resends.due()) is not None:
                     await self._once_more(resend)
+                elif (grave := await self._grave()) is not None:
+                    await self._deliver_grave(grave)
                 elif self._finishing.is_set():
                     await asyncio.sleep(due_in_s or 0.0)
                 else:
-                    await self._wait(seen, self._resends.soonest(due_in_s), lost)
+                    await self._wait(seen, self._soonest_again(due_in_s), lost)
                 if lost.done():
                     raise NotConnected("the connection was lost")
         finally:
@@ -205,7 +240,7 @@ class Delivery:
             if (
                 self._finishing.is_set()
                 or due_in <= 0
-                or available >= min(policy.max_rows, self._enough[kind])
+                or available >= min(self._overtaking.most(kind, policy.max_rows), self._enough[kind])
                 or cursor.acked < self._due[kind]
             ):
                 due_in = pause
@@ -236,6 +271,51 @@ class Delivery:
                 "resend_failed", "warning", f"{kind} rows from {resend.next} on, once more to {self.name}: {error}"
             )
 
+    async def _grave(self) -> Grave | None:
+        """The next dead letters that a person wants delivered and that may go now."""
+        if self._looked_for != self._spool.redeliveries:
+            self._looked_for = self._spool.redeliveries
+            self._graves = await asyncio.to_thread(asked, self._dead_letters, self.name)
+        return next((one for one in self._graves if self._pace.pause_s(cast(Kind, one.kind)) <= 0), None)
+
+    def _soonest_again(self, otherwise: float | None) -> float | None:
+        """Seconds until anything that is to go once more may go, or `otherwise` where that is less."""
+        soonest = self._resends.soonest(otherwise)
+        pauses = [max(0.0, self._pace.pause_s(cast(Kind, one.kind))) for one in self._graves]
+        return min([*pauses, *([] if soonest is None else [soonest])], default=None)
+
+    async def _deliver_grave(self, grave: Grave) -> None:
+        """One write of dead letters, under the span that they had. Afterwards they count as delivered, or are dead letters again."""
+        try:
+            span, batches = grave.span(self._spool.gateway), await asyncio.to_thread(grave.rows)
+        except (OSError, ValueError) as error:  # also ArrowInvalid
+            await self._leave(grave, f"its file cannot be read: {error}")
+            return
+        dead = 0
+        try:
+            there = isinstance(self._sink, Holding) and await self._sink.holds(span)
+            if there and not await asyncio.to_thread(grave.refused_as_a_whole):
+                await self._leave(grave, "a file of their span is there without them, and no row may be there twice")
+                return
+            if not there:  # otherwise the process died behind the write
+                dead = await self._write(batches, span)
+        except Busy as busy:
+            self._pace.hold(cast(Kind, grave.kind), busy)
+            return
+        except ConfigError as error:
+            await self._leave(grave, str(error))
+            return
+        self._graves.remove(grave)
+        await asyncio.to_thread(grave.leave if dead else grave.open)
+        self._spool.ledger.redelivered(span.kind, self.name, total_rows(batches) - dead)
+
+    async def _leave(self, grave: Grave, why: str) -> None:
+        """They stay what they are, and somebody hears why."""
+        self._graves.remove(grave)
+        await asyncio.to_thread(grave.leave)
+        self._log.error("dead letters cannot be delivered", file=str(grave.path), error=why)
+        await self._report("resend_failed", "warning", f"dead letters {grave.path.stem} to {self.name}: {why}")
+
     def _span(self, kind: Kind, first: int, last: int) -> SpoolSpan:
         return SpoolSpan(self._spool.gateway, self._spool.epoch, kind, first, last)
 
@@ -247,16 +327,17 @@ class Delivery:
     async def _cut_and_write(self, kind: Kind) -> None:
         cursor = self._spool.ledger.cursor(kind, self.name)
         policy = self._sink.policy(kind)
+        most = self._overtaking.most(kind, policy.max_rows)
         cut = cursor.cut
         if cut is None:
             end, rewritten = self._spool.durable(kind), self._spool.rewritten(kind)
-            read = await self._spool.read(kind, cursor.acked, max_rows=policy.max_rows, max_bytes=policy.max_bytes, last=end - 1)
+            read = await self._spool.read(kind, cursor.acked, max_rows=most, max_bytes=policy.max_bytes, last=end - 1)
             if not read:
                 # Rows that are durable and not readable were quarantined: they are lost to this sink, and counted.
                 await self._spool.skip_missing(kind, self.name)
                 return
             cut = Cut(first=cursor.acked, last=read[-1][0] + read[-1][1].num_rows - 1)
-            self._learn(kind, cut, end, policy.max_rows)
+            self._learn(kind, cut, end, most)
             try:
                 if self._spool.rewritten(kind) != rewritten:
                     return  # what was read has become windows meanwhile, and a repeated read would give these
@@ -297,11 +378,18 @@ class Delivery:
 
     async def _write(self, batches: list[pa.RecordBatch], span: SpoolSpan) -> int:
         """Write once; returns how many rows were dead-lettered. Raises Busy and NotConnected: then the same rows are due again."""
-        rows = total_rows(batches)
+        rows, began = total_rows(batches), asyncio.get_running_loop().time()
         try:
             await self._sink.write(batches, span)
+            self._overtaking.took(span.kind, rows, asyncio.get_running_loop().time() - began)
+        except (NotConnected, ConfigError):
+            self._failed_write = True
+            raise
+        except Busy:
+            await self._there()
+            raise
         except Rejected as rejected:
-            self._worked(rows)
+            await self._worked(rows)
             try:
                 dead = await asyncio.to_thread(bury, self._dead_letters / self.name, batches, span, rejected)
             except OSError as error:
@@ -310,13 +398,18 @@ class Delivery:
             self._log.error("rows were rejected for good", kind=span.kind, rows=dead, error=rejected.reason)
             await self._report("dead_lettered", "warning", f"{dead} {span.kind} rows rejected by {self.name}: {rejected.reason}")
             return dead
-        self._worked(rows)
+        await self._worked(rows)
         return 0
 
-    def _worked(self, rows: int) -> None:
+    async def _worked(self, rows: int) -> None:
         """The service answered: it is neither away nor busy."""
         self._backoff.reset()
         self._pace.worked(rows)
+        await self._there()
+
+    async def _there(self) -> None:
+        if self.circuit != "closed":
+            await self._close_circuit()
 
     async def _enter(self, state: State, error: str) -> None:
         before, self.state, self.error = self.state, state, error

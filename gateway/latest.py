@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas.kinds import Origin
 
@@ -23,13 +24,12 @@ class Latest:
 
     def update(self, batch: pa.RecordBatch) -> None:
         """Take over READING(n); the last row of a tag wins. Rows that are not live are older than what is here."""
-        origin = batch.column("origin").fill_null(Origin.LIVE).to_numpy(zero_copy_only=False)
+        origin = _filled(batch.column("origin"), Origin.LIVE)
         if origin.any():
             self.count += int(np.count_nonzero(origin))
             batch = batch.filter(pa.array(origin == Origin.LIVE))
         ids: npt.NDArray[np.int32] = batch.column("tag").to_numpy()
-        column = batch.column("value")
-        value = pc.fill_null(column, float("nan")).to_numpy() if column.null_count else column.to_numpy()
+        value = _filled(batch.column("value"), float("nan"))
         integer = batch.column("value_int")
         if integer.null_count < len(integer):
             rows = np.flatnonzero(integer.is_valid().to_numpy(zero_copy_only=False))
@@ -37,8 +37,8 @@ class Latest:
             value[rows] = integer.take(pa.array(rows)).to_numpy()
         self.value[ids] = value
         self.quality[ids] = batch.column("quality").to_numpy()
-        self.time_us[ids] = batch.column("time").cast(pa.int64()).to_numpy()
-        self.lag_ms[ids] = pc.fill_null(batch.column("lag"), 0).to_numpy()
+        self.time_us[ids] = batch.column("time").view(pa.int64()).to_numpy()
+        self.lag_ms[ids] = _filled(batch.column("lag"), 0)
         text = batch.column("text")
         if self.text:
             for tag_id in self.text.keys() & set(ids.tolist()):
@@ -49,3 +49,9 @@ class Latest:
                 if last[int(ids[row])] == row:
                     self.text[int(ids[row])] = text[row].as_py()
         self.count += len(ids)
+
+
+def _filled(column: pa.Array, otherwise: float) -> npt.NDArray[Any]:
+    """Its numbers, `otherwise` where there are none."""
+    found = column.fill_null(otherwise) if column.null_count else column
+    return np.asarray(found.to_numpy(zero_copy_only=False))

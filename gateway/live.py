@@ -68,7 +68,8 @@ def sink_table(pipeline: Pipeline) -> Table:
             if account.read == 0:
                 continue
             lost = account.dropped + account.dead_lettered
-            state = Text(delivery.state, style="" if delivery.state == "up" else "red")
+            probed = ", circuit half-open" if delivery.circuit == "half_open" else ""
+            state = Text(f"{delivery.state}{probed}", style="" if delivery.state == "up" else "red")
             if delivery.paused:
                 state = Text("paused", style="yellow")
             table.add_row(

@@ -5,6 +5,7 @@ Names are `genba_<what>_<unit>[_total]` in base units, never with a tag as label
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from schemas.kinds import KINDS
 
+from .delivery import CIRCUITS
 from .isolation.adapter import UNASKED, IsolatedAdapter
 from .spool.losses import CAUSES
 
@@ -22,10 +24,11 @@ if TYPE_CHECKING:
 
 
 class GatewayMetrics(Collector):
-    """Shows one running pipeline to Prometheus. `collect` may be called from another thread: it only reads."""
+    """Shows one running pipeline to Prometheus. Made on its loop; `collect` may be called from another thread: it only reads."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
+        self._loop = asyncio.get_running_loop()
         for kind in KINDS:
             pipeline.spool.ledger.gone(kind)  # asking makes it, which must not happen on another thread
 
@@ -74,10 +77,15 @@ class GatewayMetrics(Collector):
         )
         resent = CounterMetricFamily("genba_sink_resent_rows", "Rows delivered once more on request", labels=["sink", "kind"])
         sink_up = GaugeMetricFamily("genba_sink_up", "1 while the sink is connected", labels=["sink"])
+        circuit = GaugeMetricFamily(
+            "genba_sink_circuit", "1 for the state of the sink's circuit breaker", labels=["sink", "circuit"]
+        )
         paused = GaugeMetricFamily("genba_sink_paused", "1 while somebody has paused the sink", labels=["sink"])
         age = GaugeMetricFamily("genba_spool_oldest_row_age_seconds", "Age of the oldest undelivered row", labels=["sink"])
         for delivery in p.deliveries:
             sink_up.add_metric([delivery.name], float(delivery.state == "up"))
+            for state in CIRCUITS:
+                circuit.add_metric([delivery.name, state], float(delivery.circuit == state))
             paused.add_metric([delivery.name], float(delivery.paused))
             age.add_metric([delivery.name], p.oldest_age_s(delivery))
             for kind in delivery.kinds:
@@ -89,7 +97,7 @@ class GatewayMetrics(Collector):
                 for cause in CAUSES:
                     lost.add_metric([delivery.name, kind, cause], counts.get(cause, 0))
                 resent.add_metric([delivery.name, kind], p.spool.ledger.resent(kind, delivery.name))
-        yield from (rows, waiting, lost, resent, sink_up, paused, age)
+        yield from (rows, waiting, lost, resent, sink_up, circuit, paused, age)
         yield GaugeMetricFamily("genba_spool_size_bytes", "Bytes the spool holds on disk", p.spool.bytes_used())
         yield CounterMetricFamily("genba_spool_written_bytes", "Bytes written to the spool", p.spool.bytes_written)
         yield CounterMetricFamily("genba_spool_corrupt_records", "Damaged records found since the start", p.spool.corrupt_records)
@@ -100,6 +108,7 @@ class GatewayMetrics(Collector):
         for task, found in list(p.crashes.items()):
             crashes.add_metric([task], found.count)
         yield crashes
+        yield GaugeMetricFamily("genba_tasks", "Tasks of the event loop", len(asyncio.all_tasks(self._loop)))
 
 
 def registry_for(pipeline: Pipeline) -> CollectorRegistry:

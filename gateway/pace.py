@@ -12,6 +12,10 @@ from schemas.kinds import Kind
 from .backoff import Backoff
 
 _LEAST_WAIT_S: Final = 0.05  # of a sink that says it is busy and names no time
+_FIRST_ROWS: Final = 100
+_LEAST_ROWS: Final = 20
+_ONE_WRITE_S: Final = 1.0
+_FORGETS: Final = 1.2
 
 
 class Pace:
@@ -38,3 +42,31 @@ class Pace:
         self._busy.reset()
         if self._max_rows_per_s:
             self._paid_until = max(self._paid_until, asyncio.get_running_loop().time()) + rows / self._max_rows_per_s
+
+
+class Overtaking:
+    """How many rows of bulk one write may have, so that an alert that comes behind it waits about a second, however slow the line.
+
+    Begins small and doubles while writes are quick; what was learned stays over outages. What every write takes, however small it is (a
+    distant service), is no reason for smaller ones. For a sink that gets no alerts, or lets them wait themselves (a lake), the policy alone
+    counts.
+    """
+
+    def __init__(self, *, alerts: bool) -> None:
+        self._most: float | None = _FIRST_ROWS if alerts else None
+        self._least_s: float | None = None  # of any write, of late
+
+    def most(self, kind: Kind, rows: int) -> int:
+        """`rows`, or fewer."""
+        return rows if self._most is None or kind == "alert" else min(rows, int(self._most))
+
+    def took(self, kind: Kind, rows: int, seconds: float) -> None:
+        """A write of so many rows took so long."""
+        if self._most is None or not rows:
+            return
+        self._least_s = seconds if self._least_s is None else min(seconds, _FORGETS * self._least_s)
+        fits = rows * _ONE_WRITE_S / max(seconds - self._least_s, 1e-6)
+        if kind != "alert" and (
+            fits < self._most or 2 * rows >= self._most
+        ):  # a small write says nothing of how quick a large one is
+            self._most = max(_LEAST_ROWS, min(fits, 2 * self._most))

@@ -21,7 +21,7 @@ from schemas.kinds import KINDS, Kind, make_batch
 from schemas.tags import Tag
 from schemas.values import Strict
 
-from . import bookmarks, catalogue
+from . import bookmarks, catalogue, dead_letters
 from .absences import Absences
 from .bookmarks import Bookmark, bookmark_name
 from .building import build_adapter
@@ -306,7 +306,7 @@ def _add_deliveries(pipeline: Pipeline, directory: Path, rng: random.Random, end
                 router=router,
                 clock=pipeline.clock,
                 rng=rng,
-                dead_letters=directory / "dead-letters",
+                dead_letters=directory / dead_letters.DIRECTORY,
                 max_rows_per_s=None if config.max_rate is None else config.max_rate / 86_400,
                 report=report,
                 log=pipeline.log,

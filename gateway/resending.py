@@ -11,7 +11,7 @@ from schemas.errors import Busy
 from schemas.kinds import Kind
 from schemas.span import SpoolSpan
 
-from .pace import Pace
+from .pace import Overtaking, Pace
 from .spool import Resend, Spool
 from .spool.spans import Spans
 
@@ -21,8 +21,9 @@ _AGAIN_S: Final = 0.05
 class Resends:
     """The resends of one sink. It comes to them when nothing that waits is due."""
 
-    def __init__(self, name: str, sink: Sink, kinds: Sequence[Kind], spool: Spool, pace: Pace) -> None:
-        self._name, self._sink, self._kinds, self._spool, self._pace = name, sink, kinds, spool, pace
+    def __init__(self, name: str, sink: Sink, kinds: Sequence[Kind], spool: Spool, pace: Pace, overtaking: Overtaking) -> None:
+        self._name, self._sink, self._kinds, self._spool = name, sink, kinds, spool
+        self._pace, self._overtaking = pace, overtaking
 
     def _mine(self) -> list[Resend]:
         return [one for one in self._spool.ledger.resends if one.sink == self._name and one.kind in self._kinds]
@@ -53,7 +54,8 @@ class Resends:
                 return None
             first, last = missing[0][0], missing[0][1] - 1
         rewritten = spool.rewritten(kind)
-        read = await spool.read(kind, first, max_rows=policy.max_rows, max_bytes=policy.max_bytes, last=last)
+        most = self._overtaking.most(kind, policy.max_rows)
+        read = await spool.read(kind, first, max_rows=most, max_bytes=policy.max_bytes, last=last)
         if not read:
             spool.ledger.end_resend(resend, last, 0)
             return None

@@ -148,6 +148,8 @@ SCHEMAS: Final[dict[Kind, pa.Schema]] = {
     "image": IMAGE,
     "gap": GAP,
 }
+_COLUMNS: Final = {kind: tuple((field.name, field.type) for field in schema) for kind, schema in SCHEMAS.items()}
+_NAMES: Final = {kind: frozenset(schema.names) for kind, schema in SCHEMAS.items()}
 
 
 def kind_of(batch: pa.RecordBatch) -> Kind:
@@ -164,27 +166,27 @@ def make_batch(kind: Kind, rows: int, /, **columns: object) -> pa.RecordBatch:
     A column is an Arrow array, a numpy array, a list, or a scalar (repeated); times are µs as integers, or datetime64. Raises
     ValueError for an unknown column or one of another length, and pa.ArrowInvalid where a value does not fit its type.
     """
-    schema = SCHEMAS[kind]
-    unknown = columns.keys() - set(schema.names)
+    unknown = columns.keys() - _NAMES[kind]
     if unknown:
         raise ValueError(f"{kind} has no column {sorted(unknown)}")
     arrays = []
-    for field in schema:
-        given = columns.get(field.name)
+    for name, wanted in _COLUMNS[kind]:
+        given = columns.get(name)
         if given is None:
-            arrays.append(pa.nulls(rows, field.type))
-        elif isinstance(given, pa.Array):
-            arrays.append(given if given.type == field.type else given.cast(field.type))
+            arrays.append(pa.nulls(rows, wanted))
+            continue
+        if isinstance(given, pa.Array):
+            array = given if given.type == wanted else given.cast(wanted)
         elif isinstance(given, np.ndarray) and given.ndim:
-            arrays.append(_from_numpy(given, field.type))
+            array = _from_numpy(given, wanted)
         elif isinstance(given, (list, tuple)):
-            arrays.append(pa.array(given, field.type))
+            array = pa.array(given, wanted)
         else:
-            arrays.append(pa.repeat(pa.scalar(given, field.type), rows))
-    for field, array in zip(schema, arrays, strict=True):
+            array = pa.repeat(pa.scalar(given, wanted), rows)
         if len(array) != rows:
-            raise ValueError(f"{kind}: column {field.name!r} has {len(array)} rows, the batch {rows}")
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+            raise ValueError(f"{kind}: column {name!r} has {len(array)} rows, the batch {rows}")
+        arrays.append(array)
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMAS[kind])
 
 
 def _from_numpy(given: npt.NDArray[np.generic], wanted: pa.DataType) -> pa.Array:

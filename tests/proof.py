@@ -39,9 +39,11 @@ class Proof:
         return [*self.wrong, *found]
 
 
-def command(part: str, run: Callable[[int, bool], Proof], description: str | None) -> int:
-    """The command line of a part; `run(seed, quick)`. 0 when it is a proof."""
-    parser = argparse.ArgumentParser(description=description)
+def command(
+    part: str, run: Callable[[int, bool], Proof], description: str | None, own: argparse.ArgumentParser | None = None
+) -> int:
+    """The command line of a part; `run(seed, quick)`. 0 when it is a proof. `own` has the options that only this part has."""
+    parser = argparse.ArgumentParser(description=description, parents=[] if own is None else [own])
     parser.add_argument("--quick", action="store_true", help="a minute or two instead of the release tier")
     parser.add_argument("--seed", type=int, help="by default another one each time; it is printed")
     parser.add_argument("--json", type=Path, help="write the result there")

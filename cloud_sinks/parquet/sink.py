@@ -180,7 +180,7 @@ class ParquetSink:
 
 def _store(config: ParquetConfig, context: SinkContext) -> Store:
     if not config.on_s3:
-        return LocalStore(context.base / config.location, context.gateway)
+        return LocalStore(context.base / config.location, context.gateway, context.directory / "lake")
     where = f"sinks.{context.name}"
     return S3Store(
         Account(config.aws or AwsConfig(), context.base, where),

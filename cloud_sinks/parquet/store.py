@@ -50,16 +50,60 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """A directory. Files in the making lie in `.tmp-<owner>` inside it: the same file system, one place to clean."""
+    """A directory. Files in the making lie in `.tmp-<owner>` inside it: the same file system, one place to clean.
 
-    def __init__(self, root: Path, owner: str) -> None:
+    It is made once. A lake that has been there and is not, or an empty directory in its place, is a disk that is not mounted: rows written
+    there would be hidden by it as soon as it comes back.
+    """
+
+    def __init__(self, root: Path, owner: str, note: Path | None = None) -> None:
+        """`note`, a file outside the lake, remembers over restarts that it was made."""
         self._root, self._temporary = root, root / f"{TEMPORARY}{owner}"
+        self._note, self._made = note, False
+        self._durable: set[Path] = set()  # folders whose names were flushed by this process
+        self._unflushed: set[Path] = set()  # folders above the root that hold a name which was not
 
     def open(self) -> None:
-        """Make the directory and an empty place for files in the making."""
+        """Make the directory, the first time, its name durable, and an empty place for files in the making."""
+        known = self._known()
+        if known and not self._temporary.is_dir():
+            self._refuse_a_file()
+            out = f"mount it again, or begin a new lake there: mkdir -p {self._temporary.absolute()}"
+            raise FileNotFoundError(errno.ENOENT, f"what was written there is not there; {out}", str(self._root))
+        made = [folder for folder in (self._root, *self._root.parents) if not folder.exists()]
+        self._unflushed |= {folder.parent for folder in (self._root, *made)}
         self._root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir(exist_ok=True)
+        for folder in sorted(self._unflushed):
+            with contextlib.suppress(PermissionError):  # it may not be listed, so the name in it was not made here
+                _fsync(folder)
+            self._unflushed.discard(folder)
+        if not known:
+            self._temporary.mkdir(exist_ok=True)
+        for left in self._temporary.iterdir():
+            with contextlib.suppress(OSError):
+                left.unlink()
+        self._made = True
+        if not known:
+            self._remember()
+
+    def _known(self) -> bool:
+        """Whether the lake has been made here."""
+        if self._made or self._note is None:
+            return self._made
+        try:
+            return self._note.read_text(encoding="utf-8") == str(self._temporary.absolute())
+        except (OSError, ValueError):
+            return False
+
+    def _remember(self) -> None:
+        if self._note is not None:
+            with contextlib.suppress(OSError):  # a full disk must not keep the lake from being filled; the next start tries again
+                self._note.parent.mkdir(parents=True, exist_ok=True)
+                self._note.write_text(str(self._temporary.absolute()), encoding="utf-8")
+
+    def _refuse_a_file(self) -> None:
+        if self._root.exists() and not self._root.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(self._root))
 
     def examine(self) -> str:
         """The directory, or the one in which it will be made."""
@@ -78,18 +122,20 @@ class LocalStore:
         return self._temporary / f"{name}.part"
 
     def publish(self, scratch: Path, path: str) -> bool:
-        """fsync, link (which refuses an existing name, unlike rename), unlink, fsync of the folder."""
+        """fsync, link (which refuses an existing name, unlike rename), unlink, fsync of the folder.
+
+        That also where the name is taken: whoever gave it may have died, or met an error, before it was durable.
+        """
         final = self._root / path
         try:
             _fsync(scratch)
             self._make_folder(final.parent)
-            if not _link(scratch, final):
-                return False
+            published = _link(scratch, final)
         finally:
             with contextlib.suppress(OSError):
                 scratch.unlink()
         _fsync(final.parent)
-        return True
+        return published
 
     def replace(self, scratch: Path, path: str) -> None:
         """fsync, rename, fsync of the folder."""
@@ -107,16 +153,22 @@ class LocalStore:
         """Nothing is held open."""
 
     def _make_folder(self, folder: Path) -> None:
-        """Make what is missing below the root, each name durable in its parent. A vanished root is not made anew here."""
-        missing = []
-        while not folder.is_dir():
-            if folder == self._root:
-                raise FileNotFoundError(2, "the directory has vanished", str(folder))
-            missing.append(folder)
+        """Make what is missing below the root, each name durable in its parent. A vanished root is not made anew here.
+
+        A folder that is there may have been made by a process that died, or met an error, before its name was flushed.
+        """
+        unknown = []
+        while folder != self._root:
+            if folder not in self._durable or not folder.is_dir():
+                unknown.append(folder)
             folder = folder.parent
-        for made in reversed(missing):
-            made.mkdir(exist_ok=True)
-            _fsync(made.parent)
+        if not folder.is_dir():
+            raise FileNotFoundError(2, "the directory has vanished", str(folder))
+        for one in reversed(unknown):
+            self._durable.discard(one)
+            one.mkdir(exist_ok=True)
+            _fsync(one.parent)
+            self._durable.add(one)
 
 
 def _link(scratch: Path, final: Path) -> bool:

@@ -46,17 +46,18 @@ class Encoder:
         """One record of all rows of one or more batches of a kind's exact schema; the first row has number `first`."""
         present = zero = 0
         arrays, fields = [], []
+        batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)  # many small ones, once and not column by column
+        rows = batch.num_rows
         for number, field in enumerate(SCHEMAS[kind]):
-            parts = [batch.column(number) for batch in batches]
-            if all(part.null_count == len(part) for part in parts):
+            column = batch.column(number)
+            if column.null_count == rows:
                 continue
-            if all(_is_zero(part) for part in parts):
+            if _is_zero(column):
                 zero |= 1 << number
                 continue
             present |= 1 << number
             fields.append(field)
-            arrays.append(parts[0] if len(parts) == 1 else pa.concat_arrays(parts))
-        rows = sum(batch.num_rows for batch in batches)
+            arrays.append(column)
         raw = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)).serialize() if arrays else pa.py_buffer(b"")
         body, codec = raw, CODEC_PLAIN
         if raw.size >= _WORTH_COMPRESSING:
@@ -66,7 +67,7 @@ class Encoder:
                     packed.slice(0, packed.size),
                     CODEC_ZSTD,
                 )  # its memoryview would still have the size before shrinking
-        min_us, max_us = _time_range([batch.column(0) for batch in batches], commit_us)
+        min_us, max_us = _time_range(batch.column(0), commit_us)
         record = Record(
             length=body.size, raw=raw.size, first=first, span=rows, rows=rows, schema=SCHEMA_VERSION, codec=codec, flags=0,
             present=present, zero=zero, commit_us=commit_us, min_us=min_us, max_us=max_us,
@@ -145,16 +146,11 @@ def _is_zero(column: pa.Array) -> bool:
     return not view.any()
 
 
-def _time_range(columns: Sequence[pa.Array], otherwise: int) -> tuple[int, int]:
+def _time_range(column: pa.Array, otherwise: int) -> tuple[int, int]:
     """Smallest and largest time of the rows, µs; `otherwise` where all are null."""
-    low: list[int] = []
-    high: list[int] = []
-    for column in columns:
-        if not len(column) - column.null_count:
-            continue
-        if column.null_count:
-            column = column.drop_null()
-        times = np.frombuffer(column.buffers()[1], dtype=np.int64, count=len(column), offset=column.offset * 8)
-        low.append(int(times.min()))
-        high.append(int(times.max()))
-    return (min(low), max(high)) if low else (otherwise, otherwise)
+    if column.null_count == len(column):
+        return otherwise, otherwise
+    if column.null_count:
+        column = column.drop_null()
+    times = np.frombuffer(column.buffers()[1], dtype=np.int64, count=len(column), offset=column.offset * 8)
+    return int(times.min()), int(times.max())

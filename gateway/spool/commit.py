@@ -11,7 +11,7 @@ from schemas.kinds import Kind
 
 from .codec import Encoded, Encoder
 from .log import Log, SpoolFull
-from .waiting import Put
+from .waiting import Put, size_of
 
 COMMIT_ORDER: Final[tuple[Kind, ...]] = ("telemetry", "image", "event", "gap", "score", "health", "alert")
 """Readings before what was made of them: an alert is never durable before the reading it came from."""
@@ -32,9 +32,9 @@ def write(
     failed: SpoolFull | OSError | None = None
     behind = False  # readings are not durable: what was made of them must wait
     for kind in COMMIT_ORDER:
-        items = [(first, batch) for first, batch, _ in taken.get(kind, ())]
+        items = taken.get(kind, ())
         if behind and kind in _DERIVED:
-            items = _independent(items) if kind == "alert" else []
+            items = _independent(items) if kind == "alert" else ()
         log = logs[kind]
         try:
             for group in _grouped(items, log.next):
@@ -47,14 +47,15 @@ def write(
     return stored, failed
 
 
-def _grouped(items: Sequence[tuple[int, pa.RecordBatch]], start: int) -> Iterable[list[tuple[int, list[pa.RecordBatch]]]]:
+def _grouped(items: Sequence[Put], start: int) -> Iterable[list[tuple[int, list[pa.RecordBatch]]]]:
     """The rows from `start` on as records of bounded size, a bounded number of records for each write."""
     records: list[tuple[int, list[pa.RecordBatch]]] = []
     size = _RECORD_BYTES
-    for first, batch in items:
+    for first, batch, whole in items:
         if first < start:  # written by the attempt before this one
-            batch, first = batch.slice(start - first), start
-        for at, piece in _pieces(batch):
+            batch = batch.slice(start - first)
+            first, whole = start, size_of(batch)
+        for at, piece, taken in _pieces(batch, whole):
             if size >= _RECORD_BYTES:
                 if len(records) == _RECORDS_A_WRITE:
                     yield records
@@ -62,25 +63,28 @@ def _grouped(items: Sequence[tuple[int, pa.RecordBatch]], start: int) -> Iterabl
                 records.append((first + at, []))
                 size = 0
             records[-1][1].append(piece)
-            size += piece.nbytes
+            size += taken
     if records:
         yield records
 
 
-def _pieces(batch: pa.RecordBatch) -> Iterable[tuple[int, pa.RecordBatch]]:
-    """A batch as slices of bounded size, in most cases one, each with its first row."""
+def _pieces(batch: pa.RecordBatch, size: int) -> Iterable[tuple[int, pa.RecordBatch, int]]:
+    """A batch of so many bytes as slices of bounded size, in most cases one, each with its first row and about its bytes."""
     if not batch.num_rows:
         return
-    rows = max(1, int(batch.num_rows * _RECORD_BYTES / max(batch.nbytes, _RECORD_BYTES)))
+    rows = max(1, int(batch.num_rows * _RECORD_BYTES / max(size, _RECORD_BYTES)))
+    if rows >= batch.num_rows:
+        yield 0, batch, size
+        return
     for at in range(0, batch.num_rows, rows):
-        yield at, batch.slice(at, rows) if rows < batch.num_rows else batch
+        yield at, batch.slice(at, rows), size * min(rows, batch.num_rows - at) // batch.num_rows
 
 
-def _independent(items: Sequence[tuple[int, pa.RecordBatch]]) -> list[tuple[int, pa.RecordBatch]]:
+def _independent(items: Sequence[Put]) -> list[Put]:
     """The alerts at the front that come from no reading: the gateway's own troubles, such as a full disk."""
     out = []
-    for first, batch in items:
-        if batch.column("onset_seq").null_count < batch.num_rows:
+    for put in items:
+        if put.batch.column("onset_seq").null_count < put.batch.num_rows:
             break
-        out.append((first, batch))
+        out.append(put)
     return out

@@ -169,6 +169,19 @@ class Ledger:
         )  # fmt: skip
         self._touch()
 
+    def redelivered(self, kind: Kind, sink: str, rows: int) -> None:
+        """Note that so many dead letters were delivered after all. On disk a moment later, together with others.
+
+        Letters of which the ledger knows nothing (it was lost, or the sink was forgotten meanwhile) change nothing.
+        """
+        cursor = self._book.cursors.get((kind, sink))
+        if cursor is not None:
+            rows = min(rows, cursor.dead_lettered)
+            self._book.cursors[kind, sink] = replace(
+                cursor, delivered=cursor.delivered + rows, dead_lettered=cursor.dead_lettered - rows
+            )
+            self._touch()
+
     async def pin(self, kind: Kind, name: str, row: int, note: str = "") -> None:
         """Set the named cursor: rows from `row` on are still needed. Durable when it returns.
 

@@ -60,13 +60,18 @@ class LedgerFile:
 
     def _read(self, offset: int) -> bytes | None:
         """One slot's bytes; None when the disk does not give them back."""
-        fd = self._storage.open(self.path)
-        try:
-            return read_patiently(self._storage, fd, SLOT_BYTES, offset)
-        except OSError:
-            return None
-        finally:
-            self._storage.close(fd)
+        for _ in range(2):  # one refusal must not set the whole spool back to the slot before
+            try:
+                fd = self._storage.open(self.path)
+            except OSError:
+                continue
+            try:
+                return read_patiently(self._storage, fd, SLOT_BYTES, offset)
+            except OSError:
+                return None
+            finally:
+                self._storage.close(fd)
+        return None
 
     def save(self, body: bytes) -> None:
         """Make `body` the newest content, durable when this returns. Raises OSError: then the content before is still whole.

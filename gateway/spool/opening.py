@@ -54,9 +54,9 @@ def open_directory(
     """
     quarantine = Quarantine(directory / "quarantine", storage)
     try:
-        made = [child for child in (*KINDS, "quarantine") if not storage.exists(directory / child)]
-        for child in made:
-            storage.make_directory(directory / child)
+        for child in (*KINDS, "quarantine"):
+            if not storage.exists(directory / child):
+                storage.make_directory(directory / child)
         lock = take_lock(directory, storage)
     except OSError as error:
         if error.errno in _A_PERSON_MUST_ACT:
@@ -65,14 +65,13 @@ def open_directory(
             ) from error
         raise
     try:
-        if made:
-            storage.fsync_directory(directory)
-            storage.fsync_directory(directory.parent)
+        storage.fsync_directory(directory.parent)
         file = LedgerFile(directory / "ledger", storage)
         book = file.load()
         noted = Identity(book.gateway, book.epoch)
         identity = identify(directory, storage, quarantine, gateway=gateway, noted=noted, now_us=now_us)
         book.gateway, book.epoch = identity.gateway, identity.epoch
+        storage.fsync_directory(directory)  # also of names that a start before this one made, and died before it had flushed them
         logs: dict[Kind, Log] = {}
         recovery: dict[Kind, KindRecovery] = {}
         for kind in KINDS:
@@ -81,8 +80,8 @@ def open_directory(
                 segment_bytes=_size_for(kind, segment_bytes), allows=allows,
             )  # fmt: skip
         if file.condition == "new" and any(log.segments for log in logs.values()):
-            file.condition = "lost"
-        if file.condition == "lost":
+            file.condition = "lost"  # but nothing is in it that anybody could want to see
+        elif file.condition == "lost":
             quarantine.take_file(directory / "ledger", "ledger")
             file = _fresh(file)
     except TooNew as error:

@@ -61,25 +61,28 @@ def recover(
             _Loader(kind, directory / name, 0, storage, quarantine, epoch, report).discard()
     names = sorted((parsed, name) for name in listed if (parsed := parse_name(name)))
     loaded: list[tuple[int, int, Segment]] = []
-    holes: list[Span] = []
+    inner: dict[Path, list[Span]] = {}
     for position, ((first, attempt), name) in enumerate(names):
         newest = position == len(names) - 1
         found = _Loader(kind, directory / name, first, storage, quarantine, epoch, report).load(newest=newest)
         if found is not None:
-            segment, inner = found
+            segment, inner[directory / name] = found
             loaded.append((segment.first, attempt, segment))
-            holes += inner
     loaded.sort(key=lambda one: one[:2])
     current = _without_superseded([segment for _, _, segment in loaded], storage, report)
     segments = _without_overlap(kind, current, quarantine)
+    # What a segment lacks that another one has taken the place of is missing nowhere.
+    holes, end = [], 0
+    for segment in segments:
+        holes += [(max(low, end), min(high, segment.next)) for low, high in inner[segment.path]]
+        end = segment.next
     for one, other in pairwise(segments):
         holes.append((one.next, other.first))
-    end = segments[-1].next if segments else 0
-    holes.append((end, high_water))
+    holes = [(low, high) for low, high in [*holes, (end, high_water)] if low < high]
     report.missing = list(Spans(holes))
     report.next_row = max(end, high_water)
     report.first_row = segments[0].first if segments else report.next_row
-    report.last_durable_us = max((segment.last_commit_us for segment in segments), default=None)
+    report.last_durable_us = segments[-1].last_commit_us if segments else None  # the newest, not the latest: clocks are set back
     report.quarantined = quarantine.files[before:]
     return segments, report
 

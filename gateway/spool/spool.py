@@ -71,6 +71,7 @@ class Spool:
     ) -> None:
         """For `open`."""
         self.directory = directory
+        self.redeliveries = 0  # how often a person asked for dead letters to be delivered once more
         self.gateway, self.epoch = opened.identity.gateway, opened.identity.epoch
         self.recovery: Mapping[Kind, KindRecovery] = opened.recovery
         self._clock, self._storage, self._log = clock, storage, log

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 
 from schemas.kinds import KINDS, Kind
+
+_SMALL: Final = 64 << 10
+
+
+def size_of(batch: pa.RecordBatch) -> int:
+    """Bytes of memory that a batch needs. Exact sizes cost as much as all the rest of a small put, so only what is large is measured."""
+    size = int(batch.get_total_buffer_size())  # a slice counts whole
+    return size if size < _SMALL else int(batch.nbytes)
 
 
 class Put(NamedTuple):
@@ -60,7 +68,7 @@ class Waiting:
 
     def add(self, kind: Kind, first: int, batch: pa.RecordBatch) -> None:
         """Rows that follow the ones added before."""
-        put = Put(first, batch, batch.nbytes)
+        put = Put(first, batch, size_of(batch))
         self._puts[kind].append(put)
         self._bytes[kind] += put.bytes
 

@@ -89,6 +89,7 @@ class Proxy:
     connections: int = 0
     open: set[asyncio.StreamWriter] = field(default_factory=set)
     spoiled: int = 0  # messages that something happened to
+    passed: int = 0  # messages that were passed on
     port: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -158,6 +159,7 @@ class Proxy:
             writer.write(message[: len(message) // 2])
             await writer.drain()
             raise _Over
+        self.passed += 1
         for _ in range(2 if weather.double and self.rng.random() < weather.double else 1):
             if weather.drip_s:
                 self.spoiled += 1

@@ -6,6 +6,6 @@ from .power import run
 
 
 def test_no_state_that_a_power_cut_may_leave_loses_an_acknowledged_row():
-    proof = run(7, True, states=1_000, control_states=300)
+    proof = run(7, True, states=500, control_states=200)
     assert proof.complaints() == []
-    assert proof.figures["states"] >= 1_000
+    assert proof.figures["states"] >= 500

@@ -101,6 +101,7 @@ class Proxy:
         self._backend, self._matches = backend.removeprefix("http://"), matches
         self.plan: list[Fault | None] = []
         self.away = False
+        self.slow_s = 0.0  # before each answer
         self.seen: list[tuple[str, str]] = []
         self.dates: list[str] = []  # what each request was signed for: time, and region
         self.regions: list[str] = []
@@ -134,6 +135,7 @@ class Proxy:
                 outer.seen.append((self.command, self.path))
                 outer.dates.append(self.headers.get("X-Amz-Date", ""))
                 outer.regions.append([*self.headers.get("Authorization", "//").split("/")][2])
+                outer._stop.wait(outer.slow_s)
                 fault = outer.plan.pop(0) if outer.plan and outer._matches(self.command, self.path) else None
                 if fault is not None and fault.kind != "reset after":
                     self._fail(fault)

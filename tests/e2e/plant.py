@@ -59,11 +59,16 @@ async def load(path: Path) -> Configuration:
 
 
 def simulator_of(
-    configuration: Configuration, name: str, *, scenario: Scenario | None = None, replays: tuple[Replay, ...] = ()
+    configuration: Configuration,
+    name: str,
+    *,
+    scenario: Scenario | None = None,
+    replays: tuple[Replay, ...] = (),
+    signals: Signals | None = None,
 ) -> Simulator:
-    """The simulator of one adapter, not started."""
+    """The simulator of one adapter, not started. `signals` stand for scenario and recordings."""
     tags = [replace(tag, id=number) for number, tag in enumerate(configuration.tags)]
-    signals = Signals(scenario or Scenario(), asyncio.get_running_loop().time, replays)
+    signals = signals or Signals(scenario or Scenario(), asyncio.get_running_loop().time, replays)
     entry = configuration.plant.adapters[name]
     simulate = catalogue.plugin("adapters", entry.kind).simulate
     assert simulate is not None

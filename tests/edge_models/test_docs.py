@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_models import drift, envelope, forecast_residual, limits, novelty, rules, stuck
+from edge_models import drift, envelope, forecast_residual, limits, multivariate, novelty, rules, stuck
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
 from tests.conformance.model import make_tag
 
@@ -20,7 +20,9 @@ PLUGINS = {
     "rules": rules.PLUGIN,
     "envelope": envelope.PLUGIN,
     "novelty": novelty.PLUGIN,
+    "multivariate": multivariate.PLUGIN,
 }
+TAGS_OF_AN_ASSET = 8
 
 
 def section(kind: str) -> str:
@@ -49,7 +51,10 @@ def test_the_memory_per_tag_is_what_is_stated(kind: str) -> None:
     plugin = PLUGINS[kind]
 
     def size(tags: int) -> int:
-        model = plugin.build(plugin.config(kind=kind), ModelContext("m", [make_tag(n) for n in range(tags)]))
+        model = plugin.build(
+            plugin.config(kind=kind),
+            ModelContext("m", [make_tag(n, asset=f"acme/osaka/press-{n // TAGS_OF_AN_ASSET}") for n in range(tags)]),
+        )
         return len(model.snapshot())
 
     per_tag = (size(2000) - size(1000)) / 1000

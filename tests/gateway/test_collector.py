@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 from collections import deque
 
@@ -115,6 +116,35 @@ async def test_the_time_since_the_previous_run_is_a_gap_named_for_its_cause(play
     assert set(gap.column("cause").to_pylist()) == {"gateway_stopped"}
     assert gap.column("time").cast(pa.int64()).to_pylist() == [1_767_225_600_000_000] * 2
     assert gap.column("end").cast(pa.int64()).to_pylist() == [1_767_225_700_000_000] * 2
+
+
+async def test_a_gap_in_which_the_clock_was_set_back_ends_when_the_device_is_back(play):
+    early_us = 1_767_225_600_000_000 - 3_600_000_000
+    early = telemetry(time_us=early_us, tag=np.array([0, 1], dtype=np.int32))
+    for script, last_seen_us, cause in (
+        ([(None, [GOOD, NotConnected("gone")]), (None, [early, EndOfStream()])], None, "not_connected"),
+        ([(None, [early, EndOfStream()])], 1_767_225_600_000_000, "gateway_stopped"),
+    ):
+        put, _, _ = await play(script, last_seen_us=last_seen_us)
+        (gap,) = of(put, "gap")
+        assert set(gap.column("cause").to_pylist()) == {cause}
+        begin, end = (gap.column(name).cast(pa.int64())[0].as_py() for name in ("time", "end"))
+        assert begin < end == early_us
+
+
+async def test_attempts_that_take_long_to_fail_do_not_begin_the_back_off_anew(play, monkeypatch):
+    resets = []
+    monkeypatch.setattr("gateway.backoff.Backoff.reset", lambda self: resets.append(self.failures))
+    monkeypatch.setattr(Collector, "__init__", functools.partialmethod(Collector.__init__, steady_s=0.01))
+
+    class Slow(ScriptedAdapter):
+        async def connect(self):
+            await asyncio.sleep(0.02)
+            await super().connect()
+
+    monkeypatch.setattr(f"{__name__}.ScriptedAdapter", Slow)
+    await play([(NotConnected("nobody answers"), [])] * 3 + [(None, [EndOfStream()])], still=5)
+    assert resets == []
 
 
 async def test_a_first_start_has_no_gap(play):

@@ -16,6 +16,7 @@ from cloud_sinks.base import BatchPolicy
 from gateway.dead_letters import bury
 from gateway.delivery import Delivery
 from gateway.router import Router
+from gateway.spool import deeds
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
 from schemas.kinds import make_batch
 from schemas.span import SpoolSpan
@@ -448,6 +449,106 @@ async def test_a_spool_that_has_ended_is_an_error_not_a_busy_loop(rig):
         await asyncio.wait_for(task, 2)
 
 
+# Alerts behind bulk that is under way
+
+
+async def test_one_write_of_bulk_is_short_on_a_slow_line_so_that_an_alert_overtakes_the_rest(rig):
+    sink = ScriptedSink(policy=BatchPolicy(max_rows=1000))
+
+    async def slow():
+        await asyncio.sleep(len(sink.tried[-1][3]) * 0.005)
+
+    sink.on_write = [slow] * 1000
+    delivery = await rig.delivery(sink, kinds=("telemetry", "alert"))
+    await rig.put(900)
+    async with running(delivery):
+        await until(lambda: len(sink.rows()) >= 300)
+        await rig.put(1, kind="alert")
+        await until(lambda: sink.rows("alert") == [0])
+        assert len(sink.rows()) < 900
+    assert sink.rows() == list(range(len(sink.rows())))
+    assert max(len(numbers) for _, _, _, numbers in sink.tried) <= 410
+
+
+@pytest.mark.parametrize(("kinds", "age_s"), [(("telemetry",), 0.0), (("telemetry", "alert"), 60.0)])
+async def test_where_no_alert_has_to_hurry_the_policy_alone_cuts(rig, kinds, age_s):
+    sink = ScriptedSink(policy=BatchPolicy(max_rows=1000, max_age_s=age_s))
+    delivery = await rig.delivery(sink, kinds=kinds)
+    await rig.put(1500)
+    await finished(delivery)
+    assert [(first, last) for _, first, last, _ in sink.taken] == [(0, 999), (1000, 1499)]
+
+
+# The circuit breaker
+
+
+async def test_the_circuit_opens_lets_one_probe_through_and_closes_when_that_worked(rig):
+    circuits = []
+
+    async def look():
+        circuits.append((delivery.circuit, delivery.state))
+
+    async def fail():
+        await look()
+        raise NotConnected("reset")
+
+    sink = ScriptedSink(
+        policy=BatchPolicy(max_rows=10), on_connect=[None, look, look, look], on_write=[fail, fail, fail, look, look]
+    )
+    delivery = await rig.delivery(sink)
+    await rig.put(40)
+    pause = delivery._pause
+
+    async def paused(seconds):
+        await look()
+        await pause(seconds)
+
+    delivery._pause = paused
+    await finished(delivery)
+    once = [("open", "down"), ("half_open", "down"), ("half_open", "down")]  # the pause, the connection, the write
+    assert circuits == [("closed", "up"), *once, *once, *once, ("closed", "up")]
+    assert sink.tried[:4] == [("telemetry", 0, 9, list(range(10)))] * 4, "one probe, and nothing beside it"
+    assert sink.rows() == list(range(40))
+    assert rig.events() == ["sink_down", "sink_up"], "not an event for each try of a service that connects and takes nothing"
+
+
+async def test_the_circuit_closes_with_the_connection_where_no_write_had_failed(rig):
+    sink = ScriptedSink(on_connect=[NotConnected("refused"), None], policy=BatchPolicy(max_age_s=3600))
+    delivery = await rig.delivery(sink)
+    async with running(delivery):
+        await until(lambda: sink.connects == 2 and delivery.circuit == "closed")
+        assert delivery.state == "up"
+
+
+@pytest.mark.parametrize("way_out", ["drop", "busy"])
+async def test_a_probe_that_is_given_up_or_answered_with_busy_closes_the_circuit(rig, way_out):
+    sink = ScriptedSink(on_write=[NotConnected("reset")] if way_out == "drop" else [NotConnected("reset"), Busy(60)])
+    delivery = await rig.delivery(sink)
+    await rig.put(5)
+    if way_out == "drop":
+
+        async def dropped():
+            await deeds.drop(rig.spool, "telemetry", "lake")
+
+        sink.on_connect = [None, dropped]
+    async with running(delivery):
+        await until(lambda: rig.events() == ["sink_down", "sink_up"])
+        assert (delivery.circuit, delivery.state) == ("closed", "up")
+
+
+async def test_the_probe_is_an_alert_where_one_waits(rig):
+    sink = ScriptedSink(policy=BatchPolicy(max_rows=10), on_write=[NotConnected("reset")])
+    delivery = await rig.delivery(sink, kinds=("telemetry", "alert"))
+    await rig.put(20)
+
+    async def alert():
+        await rig.put(1, kind="alert")
+
+    sink.on_connect = [None, alert]
+    await finished(delivery)
+    assert [kind for kind, *_ in sink.tried] == ["telemetry", "alert", "telemetry", "telemetry"]
+
+
 # Stopping
 
 
@@ -510,7 +611,15 @@ async def test_rows_refused_for_good_are_dead_letters_and_the_others_are_deliver
     assert found.column("value").to_pylist() == [1.0, 3.0]
     assert found.schema.metadata[b"genba.kind"] == b"telemetry"
     reason = json.loads(file.with_suffix(".json").read_text())
-    assert reason == {"sink": "lake", "kind": "telemetry", "first": 0, "last": 4, "rows": 2, "reason": "value out of range"}
+    assert reason == {
+        "sink": "lake",
+        "kind": "telemetry",
+        "first": 0,
+        "last": 4,
+        "rows": 2,
+        "reason": "value out of range",
+        "whole": False,
+    }
     assert sorted(path.suffix for path in (rig.dead_letters / "lake").iterdir()) == [".arrow", ".json"]
 
 

@@ -74,7 +74,7 @@ def test_more_tags_than_fit_are_counted():
 
 
 def pipeline(account, state="up"):
-    delivery = SimpleNamespace(name="lake", kinds=("telemetry", "event"), state=state, paused=False)
+    delivery = SimpleNamespace(name="lake", kinds=("telemetry", "event"), state=state, paused=False, circuit="closed")
     empty = Account(0, 0, 0, 0, 0, 0)
     return SimpleNamespace(
         deliveries=[delivery], spool=SimpleNamespace(account=lambda kind, _: account if kind == "telemetry" else empty, bytes_used=lambda: 2_500_000),

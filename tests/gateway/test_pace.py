@@ -8,7 +8,7 @@ import random
 import pytest
 
 from cloud_sinks.base import BatchPolicy
-from gateway.pace import Pace
+from gateway.pace import Overtaking, Pace
 from schemas.errors import Busy, NotConnected
 from tests.gateway.samples import until
 from tests.gateway.test_delivery import Rig, ScriptedSink, finished, running
@@ -82,3 +82,30 @@ async def test_a_sink_with_a_rate_gets_everything_in_the_time_that_takes(rig):
     await finished(delivery, 20)
     assert sink.rows() == list(range(50))
     assert asyncio.get_running_loop().time() - began >= 0.2  # four pauses of 50 ms between five writes
+
+
+@pytest.mark.parametrize(
+    ("fixed_s", "row_s", "least", "greatest"), [(0.001, 0.005, 100, 410), (1.5, 0.0, 5_000, 5_000), (0.05, 1.0, 20, 20)]
+)
+def test_a_write_of_bulk_takes_a_second_more_than_the_smallest_one_and_a_distant_service_gets_large_ones(
+    fixed_s, row_s, least, greatest
+):
+    pace = Overtaking(alerts=True)
+    for turn in range(200):
+        rows = pace.most("telemetry", 5_000)
+        pace.took("telemetry", rows, fixed_s + rows * row_s)
+        if turn % 10 == 0:
+            pace.took("alert", 1, fixed_s + row_s)
+    assert least <= pace.most("telemetry", 5_000) <= greatest
+    assert pace.most("alert", 5_000) == 5_000
+
+
+def test_a_line_that_becomes_slow_is_learned_and_unlearned():
+    pace = Overtaking(alerts=True)
+    sizes = []
+    for row_s in [1e-5] * 30 + [0.01] * 30 + [1e-5] * 30:
+        rows = pace.most("telemetry", 5_000)
+        pace.took("telemetry", rows, 0.001 + rows * row_s)
+        sizes.append(pace.most("telemetry", 5_000))
+    assert sizes[29] == sizes[89] == 5_000
+    assert sizes[59] <= 250

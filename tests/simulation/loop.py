@@ -49,6 +49,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 heapq.heappop(timers)._scheduled = False
             if not self._ready and timers:  # type: ignore[attr-defined]
                 self._now = max(self._now, timers[0].when())
+        self._now += 1e-9  # work takes time: whoever waits for a rest that is lost in rounding would spin for ever
         super()._run_once()  # type: ignore[misc]
 
 

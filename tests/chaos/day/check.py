@@ -38,17 +38,28 @@ def rows_once_each(name: str, where: Path, ends: Mapping[str, int], kills: Seque
     for kind, sinks in SINKS.items():
         if name not in sinks:
             continue
-        numbers = np.sort(lake.scan(where, kind=kind).select("seq").collect()["seq"].to_numpy())  # type: ignore[arg-type]
-        wrong += _complete(f"{name}: {kind}", numbers, ends[kind])
+        rows = numbers(where, kind)
+        wrong += _complete(f"{name}: {kind}", rows, ends[kind])
         files = sorted(where.glob(f"{kind}/site=*/date=*/*.parquet"))
         plain = sum(pl.scan_parquet(file).select(pl.len()).collect().item() for file in files)
         if plain != ends[kind]:
             wrong.append(f"{name}: the files of {kind} hold {plain} rows, {ends[kind]} were acknowledged")
         for number, kill in enumerate(kills):
             told = kill.durable.get(kind, 0)
-            if int(np.searchsorted(numbers, told)) < told:
+            if int(np.searchsorted(rows, told)) < told:
                 wrong.append(f"{name}: kill {number}: {told} rows of {kind} were durable, some are not there")
     return wrong
+
+
+def numbers(where: Path, kind: str) -> np.ndarray:
+    """The row numbers of a kind in a lake, ascending, as often as they are there."""
+    return np.sort(lake.scan(where, kind=kind).select("seq").collect()["seq"].to_numpy())  # type: ignore[arg-type]
+
+
+def lost_and_twice(numbers: np.ndarray, end: int) -> tuple[int, int]:
+    """How many of the rows below `end` are not among these numbers, and how many are there more than once."""
+    unique = np.unique(numbers)
+    return end - int(np.searchsorted(unique, end)), len(numbers) - len(unique)
 
 
 def _complete(what: str, numbers: np.ndarray, end: int) -> list[str]:
@@ -120,7 +131,7 @@ def alarms_are_those_of_the_recording(where: Path, readings: pa.Table) -> list[s
     for asset in plant.ASSETS:
         tag = plant.path_of(asset, "temp")
         rows = frame.filter((pl.col("tag") == tag) & (pl.col("quality") < q.BAD)).sort("time")  # an uncertain value counts
-        expected = _crossings(rows["time"].to_list(), rows["value"].to_list())
+        expected = crossings(rows["time"].to_list(), rows["value"].to_list(), plant.LIMIT)
         mine = alerts.filter((pl.col("tag") == tag) & (pl.col("alarm") == "temp.high"))
         found = list(zip(mine["transition"], mine["time"], strict=True))
         if found != expected:
@@ -133,13 +144,14 @@ def alarms_are_those_of_the_recording(where: Path, readings: pa.Table) -> list[s
     return wrong
 
 
-def _crossings(times: Sequence[Any], values: Sequence[float]) -> list[tuple[str, Any]]:
+def crossings(times: Sequence[Any], values: Sequence[float], limit: float) -> list[tuple[str, Any]]:
+    """The transitions of an alarm with this limit and a hysteresis of 1, with their times."""
     beyond, found = False, []
     for time, value in zip(times, values, strict=True):
-        if not beyond and value > plant.LIMIT:
+        if not beyond and value > limit:
             beyond = True
             found.append(("raised", time))
-        elif beyond and value < plant.LIMIT - 1.0:
+        elif beyond and value < limit - 1.0:
             beyond = False
             found.append(("cleared", time))
     return found

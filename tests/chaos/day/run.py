@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,8 @@ class Result:
     rows: dict[str, int] = field(default_factory=dict)
     troubles: dict[str, int] = field(default_factory=dict)
     sent_twice: dict[str, int] = field(default_factory=dict)
+    lost: int = 0  # acknowledged rows that a sink has not, all sinks together
+    duplicated: int = 0  # rows that a lake has twice
     objects: int = 0
     looks: int = 0
     starts: int = 0
@@ -52,7 +54,8 @@ class Result:
 
 
 @contextmanager
-def _credentials() -> Iterator[None]:
+def credentials() -> Iterator[None]:
+    """The environment has the credentials of the stand-ins."""
     before = {name: os.environ.get(name) for name in CREDENTIALS}
     os.environ.update(CREDENTIALS)
     try:
@@ -73,7 +76,7 @@ async def run(folder: Path, *, seed: int, kills: int, hours: float = 24.0, progr
     await asyncio.to_thread(recording.write, folder / "recording", readings, events)
     (folder / "live").mkdir()
     live = await e2e.load(e2e.write(folder / "live", LIVE))
-    with _credentials():
+    with credentials():
         async with standing(folder, lambda: e2e.simulator_of(live, "live")) as stands:
             path = e2e.write(folder, _plant(folder, stands, hours * 3600 / max(1.0, kills * 1.1)))
             day = _Day(path, stands, rng, result, program)
@@ -213,7 +216,7 @@ def _look(folder: Path, stands: Stands, day: _Day, readings: pa.Table, events: p
     """At everything that the stand-ins have."""
     local, bucket = folder / "local", folder / "bucket"
     shutil.copytree(stands.disk.outside / "lake", local)
-    result.objects = _download(stands.client("s3"), bucket)
+    result.objects = download(stands.client("s3"), bucket)
     lines = [json.loads(line) for _, data in list(stands.stub.taken) for line in data.splitlines()]
     keys = [key for key, data in list(stands.stub.taken) for _ in data.splitlines()]
     named = [(line["kind"], key, line["row"]) for key, line in zip(keys, lines, strict=True)]
@@ -223,12 +226,17 @@ def _look(folder: Path, stands: Stands, day: _Day, readings: pa.Table, events: p
     for name, where in (("s3", bucket), ("local", local)):
         wrong += check.rows_once_each(name, where, day.ends, day.kills)
         wrong += check.values_are_the_recorded(name, where, readings, events)
+        for kind in (kind for kind, sinks in SINKS.items() if name in sinks):
+            lost, twice = check.lost_and_twice(check.numbers(where, kind), day.ends[kind])
+            result.lost, result.duplicated = result.lost + lost, result.duplicated + twice
     wrong += check.lakes_agree(bucket, local)
     wrong += check.alarms_are_those_of_the_recording(local, readings)
     wrong += check.gaps_cover_what_was_not_read(local, day.kills)
     for name, rows in (("stream", named), ("arrow", arrow), ("iot", iot)):
         wrong += check.stream_is_complete(name, rows, day.ends)
-        result.sent_twice[name] = len(rows) - len({(kind, number) for kind, _, number in rows})
+        seen = {(kind, number) for kind, _, number in rows}
+        result.sent_twice[name] = len(rows) - len(seen)
+        result.lost += sum(day.ends[kind] for kind, sinks in SINKS.items() if name in sinks) - len(seen)
     if not wrong:
         wrong += check.lines_say_what_the_lake_says(lines, local)
     wrong += _told(result, "s3", _verify(folder, "s3", _at(stands)))
@@ -245,7 +253,7 @@ def _after_compaction(folder: Path, stands: Stands, result: Result, before: Path
     if status:
         return [f"genba lake compact: {told}"]
     merged = folder / "merged"
-    _download(stands.client("s3"), merged)
+    download(stands.client("s3"), merged)
     wrong = _told(result, "s3, merged", _verify(folder, "s3", _at(stands)))
     wrong += check.lakes_agree(before, merged)
     if not list(merged.rglob(MANIFEST)):
@@ -290,17 +298,18 @@ def _what_verify_says_of_a_lost_file(folder: Path, lake: Path) -> list[str]:
     return []
 
 
-def _download(s3: Any, folder: Path) -> int:
-    names = [name for name in _objects(s3) if not name.startswith("genba/.")]
+def download(s3: Any, folder: Path, prefix: str = "genba/") -> int:
+    """The lake below a prefix of the bucket, into a folder; how many objects it is."""
+    names = [name for name in _objects(s3, prefix) if not name.startswith(f"{prefix}.")]
     for name in names:
-        path = folder / name.removeprefix("genba/")
+        path = folder / name.removeprefix(prefix)
         path.parent.mkdir(parents=True, exist_ok=True)
         s3.download_file(BUCKET, name, str(path))
     return len(names)
 
 
-def _objects(s3: Any) -> list[str]:
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="genba/")
+def _objects(s3: Any, prefix: str) -> list[str]:
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
     return [one["Key"] for page in pages for one in page.get("Contents", ())]
 
 
@@ -318,8 +327,3 @@ def _arrow_rows(kinesis: Any) -> list[tuple[str, str, int]]:
                 found += [(about["genba.kind"], record["PartitionKey"], row) for row in table.column("seq").to_pylist()]
             at = answer.get("NextShardIterator") if answer["Records"] or answer.get("MillisBehindLatest") else None
     return found
-
-
-def described(result: Result) -> Mapping[str, Any]:
-    """For JSON."""
-    return {**result.__dict__, "well": not result.wrong}

@@ -65,6 +65,24 @@ class Listener:
         self._client.loop_stop()
 
 
+def broker_in(started: Started) -> Broker:
+    """A broker in the place of IoT Core: with mutual TLS, and queues that hold what a listener has not taken yet."""
+    broker = mosquitto_in(started)(tls=True)
+    file = broker.folder / "mosquitto.conf"
+    limits = ["require_certificate true", "max_inflight_messages 1000", "max_queued_messages 100000"]
+    file.write_text(file.read_text() + "\n".join(limits) + "\n")
+    broker.restart()
+    return broker
+
+
+def client_of(endpoint: str, service: str) -> Any:
+    """A client of moto."""
+    return boto3.client(
+        service, endpoint_url=endpoint, region_name="eu-central-1", aws_access_key_id=aws_rig.KEY,
+        aws_secret_access_key=aws_rig.SECRET, config=Config(s3={"addressing_style": "path"}),
+    )  # fmt: skip
+
+
 def small_disks() -> bool:
     """Whether this machine lets us have one."""
     return not subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode
@@ -118,10 +136,7 @@ class Stands:
 
     def client(self, service: str) -> Any:
         """A client of moto itself, with nothing between."""
-        return boto3.client(
-            service, endpoint_url=f"http://127.0.0.1:{self.aws.port}", region_name="eu-central-1",
-            aws_access_key_id=aws_rig.KEY, aws_secret_access_key=aws_rig.SECRET, config=Config(s3={"addressing_style": "path"}),
-        )  # fmt: skip
+        return client_of(f"http://127.0.0.1:{self.aws.port}", service)
 
     def freeze(self, server: Server) -> None:
         """SIGSTOP."""
@@ -177,11 +192,7 @@ async def standing(folder: Path, machine: Callable[[], Any]) -> AsyncIterator[St
     with ExitStack() as stack:
         started = Started(folder)
         stack.callback(started.close)
-        broker = await asyncio.to_thread(lambda: mosquitto_in(started)(tls=True))
-        file = broker.folder / "mosquitto.conf"
-        limits = ["require_certificate true", "max_inflight_messages 1000", "max_queued_messages 100000"]
-        file.write_text(file.read_text() + "\n".join(limits) + "\n")
-        await asyncio.to_thread(broker.restart)
+        broker = await asyncio.to_thread(broker_in, started)
         listener = Listener(broker.port)
         stack.callback(listener.close)
         await asyncio.to_thread(listener.connected.wait, 10)

@@ -31,6 +31,7 @@ class Stub:
         self.taken: list[tuple[str, bytes]] = []
         self.requests: list[list[tuple[str, int]]] = []  # key and bytes of each entry
         self.away = False
+        self.slow_s = 0.0  # before each answer to PutRecords
         self.status = "ACTIVE"
         self._stop = threading.Event()
         outer = self
@@ -53,6 +54,7 @@ class Stub:
             def _put(self, body: dict[str, Any]) -> None:
                 entries = [(one["PartitionKey"], base64.b64decode(one["Data"])) for one in body["Records"]]
                 outer.requests.append([(key, len(data)) for key, data in entries])
+                outer._stop.wait(outer.slow_s)
                 fault = outer.plan.pop(0) if outer.plan else None
                 kind = fault.kind if fault is not None else ""
                 if kind == "silence":

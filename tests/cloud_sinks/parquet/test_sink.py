@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -217,6 +218,40 @@ async def test_half_a_file_that_a_full_disk_left_is_removed(context: SinkContext
             await sink.write([batch_of("telemetry", 0, 10, context.tags)], span_of("telemetry", 0, 10))
     assert files(context, ".tmp") == []
     await sink.aclose()
+
+
+@pytest.mark.parametrize("in_its_place", ["nothing", "an empty directory"])
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_lake_whose_disk_is_not_mounted_is_waited_for_and_not_begun_anew(
+    context: SinkContext, in_its_place: str, restarted: bool
+) -> None:
+    await write(context, "telemetry", 0, 10)
+    sink = build(context)
+    if not restarted:
+        await sink.connect()
+    root, aside = context.base / "lake", context.base / "aside"
+    root.rename(aside)
+    if in_its_place != "nothing":
+        root.mkdir()
+    for _ in range(2):
+        with pytest.raises(NotConnected, match=r"vanished.*mount it again, or begin a new lake there: mkdir -p .*\.tmp-gw-1"):
+            await sink.connect()
+    assert not list(root.rglob("*"))
+    if in_its_place != "nothing":
+        root.rmdir()
+    aside.rename(root)
+    await sink.connect()
+    await sink.aclose()
+    await write(context, "telemetry", 10, 10)
+    assert (await scanned(context)).height == 20
+
+
+async def test_a_person_may_begin_a_new_lake_in_the_place_of_one_that_is_gone(context: SinkContext) -> None:
+    await write(context, "telemetry", 0, 10)
+    shutil.rmtree(context.base / "lake")
+    (context.base / "lake" / ".tmp-gw-1").mkdir(parents=True)
+    await write(context, "telemetry", 10, 10)
+    assert (await scanned(context)).height == 10
 
 
 async def test_a_file_system_without_links_keeps_what_is_there(context: SinkContext, monkeypatch: pytest.MonkeyPatch) -> None:

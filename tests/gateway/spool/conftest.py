@@ -49,6 +49,10 @@ class FaultyStorage(DiskStorage):
         self._called("create")
         return super().create(path, size)
 
+    def open(self, path: Path, *, write: bool = False) -> int:
+        self._called("open")
+        return super().open(path, write=write)
+
     def write(self, fd: int, buffers: Sequence[Any], offset: int) -> int:
         self._called("write")
         if self.short:

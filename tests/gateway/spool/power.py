@@ -83,7 +83,11 @@ class PowerStorage(MemoryStorage):
 
     def cut_power(self, rng: random.Random) -> None:
         """Whatever is there afterwards is durable."""
-        self.files = self.disk.drawn(rng)
+        self.restore(self.disk.drawn(rng))
+
+    def restore(self, files: dict[Path, bytearray]) -> None:
+        """These files, durable as they are."""
+        self.files = files
         self._inodes = {path: Inode(bytes(content)) for path, content in self.files.items()}
         self.disk = Disk(dict(self._inodes))
 

@@ -398,3 +398,28 @@ class Life:
 async def test_whatever_happens_each_sink_has_each_reading_once(seed):
     with structlog.testing.capture_logs():
         await Life(seed).run(60)
+
+
+async def test_damage_in_a_segment_that_windows_have_taken_the_place_of_is_no_loss():
+    """The process died before it had removed the old one, which rotted meanwhile."""
+    storage = MemoryStorage()
+    with structlog.testing.capture_logs():
+        spool = await _open(storage)
+        await spool.ledger.register("telemetry", "lake")
+        end = await fill(spool, 6_000, step=500)
+        await spool._writer.run(spool._logs["telemetry"].roll)
+        before = {path: bytes(data) for path, data in storage.files.items() if path.suffix == ".seg"}
+        assert await spool.retention._thin_oldest("telemetry")
+        for task in spool._tasks:
+            task.cancel()
+        await asyncio.gather(*spool._tasks, return_exceptions=True)
+        crash(spool)
+        old = next(path for path in sorted(before) if path not in storage.files)
+        storage.files[old] = bytearray(before[old][:-10])  # no footer, so it is read record by record
+        storage.files[old][200] ^= 4
+        again = await _open(storage)
+        assert again.recovery["telemetry"].missing == []
+        assert {loss.cause for loss in again.take_losses()} == {"downsampled"}
+        assert readings_in(await everything(again)) == end
+        assert old not in storage.files
+        await again.close()

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.spool import Cut
 from gateway.spool.book import Book, Cursor, Pin
-from gateway.spool.ledger_file import SLOT_BYTES
+from gateway.spool.ledger_file import SLOT_BYTES, LedgerFile
 from gateway.spool.spans import Spans
 from schemas.errors import Busy, ConfigError
 
@@ -243,3 +243,28 @@ async def test_a_named_cursor_stands_on_durable_rows_only(open_spool):
         await spool.ledger.pin("telemetry", "models", 5)
     await spool.flush()
     await spool.ledger.pin("telemetry", "models", 5)
+
+
+async def test_a_ledger_that_nothing_was_ever_written_to_takes_no_room_in_the_quarantine(open_spool, tmp_path):
+    spool = await open_spool()
+    await spool.put("telemetry", readings(3))
+    await spool.flush()
+    crash(spool)
+    (tmp_path / "spool/ledger").write_bytes(bytes(2 * SLOT_BYTES))
+    again = await open_spool()
+    assert again.ledger.condition == "lost"
+    assert (await again.ledger.register("telemetry", "lake")).acked == 0
+    assert list((tmp_path / "spool/quarantine").iterdir()) == []
+
+
+def test_one_refusal_to_open_the_ledger_does_not_set_it_back(tmp_path):
+    disk = FaultyStorage()
+    file = LedgerFile(tmp_path / "ledger", disk)
+    book = file.load()
+    for _ in range(3):
+        file.save(book.pack())
+    file.close()
+    disk.fail("open", times=1)
+    again = LedgerFile(tmp_path / "ledger", disk)
+    again.load()
+    assert (again.condition, again.generation) == ("whole", 3)

@@ -231,6 +231,17 @@ async def test_times_of_rows_survive_a_restart(open_spool, manual_clock):
         assert spool.time_of("telemetry", 6) == manual_clock.now_us()
 
 
+async def test_after_a_restart_the_newest_row_counts_not_the_latest_time_which_a_clock_that_was_set_back_left(
+    open_spool, manual_clock
+):
+    for step in (0, -30 * 86_400):  # each run begins a segment of its own
+        manual_clock.step(step)
+        async with running(open_spool, segment_bytes=64 << 10) as spool:
+            await spool.put("telemetry", readings(2))
+    async with running(open_spool) as spool:
+        assert spool.last_durable_us("telemetry") == manual_clock.now_us()
+
+
 async def test_concurrent_puts_reads_and_acknowledgements_lose_nothing(open_spool):
     spool = await open_spool(segment_bytes=64 << 10, retention_grace_s=0)
     await spool.ledger.register("telemetry", "lake")

@@ -171,6 +171,11 @@ def test_dead_letters_are_listed_with_the_reason(genba, spool):
     )  # fmt: skip
     assert "the topic is too long" in genba("spool", "dead-letters", spool, "--sink", "broker").out
     assert "no dead letters" in genba("spool", "dead-letters", spool, "--sink", "lake").out
+    assert grave["resend"] is False
+    assert told(genba, "dead-letters", spool, "--end", "2026-01-01T00:00:00Z")["dead_letters"] == []
+    assert told(genba, "dead-letters", spool, "--sink", "broker", "--resend") == {"sink": "broker", "files": 1, "rows": 2}
+    assert told(genba, "dead-letters", spool)["dead_letters"][0]["resend"] is True
+    assert "2 dead letters in 1 file are delivered once more" in genba("spool", "dead-letters", spool, "--resend").out
 
 
 @pytest.mark.parametrize("command", ["stat", "ls", "verify", "dead-letters"])

@@ -1,0 +1,91 @@
+"""What a process held, looked at again and again, and the judgement whether it grows."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import numpy as np
+
+SLOPE_MB_PER_H: Final = 1.0
+MORE: Final = 2
+"""Descriptors or tasks that the median of the last third may be above that of the first: what is open just now varies."""
+MORE_THREADS: Final = 6
+"""The same of threads. Pools are bounded, and their last workers begin only when enough happens at once, which may be late."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look. Seconds since the gateway was ready; MB are 10^6 bytes, of the whole resident set and of what is no file's in it."""
+
+    at_s: float
+    rss_mb: float
+    anonymous_mb: float
+    descriptors: int
+    threads: int
+    tasks: int
+    cpu_s: float = 0.0
+
+
+async def look(pid: int, listen: str, at_s: float) -> tuple[Sample, str]:
+    """At a running gateway: the sample, and the text of /metrics. Raises OSError when it is not there."""
+    return await asyncio.to_thread(_look, Path(f"/proc/{pid}"), listen, at_s)
+
+
+def _look(process: Path, listen: str, at_s: float) -> tuple[Sample, str]:
+    fields = dict(re.findall(r"^(\w+):\s+(\d+)", (process / "status").read_text(), re.MULTILINE))
+    descriptors = len(list((process / "fd").iterdir()))
+    times = (process / "stat").read_text().rpartition(")")[2].split()
+    with urllib.request.urlopen(f"http://{listen}/metrics", timeout=30) as answer:
+        text = str(answer.read().decode())
+    tasks = re.search(r"^genba_tasks (\S+)", text, re.MULTILINE)
+    assert tasks is not None, text
+    kib = 1024 / 1e6
+    sample = Sample(
+        round(at_s, 2), round(int(fields["VmRSS"]) * kib, 3), round(int(fields["RssAnon"]) * kib, 3), descriptors,
+        int(fields["Threads"]), int(float(tasks[1])), (int(times[11]) + int(times[12])) / 100,
+    )  # fmt: skip
+    return sample, text
+
+
+def slope_per_h(at_s: Sequence[float], values: Sequence[float]) -> float:
+    """Theil-Sen: the median of the slopes between all pairs of samples, per hour. A third of the samples may be anything."""
+    x, y = np.asarray(at_s), np.asarray(values)
+    one, other = np.triu_indices(len(x), 1)
+    return float(np.median((y[other] - y[one]) / (x[other] - x[one])) * 3600)
+
+
+def rss_slope(samples: Sequence[Sample]) -> float:
+    """Of the resident set, MB per hour."""
+    return slope_per_h([one.at_s for one in samples], [one.rss_mb for one in samples])
+
+
+def growth(values: Sequence[float]) -> float:
+    """The median of the last third over that of the first."""
+    third = max(1, len(values) // 3)
+    return median(values[-third:]) - median(values[:third])
+
+
+def judged(samples: Sequence[Sample], *, slope: bool = True, more: int = MORE) -> list[str]:
+    """What grows, in words. `samples` are those after the warm-up; without `slope` they are too few to say it of memory."""
+    wrong = []
+    if slope and (found := rss_slope(samples)) >= SLOPE_MB_PER_H:
+        wrong.append(f"memory grows by {found:.2f} MB/h, {SLOPE_MB_PER_H:g} are allowed")
+    for what in ("descriptors", "threads", "tasks"):
+        grown = growth([getattr(one, what) for one in samples])
+        allowed = max(more, MORE_THREADS) if what == "threads" else more
+        if grown > allowed:
+            wrong.append(f"{what} grow: {grown:g} more in the last third than in the first, {allowed} are allowed")
+    return wrong
+
+
+def leaking(samples: Sequence[Sample], mb_per_h: float) -> list[Sample]:
+    """The same noise, of a process that loses so much, a piece each minute, and otherwise neither grows nor shrinks."""
+    own = rss_slope(samples) / 3600
+    return [replace(one, rss_mb=one.rss_mb - own * one.at_s + mb_per_h * (one.at_s // 60) / 60) for one in samples]
