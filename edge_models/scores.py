@@ -38,16 +38,17 @@ class ScoreRows:
             value = pa.array(readings.value[rows], from_pandas=True)
         return self._batch(time, seq, tag, value, score, low, high, None, complete)
 
-    def quiet(self, readings: Readings) -> pa.RecordBatch:
-        """One SCORE row of 0, without a band, per row of a batch in which all are usable."""
+    def quiet(self, readings: Readings, score: Floats | None = None) -> pa.RecordBatch:
+        """One SCORE row without a band per row of a batch in which all are usable; without `score` it is 0, NaN is null."""
         time, seq, tag, value = (readings.batch.column(at) for at in _PASSED)
         if value.null_count:
             value = pa.array(readings.value)
         constant = self._constants(len(readings))
         nothing = constant["nothing"]
+        shown = constant["zero"] if score is None else pa.array(score, from_pandas=True)
         return pa.RecordBatch.from_arrays(
             [
-                time, seq, tag, constant["asset"], value, constant["zero"], constant["limit"], nothing, nothing, constant["model"],
+                time, seq, tag, constant["asset"], value, shown, constant["limit"], nothing, nothing, constant["model"],
                 constant["alarm"], constant["since"], constant["contributions"],
             ],
             schema=SCORE,

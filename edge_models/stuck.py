@@ -67,12 +67,14 @@ class _Pace:
     arrived: int  # gateway time of that poll
     newest: int  # the newest time of a reading in it
     few: Index  # slots that have changed too seldom to be scored
-    even: bool = False  # every tag changed in it, at one time
-    one: bool = False  # the longest holds are one number for all tags, and so are the longest gaps
+    rest: Index | slice  # all others
+    even: bool = False  # every tag of the rest changed in it, at one time, and none of the few
+    one: bool = False  # the longest holds are one number for all of the rest, and so are the longest gaps
     # While polls are even and differ in nothing but values and row numbers, they are only counted here:
     polls: int = 0
     hold: float = 0.0
     gap: float = 0.0
+    blank: Floats = field(default_factory=lambda: np.zeros(0))  # the scores where nothing is held
     value: Floats = field(default_factory=lambda: np.zeros(0))
     seq: Times = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
@@ -132,10 +134,7 @@ class Stuck:
             if self._pace is not None:
                 steady = self._steady(readings, gateway, self._pace)
                 if steady is not None:
-                    if steady is _ALL_ZERO:
-                        return [self._rows.quiet(readings)]
-                    nothing = np.full(len(readings), np.nan)
-                    return [self._rows.of(readings, None, steady, nothing, nothing)]
+                    return [self._rows.quiet(readings, None if steady is _ALL_ZERO else steady)]
                 self._leave_pace()
             if start != NEVER and int(gateway.max()) - start <= self._jump_us:
                 return self._segment(readings, gateway)
@@ -218,7 +217,9 @@ class Stuck:
             and bool((self._due < _FOREVER).all() or not config.missing)
         )
         if well:
-            self._pace = _Pace(int(self._clock[0]), readings.newest, np.flatnonzero(self._changes < config.min_changes))
+            few = self._changes < config.min_changes
+            rest = np.flatnonzero(~few) if few.any() else slice(None)
+            self._pace = _Pace(int(self._clock[0]), readings.newest, np.flatnonzero(few), rest)
 
     def _leave_pace(self) -> None:
         """Bring up to date what the short way leaves undone."""
@@ -232,11 +233,11 @@ class Stuck:
     def _catch_up(self, pace: _Pace) -> None:
         """Write down the polls that were only counted."""
         if pace.polls:
-            self._changes += float(pace.polls)
+            self._changes[pace.rest] += float(pace.polls)
+            self._hold[pace.rest] = pace.hold
+            self._changed[pace.rest] = pace.newest
             self._arrivals += float(pace.polls)
-            for array, one in ((self._hold, pace.hold), (self._gap, pace.gap)):
-                array.fill(one)
-            self._changed.fill(pace.newest)
+            self._gap.fill(pace.gap)
             self._last.fill(pace.newest)
             self._arrived.fill(pace.arrived)
             np.copyto(self._value, pace.value)
@@ -265,11 +266,13 @@ class Stuck:
             return None
         time, value = readings.time, readings.value
         same = value == (pace.value if pace.polls else self._value)
-        flat = np.flatnonzero(same) if same.any() else _NONE
-        even = readings.oldest == readings.newest and len(flat) == 0
-        if even and pace.even and pace.one and len(pace.few) == 0:
+        if len(pace.few) and not same[pace.few].all():
+            return None  # one that never changed does
+        held_still = np.count_nonzero(same)
+        even = readings.oldest == readings.newest and held_still == len(pace.few)
+        if even and pace.even and pace.one:
             if pace.polls == 0:
-                pace.hold, pace.gap = float(self._hold[0]), float(self._gap[0])
+                pace.hold, pace.gap = float(self._hold[pace.rest][0]), float(self._gap[0])
             held, seen = float(readings.newest - pace.newest), float(now - pace.arrived)
             pace.hold = max(pace.hold * _FORGET, min(held, 2.0 * pace.hold))
             pace.gap = max(pace.gap * _FORGET, min(seen, 2.0 * pace.gap))
@@ -277,12 +280,11 @@ class Stuck:
             pace.value, pace.seq, pace.arrived, pace.newest = value, readings.seq, now, readings.newest
             self._clock[:] = now, self._clock[0]
             self._due_is_old = self._config.missing
-            return _ALL_ZERO
+            return self._none_held(pace)
         self._catch_up(pace)
-        if len(pace.few) and not same[pace.few].all():
-            return None  # one that never changed does
-        score: Floats | None = None
-        if len(flat) or len(pace.few):
+        flat = np.flatnonzero(same) if held_still else _NONE
+        score = self._none_held(pace)
+        if held_still > len(pace.few):
             score = np.zeros(len(value))
             lasted = (time[flat] - self._changed[flat]).astype(np.float64)
             score[flat] = 1.0 - np.exp(_DECAY * lasted / np.maximum(self._least[flat], self._config.factor * self._hold[flat]))
@@ -294,21 +296,31 @@ class Stuck:
             since: Floats | float = float(readings.newest - pace.newest)
         else:
             since = (time - self._changed).astype(np.float64)
-        one = _stretch(self._hold, since)
+        _stretch(self._hold, since)
         self._changes += 1.0
         np.copyto(self._changed, time)
         self._hold[flat], self._changes[flat], self._changed[flat] = kept
         np.copyto(self._value, value)
 
-        one &= _stretch(self._gap, float(now - pace.arrived))
+        _stretch(self._gap, float(now - pace.arrived))
         self._arrivals += 1.0
         self._arrived.fill(now)
         np.copyto(self._last, time)
         np.copyto(self._seq, readings.seq)
         self._due_is_old = self._config.missing
         self._clock[:] = now, self._clock[0]
-        pace.arrived, pace.newest, pace.even, pace.one = now, readings.newest, even, one and len(flat) == 0
-        return _ALL_ZERO if score is None else score
+        pace.arrived, pace.newest, pace.even = now, readings.newest, even
+        pace.one = even and _is_one(self._hold[pace.rest]) and _is_one(self._gap)
+        return score
+
+    def _none_held(self, pace: _Pace) -> Floats:
+        """The scores of a poll in which every value has changed but those that never do."""
+        if len(pace.few) == 0:
+            return _ALL_ZERO
+        if len(pace.blank) == 0:
+            pace.blank = np.zeros(len(self.slots))
+            pace.blank[pace.few] = np.nan
+        return pace.blank
 
     def _seen(self, gateway: Times) -> Times | None:
         """The time before the newest one at each row, int64[n]; None when the rows share one time: then it is `clock[1]`.
@@ -530,15 +542,18 @@ class Stuck:
         self._any_bad = bool((self._bad != NEVER).any())
 
 
-def _stretch(longest: Floats, seen: Floats | float) -> bool:
-    """max(longest · forget, min(seen, 2 · longest)) in place: one fault must not blind it. True when it is now one number for all."""
+def _is_one(numbers: Floats) -> bool:
+    return len(numbers) > 0 and bool(numbers.min() == numbers.max())
+
+
+def _stretch(longest: Floats, seen: Floats | float) -> None:
+    """max(longest · forget, min(seen, 2 · longest)) in place: one fault must not blind it."""
     if isinstance(seen, float) and seen <= 2.0 * longest.min() and longest.max() * _FORGET <= seen:
         longest.fill(seen)
-        return True
+        return
     most = np.minimum(seen, 2.0 * longest)
     longest *= _FORGET
     np.maximum(longest, most, out=longest)
-    return False
 
 
 PLUGIN: Plugin[StuckConfig, EdgeModel] = Plugin(StuckConfig, Stuck)
