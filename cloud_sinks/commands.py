@@ -12,7 +12,7 @@ from schemas.span import Command
 if TYPE_CHECKING:
     import structlog
 
-COMMANDS: Final = frozenset({"acknowledge", "shelve", "unshelve"})
+COMMANDS: Final = frozenset({"acknowledge", "shelve", "unshelve", "out_of_service", "in_service"})
 MAX_WAITING: Final = 100
 """Commands that a sink holds for the gateway at most."""
 _MAX_BYTES: Final = 65_536

@@ -67,12 +67,12 @@ class AlertMessage(Message):
     id: str = Field(description="The same over all transitions of one occurrence, also after a restart.")
     alarm: str = Field(description="Name of the alarm.")
     model: str | None = Field(None, description="The model that raised it; `gateway` for the gateway's own troubles.")
-    state: Literal["unacknowledged", "acknowledged", "returned", "normal", "shelved", "suppressed"] = Field(
+    state: Literal["unacknowledged", "acknowledged", "returned", "normal", "shelved", "suppressed", "out_of_service"] = Field(
         description="ISA-18.2 state after this transition. `returned`: back to normal, not yet acknowledged."
     )
-    transition: Literal["raised", "cleared", "acknowledged", "shelved", "unshelved", "suppressed", "changed"] = Field(
-        description="What happened."
-    )
+    transition: Literal[
+        "raised", "cleared", "acknowledged", "shelved", "unshelved", "suppressed", "changed", "out_of_service", "in_service"
+    ] = Field(description="What happened.")
     severity: Severity = Field(description="How urgent it is.")
     problem: str = Field(description="What is wrong, in one sentence.")
     action: str | None = Field(None, description="What a person does about it.")
@@ -91,7 +91,7 @@ class AlertMessage(Message):
     expected: Expected | None = Field(None, description="The band in which value was expected.")
     score: float | None = Field(None, description="How abnormal it is, 0 to 1.")
     limit: float | None = Field(None, description="The score, or the limit of the value, from which it is abnormal.")
-    contributions: dict[str, float] | None = Field(None, description="Share of each tag, for models over several tags.")
+    contributions: dict[str, float] | None = Field(None, description="Share of each tag or feature, for models over several.")
     context: list[tuple[int, float | None]] | None = Field(
         None, description="Values before the transition: pairs of µs since 1970 UTC and value."
     )
@@ -129,7 +129,7 @@ class EventMessage(Message):
 class HealthMessage(Message):
     """An estimate of how an asset is and how long it will last."""
 
-    measure: str = Field(description="health_index, remaining_useful_life, time_to_limit or forecast.")
+    measure: str = Field(description="health_index, remaining_useful_life, time_to_limit, forecast, or a feature of a waveform.")
     model: str | None = Field(None, description="The model that made it.")
     asset: str | None = Field(None, description="Full path of the asset.")
     tag: str | None = Field(None, description="Full path of the tag; absent when it is about the asset.")
@@ -150,7 +150,7 @@ class ScoreMessage(Message):
     limit: float | None = Field(None, description="A score at or above it is abnormal.")
     expected: Expected | None = Field(None, description="The expected band.")
     reading_row: int | None = Field(None, description="Row of the reading.")
-    contributions: dict[str, float] | None = Field(None, description="Share of each tag.")
+    contributions: dict[str, float] | None = Field(None, description="Share of each tag or feature.")
 
 
 class GapMessage(Message):

@@ -1,9 +1,10 @@
-"""The alarm layer's records: what is open, how an alert row is made of it, and the budget that keeps a screen readable."""
+"""The alarm layer's records: what is open, and how alert and event rows are made of it."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Literal
@@ -13,11 +14,17 @@ import pyarrow as pa
 from schemas.kinds import make_batch
 from schemas.tags import Severity
 
-State = Literal["unacknowledged", "acknowledged", "returned", "normal", "shelved", "suppressed"]
-Transition = Literal["raised", "cleared", "acknowledged", "shelved", "unshelved", "suppressed", "changed"]
+State = Literal["unacknowledged", "acknowledged", "returned", "normal", "shelved", "suppressed", "out_of_service"]
+OPEN_STATES: Final[tuple[State, ...]] = (
+    "unacknowledged", "acknowledged", "returned", "shelved", "suppressed", "out_of_service"
+)  # fmt: skip
+Transition = Literal[
+    "raised", "cleared", "acknowledged", "shelved", "unshelved", "out_of_service", "in_service", "suppressed", "changed"
+]
+Reason = Literal["", "peak", "budget", "flood"]
+"""Why an alarm is suppressed: soon after the one before, over a budget, in a flood."""
 Key = tuple[str, str, str]
 """model, alarm, subject (path of the tag or asset, or name of the gateway's part): at most one occurrence of a key is open."""
-_DAY_US: Final = 86_400_000_000
 
 
 @dataclass(slots=True)
@@ -38,6 +45,8 @@ class Entry:
     unit: str | None
     state: State = "unacknowledged"
     active: bool = True
+    told: bool = True  # a person has been told of it
+    held: Reason = ""  # while suppressed
     value: float = math.nan
     low: float = math.nan
     high: float = math.nan
@@ -53,6 +62,20 @@ class Message:
     time_us: int
     transition: Transition
     entry: Entry
+    upto: int | None = None  # the row up to which readings explain it; None: nothing is to be explained
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that a person did to an alarm, for the log of events. `attributes` are plain values."""
+
+    time_us: int
+    event: str
+    source: str
+    tag: int | None
+    asset: str | None
+    message: str
+    attributes: Mapping[str, object]
 
 
 def occurrence(model: str, alarm: str, subject: str, onset: int) -> str:
@@ -61,8 +84,8 @@ def occurrence(model: str, alarm: str, subject: str, onset: int) -> str:
     return blake2b(said.encode(), digest_size=10).hexdigest()
 
 
-def alert_batch(messages: Sequence[Message]) -> pa.RecordBatch | None:
-    """ALERT(n) in the given order; None for no message."""
+def alert_batch(messages: Sequence[Message], contexts: Mapping[int, str | None] | None = None) -> pa.RecordBatch | None:
+    """ALERT(n) in the given order; None for no message. `contexts` are the readings that explain a message, by its place."""
     if not messages:
         return None
     entries = [message.entry for message in messages]
@@ -79,19 +102,21 @@ def alert_batch(messages: Sequence[Message]) -> pa.RecordBatch | None:
     columns["time"] = [message.time_us for message in messages]
     columns["since"] = [entry.since_us for entry in entries]
     columns["transition"] = [message.transition for message in messages]
+    if contexts:
+        columns["context"] = [contexts.get(at) for at in range(len(messages))]
     return make_batch("alert", len(entries), **columns)
 
 
-class Budget:
-    """So many alarms a day and asset: a bucket that starts full and is filled again evenly, in the time of the rows."""
-
-    def __init__(self) -> None:
-        self.left: dict[tuple[str, str], tuple[float, int]] = {}  # (model, asset) -> tokens, as of µs
-
-    def take(self, model: str, asset: str, per_day: float, time_us: int) -> bool:
-        """Use one up. False when there is none left."""
-        tokens, at = self.left.get((model, asset), (max(per_day, 1.0), time_us))
-        tokens = min(max(per_day, 1.0), tokens + max(0, time_us - at) / _DAY_US * per_day)
-        granted = tokens >= 1.0
-        self.left[model, asset] = (tokens - 1.0 if granted else tokens, max(at, time_us))
-        return granted
+def event_batch(happenings: Sequence[Happening]) -> pa.RecordBatch | None:
+    """EVENT(n) in the given order; None for nothing."""
+    if not happenings:
+        return None
+    columns: dict[str, list[object]] = {
+        name: [getattr(one, name) for one in happenings] for name in ("event", "source", "tag", "asset", "message")
+    }
+    columns["time"] = [one.time_us for one in happenings]
+    columns["attributes"] = [
+        json.dumps({name: value for name, value in one.attributes.items() if value not in (None, "")}, ensure_ascii=False)
+        for one in happenings
+    ]
+    return make_batch("event", len(happenings), severity="info", **columns)

@@ -6,12 +6,14 @@ vector update. A sample is scored against what the model knew before it, then le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, Protocol, runtime_checkable
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from schemas.asset import matches_any
 from schemas.tags import Severity, Tag
 from schemas.values import Duration, Rate, Strict
 
@@ -21,6 +23,38 @@ if TYPE_CHECKING:
 
 Scope = Literal["tag", "asset", "gateway"]
 """Which rows a score can depend on: those of its own tag, of the tags of its asset, or any that the gateway reads."""
+
+
+_COUNT: Final = re.compile(r"\s*([0-9]{1,2})\s*of\s*([0-9]{1,2})\s*")
+MOST_VOTES: Final = 64
+
+
+def votes(count: str) -> tuple[int, int]:
+    """`3 of 5` as (3, 5). Raises ValueError with the way to write it."""
+    match = _COUNT.fullmatch(count)
+    few, many = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= few <= many <= MOST_VOTES:
+        raise ValueError(f"write it like 3 of 5, at most {MOST_VOTES} of {MOST_VOTES}")
+    return few, many
+
+
+class TagAlarm(Strict):
+    """Settings of the alarm layer that differ for some tags of a model; what is not given is as for the others."""
+
+    severity: Severity | None = Field(None, description="`info`, `warning` or `critical`.")
+    action: str | None = Field(None, description="What a person does about it.")
+    on_delay: Duration | None = Field(None, description="How long the score must stay above the limit.")
+    off_delay: Duration | None = Field(None, description="How long the score must stay normal before the alarm clears.")
+    hysteresis: float | None = Field(None, ge=0, lt=1, description="How far below the limit the score must fall.")
+    count: str | None = Field(None, description="How many of the last scores must be abnormal.", examples=["3 of 5"])
+    peak_first: Duration | None = Field(None, description="How long only a clearly higher peak is told again.")
+
+    @field_validator("count")
+    @classmethod
+    def _count(cls, count: str | None) -> str | None:
+        if count is not None:
+            votes(count)
+        return count
 
 
 class AlarmConfig(Strict):
@@ -34,7 +68,46 @@ class AlarmConfig(Strict):
     hysteresis: float = Field(
         0.0, ge=0, lt=1, description="How far below the limit the score must fall before it is normal again."
     )
-    budget_per_asset: Rate | None = Field(None, description="At most so many alarms per asset; never hides limits or `critical`.")
+    count: str = Field(
+        "1 of 1",
+        description="How many of the last scores must be abnormal: `3 of 5` forgives single outliers.",
+        examples=["3 of 5"],
+    )
+    peak_first: Duration = Field(
+        Duration("10m"),
+        description="The first peak is told. For so long after it has cleared, the same alarm is held back unless its peak is ten "
+        "times less likely; what still holds then is told. Never limits, rules or `critical`; 0s tells each.",
+    )
+    budget_per_asset: Rate | None = Field(
+        None, description="At most so many alarms of this model per asset; never hides limits or `critical`.", examples=["4/day"]
+    )
+    tags: Mapping[str, TagAlarm] = Field(
+        {}, description="Tag patterns with settings of their own; the last one that fits a tag wins.",
+    )  # fmt: skip
+
+    @field_validator("count")
+    @classmethod
+    def _count(cls, count: str) -> str:
+        votes(count)
+        return count
+
+    def of(self, path: str) -> AlarmConfig:
+        """The settings for one tag."""
+        given: dict[str, object] = {}
+        for pattern, one in self.tags.items():
+            if matches_any(path, (pattern,)):
+                given |= {name: value for name in TagAlarm.model_fields if (value := getattr(one, name)) is not None}
+        return self.model_copy(update=given) if given else self
+
+
+class SiteAlarms(Strict):
+    """What holds for the alarms of all models of this gateway together. Never holds back limits or `critical`."""
+
+    budget: Rate | None = Field(None, description="At most so many alarms in all.", examples=["30/day"])
+    flood: int = Field(
+        10, ge=0, description="More alarms than this within `flood_within` are a flood: the rest is counted; 0: never."
+    )
+    flood_within: Duration = Field(Duration("10m"), description="See `flood`.")
 
 
 class ModelConfig(Strict):
@@ -91,6 +164,7 @@ class ScoreRow:
     limit: float
     low: float
     high: float
+    contributions: str | None = None  # JSON {tag or feature: share}
 
 
 @runtime_checkable
@@ -99,6 +173,15 @@ class Explains(Protocol):
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:
         """One plain sentence without a full stop, from the row alone: `Zone 1 temperature is 96.2 °C, above its limit of 90 °C`."""
+        ...
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A model whose rows bear another quantity than that of their tag: the velocity of an acceleration."""
+
+    def measured(self, tag: Tag, alarm: str) -> Tag:
+        """The tag as the `value` of this alarm's rows is to be read: the same with another unit."""
         ...
 
 
@@ -121,3 +204,10 @@ class Grades(Protocol):
     def action(self, tag: Tag, alarm: str) -> str:
         """What a person does about it."""
         ...
+
+
+@runtime_checkable
+class Factual(Protocol):
+    """A model whose scores are 1 or 0 because somebody wrote down what is wrong: none of its alarms is less of one than the others."""
+
+    factual: ClassVar[bool]

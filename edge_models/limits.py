@@ -38,6 +38,7 @@ class Limits:
 
     kind: ClassVar[str] = "limits"
     version: ClassVar[int] = 1
+    factual: ClassVar[bool] = True
     scope: ClassVar[Scope] = "tag"
 
     def __init__(self, config: LimitsConfig, context: ModelContext) -> None:

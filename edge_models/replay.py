@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from schemas.kinds import TIME, make_batch
 from schemas.plugin import Plugin
-from schemas.replay import READINGS, SCORES, SLICE
+from schemas.replay import SCORES, SLICE
 from schemas.tags import Tag
 
 from .base import EdgeModel, ModelConfig, ModelContext, Scope
@@ -36,7 +36,7 @@ class Replay:
     groups: Sequence[int]
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """READINGS, sorted by (log, group, seq), cut anyhow -> SCORES. Memory is that of one group's model and one batch."""
+        """READINGS or WAVEFORMS, sorted by (log, group, seq), cut anyhow -> SCORES. Memory is that of one group's model and one batch."""
         models: ModelSet | None = None
         current: tuple[int, int] | None = None
         for batch in batches:
@@ -103,12 +103,13 @@ def without_limits(tags: Iterable[Tag]) -> list[Tag]:
 
 
 def _telemetry(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """READINGS -> TELEMETRY with `seq`, as the gateway's models take it."""
-    column = {name: rows.column(at) for at, name in enumerate(READINGS.names)}
+    """READINGS or WAVEFORMS -> TELEMETRY with `seq`, as the gateway's models take it."""
+    column = {name: rows.column(at) for at, name in enumerate(rows.schema.names)}
     time = column["time"].view(TIME)
     made = make_batch(
         "telemetry", rows.num_rows, time=time, lag=column["lag"], tag=column["tag"], value=column["value"],
         value_int=column["value_int"], text=column["text"], quality=column["quality"], origin=column["origin"],
+        samples=column.get("samples"),
     )  # fmt: skip
     return made.append_column("seq", column["seq"])
 

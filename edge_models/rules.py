@@ -16,7 +16,7 @@ from schemas.plugin import Plugin
 from schemas.tags import Severity, Tag
 from schemas.values import Duration, Strict
 
-from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
+from .base import EdgeModel, ModelConfig, ModelContext, Scope, ScoreRow
 from .gate import parse
 from .rule_clock import Moments, Part
 from .rule_state import Found, RuleState, Seen
@@ -103,6 +103,8 @@ class Rules:
 
     kind: ClassVar[str] = "rules"
     version: ClassVar[int] = 1
+    scope: ClassVar[Scope] = "gateway"  # moments and silence are told by the clock of all rows
+    factual: ClassVar[bool] = True
 
     def __init__(self, config: RulesConfig, context: ModelContext) -> None:
         """Raises ConfigError for a rule that fits no asset, or whose condition a tag can never fulfil."""

@@ -10,19 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from schemas import quality as q
 from schemas.asset import matches_any
 from schemas.errors import ConfigError, StateMismatch
-from schemas.kinds import SCORE, kind_of
+from schemas.kinds import SCORE, kind_of, make_batch
 from schemas.plugin import Plugin
 from schemas.tags import Tag
 
 from . import limits
-from .alarm_records import Message, alert_batch
 from .alarms import AlarmLayer
-from .base import EdgeModel, ModelConfig, ModelContext
+from .base import EdgeModel, ModelConfig, ModelContext, SiteAlarms
 from .gate import Gate, parse
 from .limits import LimitsConfig
-from .slots import NEVER, Bools, Readings, TagColumns, TakesReadings, Times, decode
+from .slots import NEVER, Bools, Index, Readings, TagColumns, TakesReadings, Times, decode
 from .state import array_text, pack, text_array, unpack
 
 _KIND: Final = "model_set"
@@ -49,6 +49,8 @@ class Warmth:
         self._warm_up_us = warm_up_us
         self.first: Times = np.full(max((tag.id for tag in tags), default=-1) + 2, NEVER)  # by tag id
         self._ids = np.array([tag.id for tag in tags], dtype=np.intp)
+        self._wave = np.zeros(len(self.first), dtype=bool)
+        self._wave[[tag.id for tag in tags if tag.value_type == "samples"]] = True
         self._warm = np.zeros(len(self.first), dtype=bool)
         self._settled = warm_up_us == 0 or not tags
 
@@ -59,10 +61,24 @@ class Warmth:
         ids = np.minimum(readings.tag, len(self.first) - 1)
         new = self.first[ids] == NEVER
         if new.any():
-            usable = readings.usable
+            usable = self._usable(readings, ids)
             rows = np.flatnonzero(new if usable is None else new & usable)[::-1]  # the earliest row is written last
             self.first[ids[rows]] = readings.time[rows]
         self.first[-1] = NEVER
+
+    def _usable(self, readings: Readings, ids: Index) -> Bools | None:
+        """As in `Readings`, and a waveform, which has no number, is usable too unless it is bad."""
+        usable = readings.usable
+        wave = self._wave[ids]
+        if usable is None or not wave.any():
+            return usable
+        given: Bools = (
+            wave & ~q.is_bad(readings.quality) & readings.batch.column("samples").is_valid().to_numpy(zero_copy_only=False)
+        )
+        if readings.active is not None:
+            given &= readings.active
+        given |= usable
+        return given
 
     def cold(self, scores: pa.RecordBatch) -> Bools | None:
         """True for SCORE rows of tags that are not warm yet; None when there are none. Rows of assets are the model's own affair."""
@@ -87,6 +103,10 @@ class _Member:
         self.warmth = Warmth(tags, config.warm_up.us)
         self.ids = np.zeros(max((tag.id for tag in tags), default=-1) + 2, dtype=bool)
         self.ids[[tag.id for tag in tags]] = True
+        self.assets = list(dict.fromkeys(tag.asset for tag in tags))
+        number = {asset: at for at, asset in enumerate(self.assets)}
+        self._asset = np.zeros(len(self.ids), dtype=np.intp)
+        self._asset[[tag.id for tag in tags]] = [number[tag.asset] for tag in tags]
 
     def update(self, batch: pa.RecordBatch, readings: Readings | None, now: int) -> tuple[list[pa.RecordBatch], Bools | None]:
         """SCORE and HEALTH batches, and which rows of `batch` are gated (None: none)."""
@@ -104,6 +124,21 @@ class _Member:
                 return self._take(readings), shut
         return self.model.update(batch, now), shut
 
+    def falls_idle(self, readings: Readings, shut: Bools) -> pa.RecordBatch:
+        """SCORE rows without a score for the assets whose gate is shut at a row of theirs and was not at the one before.
+
+        A model over several tags makes no row of an idle asset, but its alarms about the asset are to clear.
+        """
+        ids = np.minimum(readings.tag, len(self.ids) - 1)
+        own = np.flatnonzero(self.ids[ids])
+        asset, idle = self._asset[ids[own]], shut[own]
+        order = np.argsort(asset, kind="stable")
+        asset, idle = asset[order], idle[order]
+        begins = idle & ~(np.r_[False, idle[:-1]] & np.r_[False, asset[1:] == asset[:-1]])
+        by_row = np.argsort(own[order[begins]], kind="stable")
+        rows, names = own[order[begins]][by_row], [self.assets[at] for at in asset[begins][by_row].tolist()]
+        return make_batch("score", len(rows), time=readings.time[rows], seq=readings.seq[rows], asset=names, limit=1.0)
+
 
 class ModelSet:
     """Runs the models in the order of the configuration and the alarm layer behind them.
@@ -113,10 +148,13 @@ class ModelSet:
     """
 
     def __init__(
-        self, members: Mapping[str, tuple[ModelConfig, EdgeModel, Gate | None, Sequence[Tag]]], tags: Sequence[Tag]
+        self,
+        members: Mapping[str, tuple[ModelConfig, EdgeModel, Gate | None, Sequence[Tag]]],
+        tags: Sequence[Tag],
+        site: SiteAlarms | None = None,
     ) -> None:
-        """`members` by name: configuration, model, gate and the tags it watches. Tags need their ids."""
-        self.alarms = AlarmLayer(tags)
+        """`members` by name: configuration, model, gate and the tags it watches. Tags need their ids. `site`: see AlarmLayer."""
+        self.alarms = AlarmLayer(tags, site)
         self._members: list[_Member] = []
         self._columns = TagColumns()
         for name, (config, model, gate, watched) in members.items():
@@ -129,7 +167,11 @@ class ModelSet:
 
     @classmethod
     def build(
-        cls, configs: Mapping[str, ModelConfig], tags: Sequence[Tag], plugin_of: Callable[[str], Plugin[Any, EdgeModel]]
+        cls,
+        configs: Mapping[str, ModelConfig],
+        tags: Sequence[Tag],
+        plugin_of: Callable[[str], Plugin[Any, EdgeModel]],
+        site: SiteAlarms | None = None,
     ) -> ModelSet:
         """The models of a configuration over resolved tags; limits are watched without an entry.
 
@@ -152,7 +194,7 @@ class ModelSet:
             config = LimitsConfig(kind=_LIMITS)
             name = _LIMITS if _LIMITS not in members else f"{_LIMITS}-of-tags"
             members[name] = (config, limits.PLUGIN.build(config, ModelContext(name, limited)), None, limited)
-        return cls(members, tags)
+        return cls(members, tags, site)
 
     @property
     def names(self) -> list[str]:
@@ -168,15 +210,19 @@ class ModelSet:
         """TELEMETRY(n) with `seq` at `now` (µs) -> scores, alerts and health."""
         readings = decode(batch, self._columns) if batch.num_rows else None
         out = Outputs()
-        messages = self.alarms.expired(now)
         for member in self._members:
             found, shut = member.update(batch, readings, now)
+            idle = None if shut is None or readings is None else member.falls_idle(readings, shut)
+            told: set[str] = set()
             for one in found:
                 if kind_of(one) == "score":
-                    messages += self._score(member, one, readings, shut, out)
+                    told.add(self._score(member, one, readings, shut, idle, out))
                 else:
                     out.health.append(one)
-        alerts = alert_batch(messages)
+            if idle is not None:
+                for alarm in self.alarms.about_assets(member.name) - told:
+                    self.alarms.feed(member.name, alarm, idle, inactive=np.ones(idle.num_rows, dtype=bool))
+        alerts = self.alarms.settle(readings, now)
         if alerts is not None:
             out.alerts.append(alerts)
         return out
@@ -186,10 +232,17 @@ class ModelSet:
         return self.update(_EMPTY, now)
 
     def _score(
-        self, member: _Member, scores: pa.RecordBatch, readings: Readings | None, shut: Bools | None, out: Outputs
-    ) -> list[Message]:
+        self,
+        member: _Member,
+        scores: pa.RecordBatch,
+        readings: Readings | None,
+        shut: Bools | None,
+        idle: pa.RecordBatch | None,
+        out: Outputs,
+    ) -> str:
+        """Take the scores of one alarm; returns its name."""
         if scores.num_rows == 0:
-            return []
+            return ""
         scores, alarm = _named(scores, member)
         inactive: Bools | None = None
         if shut is not None and readings is not None:
@@ -206,7 +259,13 @@ class ModelSet:
             score = scores.column("score").to_numpy(zero_copy_only=False)
             scores = scores.set_column(at, scores.schema.field(at), pa.array(np.where(blank, np.nan, score), from_pandas=True))
         out.scores.append(scores)
-        return self.alarms.feed(member.name, alarm, scores, inactive=inactive)
+        if idle is not None and idle.num_rows and scores.column("tag").null_count:
+            order = np.argsort(np.r_[scores.column("seq").to_numpy(), idle.column("seq").to_numpy()], kind="stable")
+            here = np.zeros(scores.num_rows, dtype=bool) if inactive is None else inactive
+            inactive = np.r_[here, np.ones(idle.num_rows, dtype=bool)][order]
+            scores = pa.Table.from_batches([scores, idle]).combine_chunks().to_batches()[0].take(pa.array(order))
+        self.alarms.feed(member.name, alarm, scores, inactive=inactive)
+        return alarm
 
     def snapshot(self) -> bytes:
         """The state of all models, gates, warm-ups and alarms."""
@@ -253,9 +312,19 @@ class ModelSet:
             fresh["alarms"] = str(error)
         return fresh
 
-    def replay_alerts(self, alerts: Iterable[pa.RecordBatch]) -> None:
-        """Durable ALERT rows, oldest first, after `restore` (or without it): nothing of them is told twice."""
-        self.alarms.replay(alerts, fresh=self._fresh)
+    def replay_alerts(
+        self, alerts: Iterable[pa.RecordBatch], *, events: Iterable[pa.RecordBatch] = (), now: int = 0
+    ) -> pa.RecordBatch | None:
+        """Durable ALERT and EVENT rows, oldest first, after `restore` (or without it): nothing of them is told twice.
+
+        Returns what is still to be told at `now` (µs): ALERT or None.
+        """
+        return self.alarms.replay(alerts, fresh=self._fresh, events=events, now=now)
+
+    def remember(self, batch: pa.RecordBatch) -> None:
+        """TELEMETRY with `seq` that was scored before a restart, oldest first: the context of the alarms to come."""
+        if batch.num_rows:
+            self.alarms.remember(decode(batch))
 
 
 def watched(config: ModelConfig, tags: Sequence[Tag]) -> list[Tag]:

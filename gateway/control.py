@@ -1,4 +1,4 @@
-"""A running gateway does what `genba spool` asks: a Unix socket in the spool directory, one JSON object a line each way.
+"""A running gateway does what `genba spool` and `genba alert` ask: a Unix socket in the spool directory, one JSON object a line each way.
 
 Only who may write to the spool directory and is the gateway's user (or root) can connect. Read-only commands do not need it.
 """
@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 _NAME: Final = "control"
 _DEADLINE_S: Final = 30.0
 _LINE_BYTES: Final = 1 << 16
+_REPLY_BYTES: Final = 1 << 20
 Request = Mapping[str, str | int | None]
+More = Mapping[str, Callable[[Request], Awaitable[deeds.Answer]]]
+"""What else is answered, by the word in `do`."""
 
 
 async def do(spool: Spool, request: Request, *, configured: Collection[str] = ()) -> deeds.Answer:
@@ -53,14 +56,16 @@ async def do(spool: Spool, request: Request, *, configured: Collection[str] = ()
 
 
 @asynccontextmanager
-async def serving(spool: Spool, *, configured: Collection[str], log: structlog.stdlib.BoundLogger) -> AsyncIterator[None]:
+async def serving(
+    spool: Spool, *, configured: Collection[str], log: structlog.stdlib.BoundLogger, more: More | None = None
+) -> AsyncIterator[None]:
     """Answer requests while the block runs. A directory that takes no socket is said once and is no reason not to run."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 request = json.loads(await reader.readline())
-                reply = await _reply(spool, request, configured, log)
+                reply = await _reply(spool, request, configured, log, more or {})
                 writer.write(json.dumps(reply).encode() + b"\n")
                 await writer.drain()
         except (TimeoutError, ConnectionError, ValueError):
@@ -86,16 +91,19 @@ async def serving(spool: Spool, *, configured: Collection[str], log: structlog.s
 
 
 async def _reply(
-    spool: Spool, request: object, configured: Collection[str], log: structlog.stdlib.BoundLogger
+    spool: Spool, request: object, configured: Collection[str], log: structlog.stdlib.BoundLogger, more: More
 ) -> dict[str, object]:
     if not isinstance(request, dict):
         return {"ok": False, "error": "not a request"}
+    other = more.get(str(request.get("do")))
     try:
-        answer = await do(spool, request, configured=configured)
+        answer = await (do(spool, request, configured=configured) if other is None else other(request))
     except ConfigError as error:
         return {"ok": False, "error": error.message, "hint": error.hint}
     except (GenbaError, ValueError, TypeError) as error:
         return {"ok": False, "error": str(error)}
+    if other is not None:
+        return {"ok": True, "result": dict(answer)}
     log.info("a person changed the spool", **{f"asked_{key}": value for key, value in request.items()}, result=dict(answer))
     return {"ok": True, "result": dict(answer)}
 
@@ -116,7 +124,7 @@ def ask(directory: Path, request: Request) -> deeds.Answer | None:
         try:
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as stream:
-                reply = json.loads(stream.readline(_LINE_BYTES))
+                reply = json.loads(stream.readline(_REPLY_BYTES))
         except (OSError, ValueError) as error:
             raise ConfigError(f"the gateway on {directory} did not answer", hint="look into its log, then ask again") from error
     if not reply.get("ok"):

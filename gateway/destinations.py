@@ -18,6 +18,9 @@ DEFAULTS: Final[Mapping[Kind, tuple[str, ...]]] = {
 }
 """The kinds of sink that each kind of data goes to when no rule names it."""
 
+TOLD: Final = ("mqtt", "iot_core")
+"""The kinds of sink behind which there are people: an alert that is held back does not go there."""
+
 
 class Rule(Protocol):
     """What the router reads of one entry below `routes:`."""

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from edge_models.alarm_records import OPEN_STATES
 from schemas.kinds import KINDS
 
 from .delivery import CIRCUITS
@@ -104,6 +105,12 @@ class GatewayMetrics(Collector):
         if p.runner is not None:
             yield GaugeMetricFamily("genba_model_behind_rows", "Rows that the models have not seen", p.runner.behind_rows)
             yield CounterMetricFamily("genba_alert_rows", "Alert transitions of models and limits", p.runner.alerts)
+        alarms = GaugeMetricFamily("genba_alarms", "Open alarms", labels=["state", "severity"])
+        open_ = p.alarms.counts()
+        for alarm_state in OPEN_STATES:
+            for severity in ("critical", "warning", "info"):
+                alarms.add_metric([alarm_state, severity], open_.get((alarm_state, severity), 0))
+        yield alarms
         crashes = CounterMetricFamily("genba_task_crashes", "Crashes of a task, each a bug; it is restarted", labels=["task"])
         for task, found in list(p.crashes.items()):
             crashes.add_metric([task], found.count)

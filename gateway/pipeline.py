@@ -176,7 +176,8 @@ async def open_pipeline(
 
 def build_models(configuration: Configuration, tags: Sequence[Tag]) -> ModelSet:
     """The models of the file over the resolved tags, with the implicit limit watch."""
-    return ModelSet.build(configuration.plant.models, tags, lambda kind: catalogue.plugin("models", kind))
+    plant = configuration.plant
+    return ModelSet.build(plant.models, tags, lambda kind: catalogue.plugin("models", kind), plant.alarms)
 
 
 def build_collectors(

@@ -11,20 +11,22 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.asset import matches_any
 from schemas.data import Kind
 from schemas.tags import Tag
 
 from .destinations import DEFAULTS as DEFAULTS
-from .destinations import Rule
+from .destinations import TOLD, Rule
 from .destinations import destinations as destinations
 
 
 class Router:
     """Selects the rows of a batch for one sink.
 
-    Telemetry inside its deadband (`thinned`) is passed over for every sink. A rule with tag patterns takes only rows of tags
+    Telemetry inside its deadband (`thinned`) is passed over for every sink. An alert that is held back (`suppressed`) is for those who
+    look, not for those who are told: the sinks of `TOLD` do not get it. A rule with tag patterns takes only rows of tags
     that fit; rows without a tag (events of the gateway) fit only rules without patterns.
     """
 
@@ -32,6 +34,7 @@ class Router:
         rules = list(rules or ())
         self.destinations = destinations(rules, sinks)
         self._paths = {tag.id: tag.path for tag in tags}
+        self._told = {name for name, kind in sinks.items() if kind in TOLD}
         self._masks: dict[tuple[Kind, str], npt.NDArray[np.bool_]] = {}
         for kind, names in self.destinations.items():
             for name in names:
@@ -50,6 +53,9 @@ class Router:
             thinned = batch.column("thinned")
             if thinned.null_count < len(thinned):
                 keep = ~thinned.fill_null(False).to_numpy(zero_copy_only=False)
+        elif kind == "alert" and sink in self._told:
+            held = pc.equal(batch.column("transition"), "suppressed").fill_null(False)
+            keep = ~held.to_numpy(zero_copy_only=False)
         mask = self._masks.get((kind, sink))
         if mask is not None:
             tag = batch.column("tag")

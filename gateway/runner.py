@@ -24,6 +24,7 @@ from schemas.kinds import Kind, with_seq
 from .collector import Put
 from .spool import Spool
 
+_REMEMBERED = 100_000
 _NAME = re.compile(r"state-(\d+)\.bin")
 
 
@@ -50,6 +51,7 @@ class ModelRunner:
         self.models = models
         self.cursor = 0  # next telemetry row
         self.alerts = 0
+        self.stored = 0  # snapshots that are durable
         self._spool, self._put, self._keep, self._clock = spool, put, frozenset(keep), clock
         self._directory, self._log = directory, log
         self._snapshot_every_s, self._max_rows = snapshot_every_s, max_rows
@@ -60,6 +62,7 @@ class ModelRunner:
         self._now = 0
         self._stumbled = -1  # row of the batch on which a model crashed
         self._unstored = ""  # why the newest snapshot could not be stored
+        self._store_soon = False
 
     def offer(self, first: int, batch: pa.RecordBatch) -> None:
         """Take a batch that has just been put into the spool. Never waits; what does not fit is read from disk later."""
@@ -104,11 +107,31 @@ class ModelRunner:
                 self.cursor = row
                 break
         await self._spool.ledger.pin("telemetry", "models", min((row for row, _ in found), default=self.cursor))
-        if self._spool.end("alert"):
-            first = max(self._spool.oldest("alert"), self._spool.end("alert") - 50_000)
-            self.models.replay_alerts([batch for _, batch in await self._spool.read("alert", first, max_rows=50_000)])
+        alerts, events = await self._newest("alert", 50_000), await self._newest("event", 20_000)
+        told = self.models.replay_alerts(alerts, events=events, now=self._clock.now_us())
+        await self._remember()
+        if told is not None:
+            await self._put("alert", told)
         if not found:
             await self.snapshot()  # whoever ends before the next one finds its beginning again, not the end of the log
+
+    async def _newest(self, kind: Kind, most: int) -> list[pa.RecordBatch]:
+        end = self._spool.end(kind)
+        first = max(self._spool.oldest(kind), end - most)
+        return [batch for _, batch in await self._spool.read(kind, first, max_rows=most)] if end > first else []
+
+    async def _remember(self) -> None:
+        """Show the models the rows before `cursor`, as far as they are held: they are the context of the next alarms."""
+        first = max(self._spool.oldest("telemetry"), self.cursor - _REMEMBERED)
+        if not self.models.names or first >= min(self.cursor, self._spool.durable("telemetry")):
+            return
+        for number, batch in await self._spool.read("telemetry", first, max_rows=_REMEMBERED):
+            self.models.remember(with_seq(batch.slice(0, max(0, self.cursor - number)), number))
+
+    def store_soon(self) -> None:
+        """Store the state without waiting for its time: a person has changed something that must not be forgotten."""
+        self._store_soon = True
+        self._wake.set()
 
     async def run(self) -> None:
         """Score until `finish()` and nothing is left, or cancelled."""
@@ -124,7 +147,8 @@ class ModelRunner:
                     return
                 await asyncio.sleep(busy.wait_s)
                 continue
-            if loop.time() >= next_snapshot:
+            if self._store_soon or loop.time() >= next_snapshot:
+                self._store_soon = False
                 await self.snapshot()
                 next_snapshot = loop.time() + self._snapshot_every_s
             if worked:
@@ -206,6 +230,7 @@ class ModelRunner:
             self._unstored = str(error)
             return
         self._unstored = ""
+        self.stored += 1
         await self._spool.ledger.pin("telemetry", "models", oldest)
 
 

@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import start_http_server
 
 from .clock import WallClock
+from .commands import answers
 from .config import Configuration
 from .control import serving
 from .memory import give_back_now_and_then, use_the_leanest_pool
@@ -49,7 +50,7 @@ async def running(
             await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 task.result()
-            async with serving(pipeline.spool, configured=pipeline.sinks, log=log):
+            async with serving(pipeline.spool, configured=pipeline.sinks, log=log, more=answers(pipeline)):
                 yield pipeline, stop
         finally:
             ready.cancel()

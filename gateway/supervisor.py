@@ -13,6 +13,7 @@ from schemas.tags import Tag
 
 from . import bookmarks
 from .backoff import Backoff
+from .commands import obey
 from .deploy.agent import agent_of
 from .pipeline import Crashes, Pipeline
 from .troubles import Troubles
@@ -112,12 +113,9 @@ class Supervisor:
                     continue
                 p.log.info("command received", sink=name, command=command.name)
                 try:
-                    batch = p.alarms.command(command, p.clock.now_us())
+                    await obey(p, command)
                 except (ValueError, KeyError) as error:
                     p.log.warning("command refused", sink=name, command=command.name, error=str(error))
-                    continue
-                if batch is not None:
-                    await p.put("alert", batch)
 
         return listen
 

@@ -76,7 +76,7 @@ SCORE = _schema(
     ("model", pa.string()),
     ("alarm", pa.string()),  # the name that an alarm raised from this score bears
     ("since", TIME),  # since when it has been so, where the model knows: flat since, silent since
-    ("contributions", pa.string()),  # JSON {tag: share}, multi-tag models only
+    ("contributions", pa.string()),  # JSON {tag or feature: share}, of models over several
 )
 ALERT = _schema(
     "alert",
@@ -87,8 +87,11 @@ ALERT = _schema(
     ("tag", pa.int32()),  # null: about an asset, an adapter or a sink
     ("asset", pa.string()),  # full asset path
     ("subject", pa.string()),  # what it is about, for people: label of the tag, name of the adapter
-    ("state", pa.string()),  # ISA-18.2: unacknowledged | acknowledged | returned | normal | shelved | suppressed
-    ("transition", pa.string()),  # raised | cleared | acknowledged | shelved | unshelved | suppressed | changed
+    ("state", pa.string()),  # ISA-18.2: unacknowledged | acknowledged | returned | normal | shelved | suppressed | out_of_service
+    (
+        "transition",
+        pa.string(),
+    ),  # raised | cleared | acknowledged | shelved | unshelved | suppressed | changed | out_of_service | in_service
     ("severity", pa.string()),  # info | warning | critical
     ("problem", pa.string()),  # one sentence
     ("action", pa.string()),
@@ -111,7 +114,7 @@ HEALTH = _schema(
     ("tag", pa.int32()),
     ("asset", pa.string()),
     ("model", pa.string()),
-    ("measure", pa.string()),  # health_index | remaining_useful_life | time_to_limit | forecast
+    ("measure", pa.string()),  # health_index | remaining_useful_life | time_to_limit | forecast | a feature: rms, BPFO 2x
     ("value", pa.float64()),
     ("low", pa.float64()),
     ("high", pa.float64()),

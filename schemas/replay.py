@@ -28,6 +28,9 @@ READINGS: Final = pa.schema(
 )
 """Telemetry. A model sees the rows of a (log, group) in order of `seq`."""
 
+WAVEFORMS: Final = READINGS.append(pa.field("samples", pa.list_(pa.float32())))
+"""The same for a model that watches waveforms."""
+
 SCORES: Final = pa.schema(
     [
         ("log", pa.int32()),

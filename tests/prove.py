@@ -59,8 +59,8 @@ class Part:
 
 
 PARTS: Final = (
+    Part("30 days", "tests.simulation.month", 50),
     Part("crash loop", "tests.chaos.crashloop", 30),
-    Part("30 days", "tests.simulation.month", 25),
     Part("a day", "tests.chaos.day", 15),
     Part("power loss", "tests.chaos.power", 10),
     Part("n-th call", "tests.chaos.nth", 8),

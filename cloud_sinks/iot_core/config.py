@@ -65,7 +65,7 @@ class IotCoreConfig(SinkConfig):
         description="Take commands from `command_topic`. The certificate's policy must allow it: IoT Core hangs up on who may not subscribe.",
     )
     command_topic: str = Field(
-        "genba/command/{gateway}", description="Below it the gateway takes commands: …/acknowledge, …/shelve, …/unshelve."
+        "genba/command/{gateway}", description="Below it the gateway takes commands: …/acknowledge, …/shelve and so on."
     )
     shadow: bool = Field(
         False,

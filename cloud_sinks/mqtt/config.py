@@ -41,7 +41,7 @@ class MqttConfig(SinkConfig):
         "genba/status/{gateway}", description="Retained state of the gateway: online, stopped, or offline (last will)."
     )
     command_topic: str = Field(
-        "genba/command/{gateway}", description="Below it the gateway takes commands: …/acknowledge, …/shelve, …/unshelve."
+        "genba/command/{gateway}", description="Below it the gateway takes commands: …/acknowledge, …/shelve and so on."
     )
     commands: bool = Field(
         True, description="Take commands from the broker. Who may send them is up to the broker's access list."

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from adapters.base import AdapterConfig
 from cloud_sinks.base import SinkConfig
-from edge_models.base import ModelConfig
+from edge_models.base import ModelConfig, SiteAlarms
 from schemas.asset import is_slug, segments
 from schemas.data import Kind
 from schemas.values import Duration, Size, Strict
@@ -146,6 +146,7 @@ class PlantConfig(Strict):
     models: Mapping[Name, SerializeAsAny[ModelConfig]] = Field(
         default_factory=dict, description="Models by name; `kind` is the method. Limits of tags are watched without an entry."
     )
+    alarms: SiteAlarms = Field(SiteAlarms(), description="How many alarms people are told, over all models of this gateway.")
     sinks: Mapping[Name, SerializeAsAny[SinkConfig]] = Field(
         default_factory=dict, description="Where data goes, by name; `kind` is the service."
     )

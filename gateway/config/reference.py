@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from adapters.base import AdapterConfig, DeviceConfig, LimitsConfig, TagConfig
 from cloud_sinks.base import SinkConfig
-from edge_models.base import AlarmConfig, ModelConfig
+from edge_models.base import AlarmConfig, ModelConfig, SiteAlarms, TagAlarm
 from gateway.destinations import DEFAULTS
 from schemas.values import Duration, Rate, Size
 
@@ -148,6 +148,8 @@ _PARTS: Final[Sequence[tuple[str, type[BaseModel], str]]] = (
     ("Limits", LimitsConfig, "They must rise: low_low < low < high < high_high, in the unit of the tag, after scale and offset."),
     ("Model", ModelConfig, "Every model has these options; each adds its own: [models](reference/models.md)."),
     ("Alarm", AlarmConfig, "When a score of a model becomes an alarm, and what the alarm says."),
+    ("Alarm of a tag", TagAlarm, "Below `tags` of an alarm: what differs for the tags that fit a pattern."),
+    ("Alarms of the gateway", SiteAlarms, "Below `alarms` at the left edge: all models together."),
     ("Route", RouteRule, _ROUTES),
     (
         "Spool",

@@ -57,6 +57,7 @@ class Line:
     bad: Spans = field(default_factory=list)
     gaps: Spans = field(default_factory=list)
     texts: list[str] | None = None
+    band: tuple[float, float] | None = None  # in which the value was expected; an open end is infinite
 
     def broken(self) -> tuple[Times, npt.NDArray[np.float64]]:
         """The line as it is drawn in steps: a value holds until the next, a bad reading or a gap, where it breaks off."""
@@ -213,6 +214,9 @@ def _axis(axis: Axes, lines: Sequence[Line]) -> None:
         (drawn,) = axis.plot(_xs(time), value, **style)
         handles.append(drawn)
         names.append(line.label or line.tag)
+        if line.band is not None:
+            handles.append(_band(axis, line.band))
+            names.append("expected")
     for gid, colour, hatch, spans in (
         ("bad quality", "tab:red", "", [span for line in lines for span in line.bad]),
         ("gap", "tab:gray", "//", [span for line in lines for span in line.gaps]),
@@ -235,6 +239,14 @@ def _axis(axis: Axes, lines: Sequence[Line]) -> None:
         axis.set_ylabel(display(lines[0].unit))
     axis.legend(handles, names, loc="upper left", fontsize="small")
     axis.grid(alpha=0.3)
+
+
+def _band(axis: Axes, band: tuple[float, float]) -> Any:
+    """The expected band; where an end is open, a line at the other."""
+    low, high = band
+    if np.isfinite(low) and np.isfinite(high):
+        return axis.axhspan(low, high, color="tab:green", alpha=0.12, linewidth=0, gid="expected")
+    return axis.axhline(low if np.isfinite(low) else high, color="tab:green", linestyle=":", linewidth=1.2, gid="expected")
 
 
 def _union(spans: Spans) -> Spans:

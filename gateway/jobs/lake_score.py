@@ -101,6 +101,8 @@ def score(
 def _scores(plan: Plan, scratch: Path, rows: int, spark: SparkSession | None) -> Scores:
     if spark is None:
         return InFiles(plan, scratch, rows)
+    if plan.waveforms:
+        raise ConfigError("Spark carries no waveforms", hint="score them with --engine polars, or watch other tags")
     from .score_spark import InSpark  # pyspark is an extra
 
     return InSpark(spark, plan)

@@ -55,6 +55,11 @@ class Plan:
         """The tags whose rows the model must see."""
         return needed(self.request.config, self.scope, self.replay.tags)
 
+    @property
+    def waveforms(self) -> bool:
+        """Whether the model watches a tag that bears waveforms."""
+        return any(tag.value_type == "samples" for tag in watched(self.request.config, self.replay.tags))
+
     def wanted(self, groups: Sequence[int]) -> Wanted:
         """What executors read, when tag i is of group `groups[i]`."""
         request = self.request

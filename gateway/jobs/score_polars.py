@@ -15,12 +15,16 @@ from cloud_sinks import lake as reading
 from cloud_sinks.jobs import ScoreFiles
 from edge_models.replay import grouped
 from schemas.errors import ConfigError
-from schemas.replay import ORDER, READINGS, SCORES, Log
+from schemas.replay import ORDER, READINGS, SCORES, WAVEFORMS, Log
 
 from .score_plan import Plan
 
 if TYPE_CHECKING:
     import polars as pl
+
+
+_ROWS_OF_WAVEFORMS = 2_000  # a waveform may have as many bytes as thousands of numbers
+_BATCH = 65_536
 
 
 class InFiles:
@@ -29,7 +33,8 @@ class InFiles:
     def __init__(self, plan: Plan, scratch: Path, rows: int) -> None:
         import polars as pl
 
-        self._pl, self._plan, self._scratch, self._rows = pl, plan, scratch, rows
+        self._pl, self._plan, self._scratch = pl, plan, scratch
+        self._rows = min(rows, _ROWS_OF_WAVEFORMS) if plan.waveforms else rows
         number = 0
         for log in plan.logs:
             for batches in self._groups(log):
@@ -65,23 +70,25 @@ class InFiles:
             yield replay(batch for low, high in windows for batch in self._window(log, paths, ids, low, high))
 
     def _window(self, log: Log, paths: list[str], ids: list[int], low: int, high: int) -> Iterator[pa.RecordBatch]:
-        """READINGS of some tags with low <= seq < high, sorted by seq."""
+        """READINGS (or WAVEFORMS) of some tags with low <= seq < high, sorted by seq."""
         pl = self._pl
         everything = len(ids) == len(self._plan.replay.tags)
         text = pl.col("text") if self._plan.request.config.active_when is not None else pl.lit(None, pl.String)
+        samples = pl.col("samples") if self._plan.waveforms else pl.lit(None, pl.List(pl.Float32))
         frame = (
             self._frame(log, paths, everything=everything)
             .filter((pl.col("seq") >= low) & (pl.col("seq") < high))
             .select(
                 "seq", pl.col("time").dt.epoch("us"), "lag", "value", "value_int", "quality",
                 tag=pl.col("tag").replace_strict(paths, ids, return_dtype=pl.Int32),
-                text=text, origin=pl.col("origin").replace_strict(["live", "backfill", "replay", "downsampled"], [0, 1, 2, 3], default=0, return_dtype=pl.Int32),
+                text=text, samples=samples, origin=pl.col("origin").replace_strict(["live", "backfill", "replay", "downsampled"], [0, 1, 2, 3], default=0, return_dtype=pl.Int32),
                 log=pl.lit(self._plan.logs.index(log), pl.Int32), group=pl.lit(0, pl.Int32),
             )
             .sort("seq")
             .collect()
         )  # fmt: skip
-        yield from frame.select(READINGS.names).to_arrow().cast(READINGS).to_batches(65_536)
+        schema = WAVEFORMS if self._plan.waveforms else READINGS
+        yield from frame.select(schema.names).to_arrow().cast(schema).to_batches(min(self._rows, _BATCH))
 
     def _frame(self, log: Log, paths: list[str], *, everything: bool) -> pl.LazyFrame:
         pl, request = self._pl, self._plan.request
@@ -115,7 +122,7 @@ class InFiles:
         for log, slice_ in sorted(offsets):
             frame = self._found().filter((pl.col("log") == log) & (pl.col("slice") == slice_)).collect()
             frame = frame.sort(ORDER, nulls_last=False, maintain_order=True)
-            yield from frame.to_arrow().cast(SCORES).to_batches(65_536)
+            yield from frame.to_arrow().cast(SCORES).to_batches(min(self._rows, _BATCH))
 
     def written(self, write: ScoreFiles, offsets: Mapping[tuple[int, int], int]) -> Iterator[str]:
         for made in write(self.ordered(offsets)):

@@ -38,6 +38,11 @@ def export(view: View, kind: Kind, first: int, end: int, out: Path) -> int:
     return rows
 
 
+def named_rows(view: View, kind: Kind, first: int, end: int) -> Iterator[pa.RecordBatch]:
+    """Rows `first` … `end` - 1, as far as they are held, with their numbers and the paths of their tags."""
+    return _batches(view, kind, first, end, _paths(view.directory))
+
+
 def _batches(view: View, kind: Kind, first: int, end: int, paths: pa.Array) -> Iterator[pa.RecordBatch]:
     for start, batch in view.read(kind, first, end):
         yield _named(with_seq(batch, start), paths)

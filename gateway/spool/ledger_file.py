@@ -10,7 +10,7 @@ from schemas.errors import ConfigError
 
 from .book import Book
 from .format import checksum
-from .storage import Storage, read_patiently, write_all
+from .storage import Storage, open_patiently, read_patiently, write_all
 
 SLOT_BYTES: Final = 128 << 10
 LEDGER_BYTES: Final = 2 * SLOT_BYTES
@@ -60,18 +60,16 @@ class LedgerFile:
 
     def _read(self, offset: int) -> bytes | None:
         """One slot's bytes; None when the disk does not give them back."""
-        for _ in range(2):  # one refusal must not set the whole spool back to the slot before
-            try:
-                fd = self._storage.open(self.path)
-            except OSError:
-                continue
-            try:
-                return read_patiently(self._storage, fd, SLOT_BYTES, offset)
-            except OSError:
-                return None
-            finally:
-                self._storage.close(fd)
-        return None
+        try:
+            fd = open_patiently(self._storage, self.path)  # one refusal must not set the whole spool back to the slot before
+        except OSError:
+            return None
+        try:
+            return read_patiently(self._storage, fd, SLOT_BYTES, offset)
+        except OSError:
+            return None
+        finally:
+            self._storage.close(fd)
 
     def save(self, body: bytes) -> None:
         """Make `body` the newest content, durable when this returns. Raises OSError: then the content before is still whole.

@@ -361,9 +361,23 @@ class Log:
         entries = segment.entries
         if entries is None:
             segment.entries = entries = load_entries(self._storage, segment)
+            self._miss(segment, entries)
         if segment.summary is not None:
             self._remember(segment)
         return entries
+
+    def _miss(self, segment: Segment, entries: Sequence[f.Entry]) -> None:
+        """Rows that a closed segment had by its trailer, and has not: its index was damaged too, so that no record is there to be read."""
+        if segment.summary is None or segment.missed or segment.summary.spanned == sum(entry.span for entry in entries):
+            return
+        segment.missed = True
+        at = segment.first
+        for entry in (*entries, None):
+            first = segment.next if entry is None else min(entry.first, segment.next)
+            if at < first:
+                self.corrupt_records += 1
+                self.gone.append((at, first))
+            at = segment.next if entry is None else entry.next
 
     def _remember(self, segment: Segment) -> None:
         """Keep the indexes of the segments read last in memory, and no others: a month of backlog has millions of records."""

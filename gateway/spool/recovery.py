@@ -19,7 +19,7 @@ from .codec import SCHEMA_VERSION
 from .quarantine import Quarantine
 from .segment import Scan, Segment, close_segment, load_entries, parse_name, read_summary, scan, thinned
 from .spans import Span, Spans
-from .storage import Storage, read_patiently, write_all
+from .storage import Storage, open_patiently, read_patiently, write_all
 
 PART: Final = ".seg.part"
 """How the name of a segment ends that is not finished."""
@@ -129,7 +129,7 @@ class _Loader:
     def load(self, *, newest: bool) -> tuple[Segment, list[Span]] | None:
         """The segment and its holes; None when nothing in it is usable."""
         try:
-            fd = self.storage.open(self.path)
+            fd = open_patiently(self.storage, self.path)
         except OSError as error:
             self._unusable(error)
             return None

@@ -46,6 +46,7 @@ class Segment:
     summary: f.Summary | None = None
     bad: set[int] = field(default_factory=set)  # first rows of records that failed their checksum
     lost: bool = False  # the file is gone
+    missed: bool = False  # rows that its damaged index hid were told
     level: int = 0  # how often its rows were downsampled
     thin: tuple[Span, ...] = ()  # row numbers that downsampling left without a row
     checked: bool = False  # every record was read once since the start

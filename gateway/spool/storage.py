@@ -202,6 +202,16 @@ def read_patiently(storage: Storage, fd: int, size: int, offset: int) -> bytes:
         return storage.read(fd, size, offset)
 
 
+def open_patiently(storage: Storage, path: Path) -> int:
+    """Like `Storage.open` for reading, with a second try: what follows from one refusal may be dear."""
+    try:
+        return storage.open(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return storage.open(path)
+
+
 def read_file(storage: Storage, path: Path) -> bytes:
     """The whole content of a file."""
     fd = storage.open(path)

@@ -21,7 +21,7 @@ import pytest
 from edge_models.base import EdgeModel, ModelConfig, ModelContext
 from schemas import quality as q
 from schemas.errors import StateMismatch
-from schemas.kinds import SCORE, Origin, make_batch, telemetry, with_seq
+from schemas.kinds import HEALTH, SCORE, Origin, kind_of, make_batch, telemetry, with_seq
 from schemas.plugin import Plugin
 from schemas.tags import Limits, Tag
 
@@ -158,6 +158,20 @@ class ModelConformance:
     most_bytes_per_tag: ClassVar[int] = 200
     row_per_reading: ClassVar[bool] = True
     looks_at_bad: ClassVar[bool] = False
+    gives_health: ClassVar[bool] = False
+    bulk: ClassVar[tuple[int, int]] = 10_000, 20  # tags and polls of the large batch
+
+    refill: ClassVar[int] = 0  # readings without a break that it must see again after a clock was set back
+
+    @staticmethod
+    def carry(batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows in the form in which this model takes them. Each row by itself, so that cutting and cleaning may come first."""
+        return batch
+
+    @staticmethod
+    def tag(number: int) -> Tag:
+        """A tag as this model takes it."""
+        return make_tag(number)
 
     def config(self, **options: Any) -> ModelConfig:
         config: ModelConfig = self.plugin.config.model_validate(
@@ -166,11 +180,12 @@ class ModelConformance:
         return config
 
     def model(self, tags: Sequence[int] = range(TAGS), **options: Any) -> EdgeModel:
-        return self.plugin.build(self.config(**options), ModelContext("watch", [make_tag(tag) for tag in tags]))
+        return self.plugin.build(self.config(**options), ModelContext("watch", [self.tag(tag) for tag in tags]))
 
     def run(self, batches: Sequence[pa.RecordBatch], model: EdgeModel | None = None) -> list[pa.RecordBatch]:
+        """SCORE batches; HEALTH has a test of its own."""
         model = model or self.model()
-        return [found for batch in batches for found in model.update(batch, T0)]
+        return [found for batch in batches for found in model.update(self.carry(batch), T0) if kind_of(found) == "score"]
 
     def test_a_prefix_of_the_rows_gives_a_prefix_of_the_scores(self) -> None:
         stream = wild_stream()
@@ -194,6 +209,26 @@ class ModelConformance:
         stream = wild_stream(seed)
         assert by_tag(self.run(cut(stream, seed))) == by_tag(self.run([stream]))
         assert by_tag(self.run(cut(stream, seed, most=3))) == by_tag(self.run([stream]))
+
+    def test_health_does_not_depend_on_batches_and_goes_on_after_a_restart(self) -> None:
+        def rows(batches: Sequence[pa.RecordBatch]) -> list[str]:
+            found = [batch for batch in batches if kind_of(batch) == "health"]
+            assert all(batch.schema.equals(HEALTH, check_metadata=True) and batch.num_rows for batch in found)
+            return [repr(row) for batch in found for row in batch.to_pylist()]
+
+        stream = wild_stream()
+        model = self.model()
+        whole = rows(model.update(self.carry(stream), T0))
+        pieces: list[str] = []
+        model = self.model()
+        for number, piece in enumerate(cut(stream, 4)):
+            pieces += rows(model.update(self.carry(piece), T0))
+            if number % 5 == 0:
+                state = model.snapshot()
+                model = self.model()
+                model.restore(state)
+        assert sorted(pieces) == sorted(whole)
+        assert self.gives_health == bool(whole)
 
     def test_the_order_of_tags_within_a_poll_changes_nothing(self) -> None:
         stream = wild_stream()
@@ -277,7 +312,7 @@ class ModelConformance:
         model = self.model()
         foreign = readings([FOREIGN, 10**6, FOREIGN], np.array([1.0, 2.0, 3.0]), T0)
         assert self.run([foreign], model) == []
-        assert model.update(foreign.slice(0, 0), T0 + 10**6) == []
+        assert model.update(self.carry(foreign.slice(0, 0)), T0 + 10**6) == []
         nobody = self.model([])
         assert self.run([plain_stream(polls=3), foreign.slice(0, 0)], nobody) == []
         nobody.restore(nobody.snapshot())
@@ -337,7 +372,7 @@ class ModelConformance:
         shift = pa.array(after.column("time").view(pa.int64()).to_numpy() - 3_600_000_000).view(pa.timestamp("us", tz="UTC"))
         back = renumbered(after.set_column(0, before.schema.field(0), shift), before.num_rows)
         scores = [row["score"] for batch in self.run([back], model) for row in batch.to_pylist()]
-        assert None not in scores[11 * TAGS :]
+        assert None not in scores[(11 + self.refill) * TAGS :]
 
     def test_it_survives_extremes_and_goes_on(self) -> None:
         model = self.model()
@@ -373,7 +408,7 @@ class ModelConformance:
         assert len(many.snapshot()) / 1000 <= self.most_bytes_per_tag
 
     def test_a_million_rows_in_one_batch(self) -> None:
-        tags, polls = 10_000, 20
+        tags, polls = self.bulk
         rng = np.random.default_rng(0)
         ids = np.tile(np.arange(tags, dtype=np.int32), polls)
         time = np.repeat(T0 + np.arange(polls) * POLL_US, tags)

@@ -22,7 +22,9 @@ S = 1_000_000
 
 def layer(**options: Any) -> AlarmLayer:
     made = AlarmLayer(TAGS)
-    made.add("wear", AlarmConfig.model_validate({"severity": "warning", "action": "Call maintenance", **options}))
+    made.add(
+        "wear", AlarmConfig.model_validate({"severity": "warning", "action": "Call maintenance", "peak_first": "0s", **options})
+    )
     return made
 
 
@@ -150,7 +152,7 @@ def test_the_budget_holds_back_and_says_so_once_but_never_critical() -> None:
     assert found[-1] == ("t0.wear", "suppressed", "suppressed")
     assert [t for _, t, _ in run(layer(budget_per_asset="2/day", severity="critical"), *rows)].count("raised") == 6
     other = layer(budget_per_asset="2/day")
-    run(other, *rows)
+    run(other, *rows, (0, 12, 0.1))
     assert run(other, (2, 1, 0.95)) == [("t2.wear", "raised", "unacknowledged")]  # another asset has its own
     assert run(other, (0, 13 * 3600, 0.1), (0, 13 * 3600 + 1, 0.95)) == [("t0.wear", "raised", "unacknowledged")]
 
@@ -191,13 +193,15 @@ def test_acknowledging() -> None:
     made = layer()
     run(made, (0, 0, 0.95), (1, 0, 0.95))
     first, second = (entry.id for entry in made.active())
-    assert told(made.command(Command("acknowledge", "mqtt", {"id": first}), T0 + S)) == [
+    assert told(made.command(Command("acknowledge", "mqtt", {"id": first}), T0 + S).alerts) == [
         ("t0.wear", "acknowledged", "acknowledged")
     ]
-    assert made.command(Command("acknowledge", "mqtt", {"id": first}), T0 + S) is None
+    assert made.command(Command("acknowledge", "mqtt", {"id": first}), T0 + S) == (None, None)
     assert run(made, (0, 2, 0.1), (1, 2, 0.1)) == [("t0.wear", "cleared", "normal"), ("t1.wear", "cleared", "returned")]
     assert [entry.id for entry in made.active()] == [second]
-    assert told(made.command(Command("acknowledge", "mqtt", {"id": second}), T0)) == [("t1.wear", "acknowledged", "normal")]
+    assert told(made.command(Command("acknowledge", "mqtt", {"id": second}), T0).alerts) == [
+        ("t1.wear", "acknowledged", "normal")
+    ]
     assert made.active() == []
     with pytest.raises(KeyError, match="no open alarm"):
         made.command(Command("acknowledge", "mqtt", {"id": second}), T0)
@@ -211,7 +215,7 @@ def test_shelving_ends_by_itself_and_holds_back_what_comes_meanwhile() -> None:
     (entry,) = made.active()
     with pytest.raises(ValueError, match="needs its unit"):
         made.command(Command("shelve", "mqtt", {"id": entry.id, "for": "8"}), T0)
-    assert told(made.command(Command("shelve", "mqtt", {"id": entry.id, "for": "10s"}), T0)) == [
+    assert told(made.command(Command("shelve", "mqtt", {"id": entry.id, "for": "10s"}), T0).alerts) == [
         ("t0.wear", "shelved", "shelved")
     ]
     assert run(made, (0, 2, 0.1)) == [("t0.wear", "cleared", "normal")]
@@ -221,7 +225,7 @@ def test_shelving_ends_by_itself_and_holds_back_what_comes_meanwhile() -> None:
     assert made.update(late, T0 + 12 * S) is None
     again = made.active()[0].id
     made.command(Command("shelve", "mqtt", {"id": again}), T0 + 12 * S)
-    assert told(made.command(Command("unshelve", "mqtt", {"id": again}), T0 + 13 * S)) == [
+    assert told(made.command(Command("unshelve", "mqtt", {"id": again}), T0 + 13 * S).alerts) == [
         ("t0.wear", "unshelved", "unacknowledged")
     ]
 
@@ -257,7 +261,7 @@ def test_rows_scored_again_after_a_crash_tell_nothing_twice() -> None:
     state = made.snapshot()
     lost = scores((0, 1, 0.1), (1, 2, 0.95), (1, 3, 0.1), (2, 4, 0.95), first_seq=1)
     durable = made.update(lost.slice(0, 3), T0)  # the row of the last alarm never became durable
-    acknowledged = made.command(Command("acknowledge", "mqtt", {"id": made.active()[0].id}), T0)
+    acknowledged = made.command(Command("acknowledge", "mqtt", {"id": made.active()[0].id}), T0).alerts
     again = layer()
     again.restore(state)
     again.replay(rows_of(durable, acknowledged))

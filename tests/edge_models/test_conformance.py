@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from edge_models import drift, envelope, forecast_residual, limits, novelty, rules, stuck
-from tests.conformance.model import ModelConformance
+import pyarrow as pa
+
+from edge_models import drift, envelope, forecast_residual, limits, novelty, rules, shape, stuck, trend_to_limit, vibration
+from edge_models.base import EdgeModel
+from schemas.tags import Tag
+from tests.conformance.model import TAGS, ModelConformance, make_tag
+from tests.edge_models.waveforms import carried
 
 
 class TestForecastResidual(ModelConformance):
@@ -59,3 +64,62 @@ class TestNovelty(ModelConformance):
     kind = "novelty"
     most_bytes_per_tag = 800
     options: ClassVar[Mapping[str, Any]] = {"min_samples": 10, "patterns": 25}
+
+
+class TestTrendToLimit(ModelConformance):
+    plugin = trend_to_limit.PLUGIN
+    kind = "trend_to_limit"
+    gives_health = True
+    most_bytes_per_tag = 1700
+    options: ClassVar[Mapping[str, Any]] = {"min_samples": 10, "window": "24s", "high": 34, "confidence": 0.5}
+
+
+class TestShape(ModelConformance):
+    plugin = shape.PLUGIN
+    kind = "shape"
+    most_bytes_per_tag = 1300
+    bulk = 500, 20
+    refill = 8
+    options: ClassVar[Mapping[str, Any]] = {"window": 8, "history": 64, "every": 1, "min_samples": 30}
+
+
+class TestVibration(ModelConformance):
+    plugin = vibration.PLUGIN
+    kind = "vibration"
+    gives_health = True
+    most_bytes_per_tag = 700
+    bulk = 500, 4
+    options: ClassVar[Mapping[str, Any]] = {
+        "sample_rate": 1000, "rpm": 6000, "orders": {"BPFO": 3.6}, "bands": [[10, 400]], "min_samples": 20, "report": "5s",
+    }  # fmt: skip
+
+    @staticmethod
+    def carry(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return carried(batch)
+
+    @staticmethod
+    def tag(number: int) -> Tag:
+        return make_tag(number, value_type="samples", unit="m/s2")
+
+
+class TestVibrationAtTheSpeedOfATag(TestVibration):
+    """Tag 0 bears the shaft speed of all others; their zones are told too."""
+
+    row_per_reading = False
+    looks_at_bad = True  # a speed that is bad makes the lines unknown
+    options: ClassVar[Mapping[str, Any]] = {
+        **{key: value for key, value in TestVibration.options.items() if key != "rpm"},
+        "sample_rate": 2500, "speed": "t0", "min_speed": 5, "zones": [20, 22, 24],
+    }  # fmt: skip
+
+    def model(self, tags: Sequence[int] = range(TAGS), **options: Any) -> EdgeModel:
+        ids = [0, *(tag for tag in tags if tag)] if len(tags) else []
+        return super().model(ids, **options)
+
+    @staticmethod
+    def carry(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return carried(batch, length=500, numbers=[0])
+
+    @staticmethod
+    def tag(number: int) -> Tag:
+        return make_tag(number, unit="{rev}/min") if number == 0 else TestVibration.tag(number)

@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from edge_models import drift, envelope, forecast_residual, limits, multivariate, novelty, rules, stuck
+from edge_models import (
+    drift,
+    envelope,
+    forecast_residual,
+    limits,
+    multivariate,
+    novelty,
+    rules,
+    shape,
+    stuck,
+    trend_to_limit,
+    vibration,
+)
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
 from tests.conformance.model import make_tag
 
@@ -20,8 +32,13 @@ PLUGINS = {
     "rules": rules.PLUGIN,
     "envelope": envelope.PLUGIN,
     "novelty": novelty.PLUGIN,
+    "trend_to_limit": trend_to_limit.PLUGIN,
+    "vibration": vibration.PLUGIN,
+    "shape": shape.PLUGIN,
     "multivariate": multivariate.PLUGIN,
 }
+REQUIRED = {"vibration": {"sample_rate": 25_600}}
+TAG = {"vibration": {"value_type": "samples", "unit": "m/s2"}}
 TAGS_OF_AN_ASSET = 8
 
 
@@ -34,7 +51,11 @@ def test_every_parameter_stands_there_with_its_default(kind: str) -> None:
     said = dict(re.findall(r"^\| `(\w+)` \| (\S*?)(?: .*?)? \|", section(kind), re.MULTILINE))
     fields = PLUGINS[kind].config.model_fields
     expected = {
-        name: "none" if field.default is None else str(field.default).replace("True", "true")
+        name: "required"
+        if field.is_required()
+        else "none"
+        if field.default is None
+        else str(field.default).replace("True", "true")
         for name, field in fields.items()
         if name not in ModelConfig.model_fields
     }
@@ -52,8 +73,10 @@ def test_the_memory_per_tag_is_what_is_stated(kind: str) -> None:
 
     def size(tags: int) -> int:
         model = plugin.build(
-            plugin.config(kind=kind),
-            ModelContext("m", [make_tag(n, asset=f"acme/osaka/press-{n // TAGS_OF_AN_ASSET}") for n in range(tags)]),
+            plugin.config(kind=kind, **REQUIRED.get(kind, {})),
+            ModelContext(
+                "m", [make_tag(n, asset=f"acme/osaka/press-{n // TAGS_OF_AN_ASSET}", **TAG.get(kind, {})) for n in range(tags)]
+            ),
         )
         return len(model.snapshot())
 

@@ -13,6 +13,7 @@ import pytest
 from edge_models import drift, forecast_residual, limits, stuck
 from edge_models.base import ModelConfig, ModelContext
 from edge_models.runtime import ModelSet, Outputs
+from edge_models.slots import decode
 from schemas.errors import ConfigError
 from schemas.kinds import make_batch
 from schemas.plugin import Plugin
@@ -193,6 +194,60 @@ def test_warm_up_and_gate_hold_for_models_that_know_nothing_of_them() -> None:
     assert len(out.health) == 20
     closed = made.update(gated(30, 0, 2.0), T0)
     assert [row["transition"] for batch in closed.alerts for row in batch.to_pylist()] == ["cleared"]
+
+
+class OverAssets:
+    """A model over several tags: one score per usable reading of its asset, and no row of an idle one."""
+
+    def __init__(self, config: ModelConfig, context: ModelContext) -> None:
+        self._tags = {tag.id: tag for tag in context.tags}
+
+    def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
+        if not batch.num_rows:
+            return []
+        found = decode(batch)
+        usable = np.ones(len(found), dtype=bool) if found.usable is None else found.usable
+        rows = [row for row in np.flatnonzero(usable).tolist() if int(found.tag[row]) in self._tags]
+        if not rows:
+            return []
+        assets = [self._tags[int(found.tag[row])].asset for row in rows]
+        score = (found.value[rows] > 3).astype(float)
+        return [make_batch("score", len(rows), time=found.time[rows], seq=found.seq[rows], asset=assets, score=score, limit=0.5)]
+
+    def snapshot(self) -> bytes:
+        return b""
+
+    def restore(self, state: bytes) -> None:
+        pass
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_an_alarm_about_an_asset_clears_when_the_asset_falls_idle(size: int) -> None:
+    """Though no score of it comes any more; and comes again with the machine, in any cut."""
+    tags = [make_tag(n, name=("vibration", "mode")[n % 2], asset=f"acme/osaka/p{n // 2}", limits=None) for n in range(4)]
+    entry = {"kind": "several", "tags": ["**/vibration"], "active_when": "mode == 1", "alarm": {"peak_first": "0s"}}
+    rows = []
+    for k, mode in enumerate([1, 1, 1, 0, 0, 0, 1, 1]):
+        rows += [(1, mode), (0, 9.0 if k > 0 else 1.0), (3, 1), (2, 9.0)]
+    whole = readings(
+        [tag for tag, _ in rows], [float(v) for _, v in rows], np.array([T0 + n // 4 * POLL_US for n in range(len(rows))])
+    )
+    plugin = Plugin(ModelConfig, OverAssets)
+    made, told = build({"several": entry}, tags, several=plugin), []
+    for at in range(0, whole.num_rows, size):
+        fresh = build({"several": entry}, tags, several=plugin)
+        fresh.restore(made.snapshot())
+        made = fresh
+        out = made.update(whole.slice(at, size), T0)
+        assert all(batch.column("score").null_count == 0 for batch in out.scores)
+        told += [
+            (row["asset"][-2:], row["transition"], (row["time"].value - T0) // POLL_US) for b in out.alerts for row in _times(b)
+        ]
+    assert sorted(told) == [("p0", "cleared", 3), ("p0", "raised", 1), ("p0", "raised", 6), ("p1", "raised", 0)]
+
+
+def _times(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    return [{**row, "time": batch.column("time")[at]} for at, row in enumerate(batch.to_pylist())]
 
 
 def test_one_member_with_foreign_state_starts_fresh_alone_and_is_named() -> None:

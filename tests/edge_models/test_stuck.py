@@ -25,7 +25,7 @@ class Plant:
     """Readings of a model set with the default settings, in whatever order the tags report; alerts are kept."""
 
     def __init__(self, tags: int, **options: Any) -> None:
-        config = PLUGIN.config.model_validate({"kind": "stuck", "tags": ["**"], **options})
+        config = PLUGIN.config.model_validate({"kind": "stuck", "tags": ["**"], "alarm": {"peak_first": "0s"}, **options})
         made: list[Tag] = [make_tag(n, limits=None, unit="Cel", period_us=PERIOD_US) for n in range(tags)]
         self.models = ModelSet.build({"frozen-sensor": config}, made, lambda _: PLUGIN)
         self.rng = np.random.default_rng(7)

@@ -118,7 +118,8 @@ def options(data: bytes) -> None:
 
 def commands(data: bytes) -> None:
     """What a broker delivers as a command, up to the alarm list."""
-    name = ("acknowledge", "shelve", "unshelve", "other")[(data[0] if data else 0) % 4]
+    names = ("acknowledge", "shelve", "unshelve", "out_of_service", "in_service", "other")
+    name = names[(data[0] if data else 0) % len(names)]
     command = parse_command(name, data[1:], "fuzz")
     if not isinstance(command, Command):
         return
@@ -127,7 +128,7 @@ def commands(data: bytes) -> None:
     book.enter(("wear", "wear", "x"), entry, NOW_US)
     book.command(command, NOW_US)
     book.expired(NOW_US + 1)
-    if any(not 0 <= until < 2**63 for until in book._shelf.values()):
+    if any(hold.until_us is not None and not 0 <= hold.until_us < 2**63 for _, hold in book.shelf):
         raise Violation("shelved until a time that no row can hold")
 
 

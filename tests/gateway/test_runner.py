@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 from contextlib import asynccontextmanager, suppress
 
 import numpy as np
@@ -15,6 +16,7 @@ from edge_models.runtime import ModelSet, Outputs
 from gateway import catalogue
 from gateway.runner import ModelRunner
 from schemas.kinds import make_batch
+from schemas.span import Command
 from schemas.tags import Limits
 from tests.gateway.samples import make_tag, rows, until
 from tests.gateway.spool.conftest import FaultyStorage, crash
@@ -53,7 +55,10 @@ class ScriptedModels:
     def restore(self, state):
         return {} if state == b"state" else {"scripted": "damaged"}
 
-    def replay_alerts(self, alerts):
+    def replay_alerts(self, alerts, *, events, now):
+        return None
+
+    def remember(self, batch):
         pass
 
 
@@ -210,6 +215,58 @@ async def test_alerts_told_before_a_crash_are_not_told_again_and_none_is_missing
     assert [onset for transition, onset, _ in found if transition == "raised"] == RAISED
     told = [(transition, identity) for transition, _, identity in found]
     assert len(told) == len(set(told))
+
+
+async def test_what_a_person_put_aside_is_stored_at_once(start):
+    rig = await start()
+    async with running(rig):
+        await rig.put([95.0])
+        await until(lambda: rig.models.alarms.active() != [])
+        (alarm,) = rig.models.alarms.active()
+        now = rig.models.alarms.active()[0].since_us
+        told = rig.models.alarms.command(Command("shelve", "test", {"id": alarm.id, "for": "30d"}), now)
+        await rig.spool.put("event", told.events)
+        await rig.spool.flush()
+        before = rig.runner.stored
+        rig.runner.store_soon()
+        await until(lambda: rig.runner.stored > before)
+    crash(rig.spool)
+    again = await start()
+    assert again.models.alarms.aside() == rig.models.alarms.aside() != []
+    assert [entry.state for entry in again.models.alarms.active()] == ["shelved"]
+
+
+async def test_what_a_person_put_aside_survives_a_crash_before_the_state_is_stored(start):
+    rig = await start()
+    async with running(rig):
+        await rig.put([95.0])
+        await until(lambda: rig.models.alarms.active() != [])
+    (alarm,) = rig.models.alarms.active()
+    told = rig.models.alarms.command(Command("shelve", "test", {"id": alarm.id, "for": "30d"}), alarm.since_us)
+    await rig.spool.put("event", told.events)
+    await rig.spool.put("alert", told.alerts)
+    await rig.spool.flush()
+    crash(rig.spool)
+    again = await start()
+    assert again.models.alarms.aside() == rig.models.alarms.aside() != []
+    async with running(again):
+        await until(lambda: again.runner.behind_rows == 0)
+        await until(lambda: [entry.state for entry in again.models.alarms.active()] == ["shelved"])
+    assert [transition for transition, _, _ in await again.alerts()] == ["raised", "shelved"]
+
+
+async def test_the_first_alarm_after_a_restart_has_the_readings_from_before_it(start):
+    rig = await start()
+    await rig.put([20.0] * 30)
+    await rig.finished()
+    await rig.spool.close()
+    again = await start()
+    await again.put([95.0])
+    await again.finished()
+    await again.spool.flush()
+    ((_, batch),) = await again.spool.read("alert", 0, max_rows=10)
+    context = json.loads(batch.column("context")[0].as_py())
+    assert [value for _, value in context] == [20.0] * 30 + [95.0]
 
 
 async def test_a_gateway_that_never_lives_until_its_first_snapshot_forgets_no_alert_either(start):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from gateway.config import load
+from gateway.pipeline import build_models
 
 Genba = Callable[..., Any]
 PLANT = """\
@@ -69,6 +73,19 @@ def test_a_fine_file_is_summed_up(genba: Genba) -> None:
     done = genba("check", written(PLANT))
     assert (done.status, done.out, done.err) == (0, OVERVIEW, "")
     assert genba("check", "plant.yaml", "--tags").out == OVERVIEW + TAGS
+
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+@pytest.mark.parametrize("name", ["condition.yaml"])
+def test_an_example_has_nothing_to_complain_about_and_its_models_can_be_built(genba: Genba, name: str) -> None:
+    done = genba("check", EXAMPLES / name)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith(f"{EXAMPLES / name} is fine\n")
+    configuration = load(EXAMPLES / name)
+    tags = [replace(tag, id=number) for number, tag in enumerate(configuration.tags)]
+    assert set(build_models(configuration, tags).names) == set(configuration.plant.models)
 
 
 def test_check_opens_no_socket(genba: Genba, monkeypatch: pytest.MonkeyPatch) -> None:

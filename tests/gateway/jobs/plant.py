@@ -99,6 +99,34 @@ class Plant:
         return bits(named)
 
 
+class Fans(Plant):
+    """A gateway with waveforms and the shaft speed of each fan, a pair a minute."""
+
+    def __init__(self, site: str = "osaka", gateway: str = "gw-3", *, polls: int = 120) -> None:
+        self.site, self.gateway, self.epoch = site, gateway, 1
+        rng = np.random.default_rng(5)
+        assets = [f"acme/{site}/fan-{n}" for n in range(2)]
+        self.tags = Tags(*(f"{asset}/{name}" for asset in assets for name in ("wave", "speed")), period_us=POLL_US)
+        self.tags._tags = [
+            replace(tag, value_type="samples", unit="m/s2") if tag.name == "wave" else replace(tag, unit="{rev}/min")
+            for tag in self.tags
+        ]
+        self.batches, self.seen = [], []
+        n = len(self.tags._tags)
+        for poll in range(polls):
+            waves = [rng.normal(0, 1 + 3 * (poll > 100), 600).astype(np.float32) if tag % 2 == 0 else None for tag in range(n)]
+            if poll == 40:
+                waves[0] = np.zeros(600, np.float32)
+            speed = pa.array([None if tag % 2 == 0 else 1480.0 + poll % 7 for tag in range(n)], pa.float64())
+            batch = make_batch(
+                "telemetry", n, time=START_US + poll * 60 * POLL_US, tag=np.arange(n, dtype=np.int32), lag=0, origin=0,
+                value=speed, samples=pa.array(waves, pa.list_(pa.float32())), quality=np.zeros(n, np.uint32),
+            )  # fmt: skip
+            self.batches.append(batch)
+            self.seen.append(with_seq(batch, poll * n))
+        self.rows = polls * n
+
+
 def _described(tag: Tag) -> Tag:
     if tag.name == "motor_temp":
         return replace(tag, limits=Limits(high=53.0))

@@ -24,7 +24,7 @@ from schemas.errors import ConfigError
 from schemas.lake import COLUMNS, LakeFile, features_path
 from schemas.values import Duration
 from tests.cloud_sinks.aws_rig import KEY, SECRET, moto
-from tests.gateway.jobs.plant import START_US, Plant, bits
+from tests.gateway.jobs.plant import START_US, Fans, Plant, bits
 
 GATED = ["warm_up=30s", "active_when=mode == run"]
 MODELS = {
@@ -72,6 +72,26 @@ def test_scores_of_the_lake_are_those_of_the_gateway_bit_for_bit(
     for _, one in found.group_by("gateway"):
         assert one["row"].to_list() == [*range(one.height)]
     assert found.columns == [column.name for column in COLUMNS["score"]]
+
+
+def test_waveforms_of_the_lake_are_scored_as_they_were_live(tmp_path: Path) -> None:
+    fans = Fans()
+    fans.write(tmp_path / "lake", span_rows=100)
+    settings = [
+        "sample_rate=2560",
+        "speed=speed",
+        "orders={BPFO: 3.6}",
+        "zones=[0.1, 0.2, 9]",
+        "warm_up=5m",
+        "bands=[[10, 1000]]",
+    ]
+    config = configure("vibration", settings)
+    summary = score(Request(Lake(str(tmp_path / "lake")), config), str(tmp_path / "scores.parquet"))
+    assert bits(pl.read_parquet(tmp_path / "scores.parquet")).equals(fans.scores(config))
+    assert summary.scored > 200
+    assert summary.abnormal > 0
+    with pytest.raises(ConfigError, match="Spark carries no waveforms"):
+        score(Request(Lake(str(tmp_path / "lake")), config), str(tmp_path / "spark"), spark=object())  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -192,6 +192,30 @@ async def test_a_record_damaged_in_a_closed_segment_is_found_by_reading_and_skip
     assert len(list((tmp_path / "quarantine").glob("*.bad")) + list((tmp_path / "spool" / "quarantine").glob("*.bad"))) == 1
 
 
+@pytest.mark.parametrize("record", [0, 2, 4])
+async def test_a_record_that_is_damaged_together_with_the_index_is_a_loss_that_is_told(open_spool, tmp_path, record):
+    async with running(open_spool) as spool:
+        await spool.ledger.register("telemetry", "lake")
+        for n in range(5):
+            await spool.put("telemetry", readings(10, 10 * n))
+            await spool.flush()
+    [path] = segments(tmp_path / "spool")
+    data = bytearray(path.read_bytes())
+    summary = f.unpack_trailer(bytes(data))
+    assert summary is not None
+    data[scan(bytes(data), 0).entries[record].offset + 100] ^= 4
+    data[summary.index_offset + 8] ^= 1
+    path.write_bytes(bytes(data))
+    gone = range(10 * record, 10 * record + 10)
+    async with running(open_spool) as spool:
+        for _ in range(2):
+            assert values(await everything(spool)) == [row for row in range(50) if row not in gone]
+        assert spool.corrupt_records == 1
+        [loss] = spool.take_losses()
+        assert (loss.cause, loss.first, loss.last, dict(loss.sinks)) == ("quarantined", gone[0], gone[-1], {"lake": 10})
+        assert spool.account("telemetry", "lake").dropped == 10
+
+
 async def test_a_file_that_vanishes_while_the_spool_runs_is_a_loss_and_not_an_error(open_spool, tmp_path):
     await three_segments(open_spool, tmp_path / "spool")
     async with running(open_spool) as spool:
