@@ -10,6 +10,7 @@ says which).
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -72,7 +73,8 @@ def end_to_end(
     for batch in polls(WARM, 0, still=still):
         out = models.update(batch, 0)
     for scores in out.scores:
-        assert scores.column("score").null_count == 0, "not warm"
+        # `stuck` says nothing about tags that have never changed.
+        assert scores.column("score").null_count <= (TAGS // 2 if still else 0), "not warm"
     pending = polls(rounds, WARM, spoil=spoil, still=still)
 
     def measure() -> float:
@@ -211,5 +213,6 @@ def run(data: Path, calibrate: Path, quick: bool) -> Measured:
             Figure("20 rows of each tag in one batch", burst_ns(), unit, "lower"),
             Figure("added per batch of 10,000 tags, median", median_ms, "ms", "lower"),
             Figure("added per batch of 10,000 tags, p99", p99_ms, "ms", "lower", 5.0),
-        ]
+        ],
+        [f"The machine has {os.cpu_count()} cores and had a load of {os.getloadavg()[0]:.1f} when this was printed."],
     )
