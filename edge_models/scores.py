@@ -38,6 +38,22 @@ class ScoreRows:
             value = pa.array(readings.value[rows], from_pandas=True)
         return self._batch(time, seq, tag, value, score, low, high, None, complete)
 
+    def quiet(self, readings: Readings, score: Floats | None = None) -> pa.RecordBatch:
+        """One SCORE row without a band per row of a batch in which all are usable; without `score` it is 0, NaN is null."""
+        time, seq, tag, value = (readings.batch.column(at) for at in _PASSED)
+        if value.null_count:
+            value = pa.array(readings.value)
+        constant = self._constants(len(readings))
+        nothing = constant["nothing"]
+        shown = constant["zero"] if score is None else pa.array(score, from_pandas=True)
+        return pa.RecordBatch.from_arrays(
+            [
+                time, seq, tag, constant["asset"], value, shown, constant["limit"], nothing, nothing, constant["model"],
+                constant["alarm"], constant["since"], constant["contributions"],
+            ],
+            schema=SCORE,
+        )  # fmt: skip
+
     def at(
         self,
         time: Times,
@@ -117,6 +133,8 @@ class ScoreRows:
                 "alarm": pa.repeat(self.alarm, n),
                 "since": pa.nulls(n, TIME),
                 "contributions": pa.nulls(n, pa.string()),
+                "zero": pa.array(np.zeros(n)),
+                "nothing": pa.nulls(n, pa.float64()),
             }
             if len(self._constant) >= _KEPT:
                 self._constant.pop(next(iter(self._constant)))
