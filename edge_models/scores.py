@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -83,17 +83,20 @@ class ScoreRows:
         return made.set_column(_CONTRIBUTIONS, SCORE.field(_CONTRIBUTIONS), pa.array(contributions, pa.string()))
 
     def of_assets(
-        self, time: Times, seq: Times, asset: pa.Array, score: Floats, contributions: Sequence[str | None]
+        self, time: Times, seq: Times, asset: pa.Array, score: Floats, contributions: Mapping[int, str]
     ) -> pa.RecordBatch:
-        """SCORE rows about assets (strings) from arrays of the same length; NaN is null. `contributions` are JSON."""
+        """SCORE rows about assets (strings) from arrays of the same length; NaN is null. `contributions` are JSON, by row."""
         n = len(score)
         nothing = pa.nulls(n, pa.float64())
         constant = self._constants(n)
+        told = constant["contributions"]
+        if contributions:
+            told = pa.array([contributions.get(row) for row in range(n)], pa.string())
         return pa.RecordBatch.from_arrays(
             [
                 _times(time), pa.array(seq), pa.nulls(n, pa.int32()), asset, nothing,
                 pa.array(score, from_pandas=True), constant["limit"], nothing, nothing, constant["model"], constant["alarm"],
-                constant["since"], pa.array(contributions, pa.string()),
+                constant["since"], told,
             ],
             schema=SCORE,
         )  # fmt: skip
