@@ -113,7 +113,7 @@ class Onnx(FileModel):
         order = np.argsort(seq, kind="stable")
         return [
             self._rows.of_assets(
-                time[order], seq[order], self._assets.take(pa.array(groups[order])), score[order], None, value=value[order]
+                time[order], seq[order], self._assets.take(pa.array(groups[order])), score[order], {}, value=value[order]
             )
         ]
 

@@ -98,7 +98,7 @@ class RemainingLife(FileModel):
             low[known], high[known] = self._conformal.interval(value[known], self._confidence, self._cap)
             score[known] = self._conformal.share_within(value[known], self._within, self._cap)
             high[high >= self._cap] = np.nan
-        batches = [self._rows.of_assets(time, seq, asset, score, None, value=value, low=low, high=high)]
+        batches = [self._rows.of_assets(time, seq, asset, score, {}, value=value, low=low, high=high)]
         if len(known):
             batches.append(
                 self._health(time[known], seq[known], asset.take(pa.array(known)), value[known], low[known], high[known])

@@ -23,7 +23,7 @@ from .base import EdgeModel, Marked, ModelConfig, ModelContext, SiteAlarms
 from .gate import Gate, parse
 from .inference import Executor, Infers, Numbers, OpenModel, Request, answer_here
 from .limits import LimitsConfig
-from .slots import NEVER, Bools, Index, Readings, TakesReadings, Times, decode
+from .slots import NEVER, Bools, Index, Readings, TagColumns, TakesReadings, Times, decode
 from .state import array_text, pack, text_array, unpack
 
 _KIND: Final = "model_set"
@@ -198,6 +198,7 @@ class ModelSet:
         """`members` by name: configuration, model, gate and the tags it watches. Tags need their ids. `site`: see AlarmLayer."""
         self.alarms = AlarmLayer(tags, site)
         self._members: list[_Member] = []
+        self._columns = TagColumns()
         for name, (config, model, gate, watched) in members.items():
             self._members.append(_Member(name, config, model, gate, watched))
             self.alarms.add(name, config.alarm, model, limits=config.kind == _LIMITS)
@@ -269,7 +270,7 @@ class ModelSet:
     def begin(self, batch: pa.RecordBatch, now: int) -> Begun:
         """The first half of `update`: whoever lets models compute elsewhere answers the requests and calls `finish`, before the
         next `begin`, `snapshot` or `restore`."""
-        readings = decode(batch) if batch.num_rows else None
+        readings = decode(batch, self._columns) if batch.num_rows else None
         return Begun(batch, now, readings, [member.begin(readings) for member in self._members])
 
     def finish(self, begun: Begun, answers: Mapping[str, Numbers | None]) -> Outputs:

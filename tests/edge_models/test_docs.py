@@ -38,11 +38,11 @@ PLUGINS = {
     "limits": limits.PLUGIN,
     "rules": rules.PLUGIN,
     "envelope": envelope.PLUGIN,
+    "novelty": novelty.PLUGIN,
     "trend_to_limit": trend_to_limit.PLUGIN,
     "vibration": vibration.PLUGIN,
     "shape": shape.PLUGIN,
     "multivariate": multivariate.PLUGIN,
-    "novelty": novelty.PLUGIN,
     "onnx": onnx.PLUGIN,
     "remaining_life": remaining_life.PLUGIN,
 }

@@ -59,7 +59,7 @@ def test_noise_of_any_kind_seldom_alarms() -> None:
     assert (late >= 0.999999).mean() < 2e-4  # the range of a tag that is young is still growing
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e9, 1e90])
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e9, 1e20])
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_it_does_not_hang_on_unit_or_offset(scale: float, offset: float) -> None:
     """Offsets in units of the signal; what float64 itself rounds away may differ."""
