@@ -194,6 +194,15 @@ class Measures(Protocol):
 
 
 @runtime_checkable
+class ExplainsAssets(Protocol):
+    """The same of a model whose scores are about assets."""
+
+    def asset_problem(self, asset: str, row: ScoreRow) -> str:
+        """One plain sentence without a full stop; `asset` is its name, the last part of its path."""
+        ...
+
+
+@runtime_checkable
 class Scoped(Protocol):
     """A model that says which rows its scores depend on, so that a job over the lake may give parts of the plant to many
     processors. Without this it gets all rows of a gateway, in one piece."""

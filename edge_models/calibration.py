@@ -16,14 +16,15 @@ _FROM: Final = 2.0  # mean absolute deviations from the level, from which on the
 _SHARE: Final = 0.055  # of a Gaussian beyond that, on one side
 _EXCESS: Final = 0.6  # mean excess over that, in mean absolute deviations: a Gaussian's is 0.47
 _WITNESSES: Final = 20.0  # how many numbers that assumption counts for
-_ABNORMAL_GAIN: Final = 0.01
+_SUSPICIOUS: Final = 0.999  # a score from which on a number is learnt a hundred times slower
+_SUSPICIOUS_GAIN: Final = 0.01
 
 
 class Calibration:
     """Level, mean absolute deviation and exponential tail (peaks over a threshold, Pickands 1975) of one number per slot.
 
-    A number is scored by what was known before it, then learnt: exactly over the first `memory`, then exponentially; one that is abnormal
-    counts for a hundredth. A number that has never varied may vary by a millionth of itself. 40 bytes per slot.
+    A number is scored by what was known before it, then learnt: exactly over the first `memory`, then exponentially; one that is suspicious
+    (score 0.999) counts for a hundredth. A number that has never varied may vary by a millionth of itself. 40 bytes per slot.
     """
 
     def __init__(self, slots: int, *, memory: int, side: Side, limit: float) -> None:
@@ -47,7 +48,7 @@ class Calibration:
         score = np.where(enough & ~np.isnan(value), 1.0 - tail, np.nan)
 
         usable = learn & ~np.isnan(value)
-        weight = np.where(enough & (score >= self._limit), _ABNORMAL_GAIN, 1.0)
+        weight = np.where(enough & (score >= min(self._limit, _SUSPICIOUS)), _SUSPICIOUS_GAIN, 1.0)
         gain = np.where(usable, np.maximum(1.0 / (s["count"] + 1.0), 1.0 / self._memory) * weight, 0.0)
         known = np.where(np.isnan(value), s["level"], value)
         known = np.where(enough, np.clip(known, s["level"] - 20.0 * spread, s["level"] + 20.0 * spread), known)

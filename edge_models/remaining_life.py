@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor
 from typing import ClassVar, Final
 
 import numpy as np
@@ -14,9 +15,10 @@ from schemas.kinds import make_batch
 from schemas.plugin import Plugin
 
 from .aligned import Aligned
-from .base import EdgeModel, ModelContext
+from .base import EdgeModel, ModelContext, ScoreRow
 from .conformal import Conformal
 from .file_model import FileModel, FileModelConfig
+from .sentences import number
 from .slots import Bools, Floats, Index, Times
 
 _KIND: Final = "remaining_life"
@@ -68,6 +70,14 @@ class RemainingLife(FileModel):
         self._counted = config.cycle is not None
         self._cycle: Floats = np.full(len(self._assets_named), np.nan)
         self._found: list[tuple[Aligned, Floats]] = []
+
+    def asset_problem(self, asset: str, row: ScoreRow) -> str:
+        """See ExplainsAssets."""
+        most = f"to {number(round(row.high, 1))}" if row.high == row.high else "or more"
+        return (
+            f"{asset} has about {number(round(row.value, 1))} {self._unit} left ({number(round(row.low, 1))} {most}), "
+            f"and fails within {number(self._within)} with {floor(100 * row.score)} % certainty by what became of others"
+        )
 
     def _enters(self, rows: Aligned) -> Bools:
         if not self._counted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from edge_models import remaining_life
 from edge_models.base import EdgeModel, ModelContext
 from edge_models.conformal import Conformal
+from edge_models.runtime import ModelSet
 from edge_models.train.conformal import calibrate
 from edge_models.train.remaining_life import Recipe, Trained, fit, intervals, out_of_fold, remaining, train
 from schemas.errors import ConfigError
@@ -94,6 +96,19 @@ def test_the_score_is_the_probability_that_the_life_ends_within(fleet: tuple[Pat
     assert scores[-1]["limit"] == 0.9
     sooner = told(build(fleet[0], within=3).update(polls(life), 0), "score")
     assert all(a["score"] <= b["score"] for a, b in zip(sooner, scores, strict=True) if a["score"] is not None)
+
+
+def test_the_alarm_says_how_long_and_how_sure(fleet: tuple[Path, Trained]) -> None:
+    config = remaining_life.RemainingLifeConfig.model_validate(
+        {"kind": "remaining_life", "tags": ["**"], "every": "500ms", "file": str(fleet[0]), "within": 20, "limit": 0.6}
+    )
+    tags = [make_tag(n, name=name, limits=None) for n, name in enumerate(("a", "b"))]
+    models = ModelSet.build({"life": config}, tags, lambda _: remaining_life.PLUGIN)
+    out = models.update(polls(lives(1, seed=7)[0]), T0)
+    (raised,) = [row for batch in out.alerts for row in batch.to_pylist() if row["transition"] == "raised"]
+    pattern = r"press has about [\d.]+ cycles left \([\d.]+ to [\d.]+\), and fails within 20 with \d\d % certainty by what became of others \(unsigned .*\)"
+    assert re.fullmatch(pattern, raised["problem"])
+    assert out.health
 
 
 def test_a_counter_makes_the_rows_and_a_new_life_when_it_falls(fleet: tuple[Path, Trained]) -> None:
