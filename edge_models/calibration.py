@@ -16,7 +16,7 @@ _FROM: Final = 2.0  # mean absolute deviations from the level, from which on the
 _SHARE: Final = 0.055  # of a Gaussian beyond that, on one side
 _EXCESS: Final = 0.6  # mean excess over that, in mean absolute deviations: a Gaussian's is 0.47
 _WITNESSES: Final = 20.0  # how many numbers that assumption counts for
-_SUSPICIOUS: Final = 0.999  # a score from which on a number is learnt a hundred times slower
+_SUSPICIOUS: Final = 0.9999  # a score from which on a number is learnt a hundred times slower
 _SUSPICIOUS_GAIN: Final = 0.01
 
 
@@ -24,7 +24,7 @@ class Calibration:
     """Level, mean absolute deviation and exponential tail (peaks over a threshold, Pickands 1975) of one number per slot.
 
     A number is scored by what was known before it, then learnt: exactly over the first `memory`, then exponentially; one that is suspicious
-    (score 0.999) counts for a hundredth. A number that has never varied may vary by a millionth of itself. 40 bytes per slot.
+    (score 0.9999) counts for a hundredth. A number that has never varied may vary by a millionth of itself. 40 bytes per slot.
     """
 
     def __init__(self, slots: int, *, memory: int, side: Side, limit: float) -> None:
