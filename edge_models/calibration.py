@@ -55,7 +55,7 @@ class Calibration:
         away = known - s["level"]
         in_tail = usable & enough & (beyond > 0.0)
         s["level"] += gain * away
-        s["spread"] += gain * (np.abs(away) - s["spread"])
+        s["spread"] += gain * (np.where(s["count"] > 0.0, np.abs(away), 0.0) - s["spread"])  # the first one is off from nothing
         s["share"] += np.where(enough, gain, 0.0) * (in_tail - s["share"])
         step = np.where(in_tail, weight / np.maximum(seen + 1.0, 1.0), 0.0)
         s["excess"] += step * (np.where(in_tail, np.minimum(beyond, 20.0), 0.0) - s["excess"])
