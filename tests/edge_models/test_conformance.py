@@ -100,7 +100,7 @@ class TestSeasonalByTheClockOfAPlant(ModelConformance):
 
     plugin = seasonal.PLUGIN
     kind = "seasonal"
-    most_bytes_per_tag = 400
+    most_bytes_per_tag = 600
     options: ClassVar[Mapping[str, Any]] = {
         "min_samples": 10, "cycle": "10s", "slot": "500ms", "min_visits": 2, "time_zone": "Europe/Berlin", "accept_after": "1m",
     }  # fmt: skip
