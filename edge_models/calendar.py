@@ -37,7 +37,8 @@ class CalendarConfig(ModelConfig):
         examples=["Asia/Tokyo", "Etc/GMT-9"],
     )
     cycle: Duration = Field(
-        Duration("1d"), description="After which time things repeat: `1d`, `7d`, other whole days, or a part of a day such as `1h`."
+        Duration("1d"),
+        description="After which time things repeat: `1d`, `7d`, other whole days, or a part of a day such as `1h`.",
     )
     slot: Duration = Field(Duration("15m"), description="Length of the slots of a cycle; each has a usual value of its own.")
     shifts: Mapping[str, str] = Field(
@@ -73,7 +74,9 @@ class CalendarConfig(ModelConfig):
     def _fits(self) -> Self:
         cycle, slot = self.cycle.us, self.slot.us
         if cycle <= 0 or (cycle % DAY_US and DAY_US % cycle):
-            raise ValueError(f"a cycle of {self.cycle} is neither whole days nor goes into a day without rest; write 1d, 7d or 1h")
+            raise ValueError(
+                f"a cycle of {self.cycle} is neither whole days nor goes into a day without rest; write 1d, 7d or 1h"
+            )
         if self.shifts:
             if cycle not in (DAY_US, 7 * DAY_US):
                 raise ValueError("shifts repeat every week; leave `cycle` out")
@@ -100,7 +103,9 @@ class Calendar:
         self._cycle_us = 7 * DAY_US if config.shifts else config.cycle.us
         self._tz = None if self.zone == "UTC" else ZoneInfo(self.zone)
         self._known: dict[int, int] = {}
-        self.holidays = np.array(sorted({date.fromisoformat(day).toordinal() - _EPOCH for day in config.holidays}), dtype=np.int64)
+        self.holidays = np.array(
+            sorted({date.fromisoformat(day).toordinal() - _EPOCH for day in config.holidays}), dtype=np.int64
+        )
         self.positions = self._cycle_us // self.slot_us
         self.slot_at: Index = _profile_slots(config, self.positions)
         self.slots = int(self.slot_at.max()) + 1
@@ -173,7 +178,9 @@ def _minutes(shifts: Mapping[str, str]) -> dict[int, tuple[int, int]]:
                 at = (day * 1440 + begin + minute) % _WEEK_MIN
                 other, _ = found.setdefault(at, (number, minute))
                 if other != number:
-                    raise ValueError(f"the shifts {names[other]} and {name} overlap on {_DAYS[at // 1440]}; a moment has one shift")
+                    raise ValueError(
+                        f"the shifts {names[other]} and {name} overlap on {_DAYS[at // 1440]}; a moment has one shift"
+                    )
     return found
 
 

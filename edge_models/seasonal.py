@@ -29,7 +29,7 @@ _COMMON_WEIGHT: Final = 3.0  # visits that the spread common to all slots counts
 _COMMON_MEMORY: Final = 500.0  # visits over which it is learnt
 _YOUNG: Final = 3.0  # a profile of n visits is trusted with 1 + 3/n times its spread
 _TIMING: Final = 0.5  # of the way to the next slot's value is forgiven: people are no clocks
-_ABNORMAL_GAIN: Final = 0.05
+_SUSPICIOUS_GAIN: Final = 0.05
 _SMALLEST: Final = 1e-30
 _MINUTE_US: Final = 60_000_000
 _AROUND: Final = ("", "_before", "_after")  # the slot under way and its neighbours
@@ -50,7 +50,7 @@ class SeasonalConfig(CalendarConfig):
     min_samples: int = Field(30, ge=10, description="Readings of a tag before its first score.")
     accept_after: Duration = Field(
         Duration("4d"),
-        description="A slot that has been abnormal at all its visits for so long is learnt anew, alone; 0 is never.",
+        description="A slot in which most readings have been suspicious at all visits for so long is learnt anew, alone; 0 is never.",
     )
 
 
@@ -61,8 +61,8 @@ class Seasonal(PerTagModel):
     size, so that a day counts as a day however often a tag is read. Between the middles of two slots the expected value is
     interpolated, and half of the step between them is forgiven where it is steep. A slot is scored once it has been seen `min_visits`
     times; its spread is drawn towards that of the whole tag while it has few visits. The residual in such spreads is scored by
-    the tag's own tail. Single outliers count for three standard deviations at most; abnormal readings teach twenty times less.
-    2 + 16 numbers a slot: 1864 bytes of state per tag.
+    the tag's own tail. Readings beyond four standard deviations teach twenty times less, and none counts for more than three.
+    1700 bytes of state per tag at 96 slots, 16 for each more.
     """
 
     kind: ClassVar[str] = "seasonal"
@@ -93,7 +93,7 @@ class Seasonal(PerTagModel):
         super().__init__(config, context, limit=config.limit, min_samples=config.min_samples)
         self._calendar = Calendar(config, context.time_zone)
         self._parameters += f" {self._calendar.zone}"
-        self._limit, self._memory, self._min_visits = config.limit, float(config.memory), float(config.min_visits)
+        self._memory, self._min_visits = float(config.memory), float(config.min_visits)
         self._accept_min = config.accept_after.us // _MINUTE_US
         shape = len(self.slots), self._calendar.slots
         self._level: Singles = np.full(shape, np.nan, dtype=np.float32)
@@ -139,20 +139,20 @@ class Seasonal(PerTagModel):
         judged = s["visits"] >= self._min_visits
         score = np.where(judged, tail_score(statistic, s["excess"], _TAIL_SHARE), np.nan)
         counts = judged if ready is None else judged & ready
-        learn_tail(s, statistic, counts & (statistic > TAIL))
-        abnormal = counts & (score >= self._limit)
+        suspicious = counts & (statistic > TAIL)
+        learn_tail(s, statistic, suspicious)
 
         known = s["visits"] > 0.0
         most = scale / _SIGMA * np.where(judged, _CLIP, _CLIP_YOUNG)
         bounded = np.clip(residual, -most, most)
         learnt = np.where(known, bounded + expected, middle) - s["base"]
         error = np.where(known, np.maximum(np.abs(bounded) - steep, 0.0), np.abs(learnt))
-        # What is abnormal says nothing about the spread; a slot full of it keeps the one it has.
+        # What is suspicious says nothing about the spread; a slot full of it keeps the one it has.
         usual = np.where(known, spread, 0.0)
-        s["sum"] += np.where(abnormal, _ABNORMAL_GAIN * learnt, learnt)
-        s["size"] += np.where(abnormal, usual + _ABNORMAL_GAIN * (error - usual), error)
+        s["sum"] += np.where(suspicious, _SUSPICIOUS_GAIN * learnt, learnt)
+        s["size"] += np.where(suspicious, usual + _SUSPICIOUS_GAIN * (error - usual), error)
         s["readings"] += 1.0
-        s["odd"] += abnormal
+        s["odd"] += suspicious
         margin = _BAND / _SIGMA * scale
         expected = expected + s["origin"]
         self.keep(at, s)

@@ -1,4 +1,4 @@
-"""Seeded days of a plant with two shifts, a break and a weekend, read every five minutes."""
+"""Seeded days of a plant with two shifts, a break and a weekend, read every fifteen minutes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-STEP_US = 300_000_000
-PER_DAY = 288
+STEP_US = 900_000_000
+PER_DAY = 96
 Numbers = npt.NDArray[np.float64]
 
 
