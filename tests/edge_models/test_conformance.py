@@ -10,6 +10,7 @@ import pyarrow as pa
 from edge_models import (
     drift,
     envelope,
+    forecast,
     forecast_residual,
     limits,
     novelty,
@@ -103,6 +104,18 @@ class TestSeasonalByTheClockOfAPlant(ModelConformance):
     most_bytes_per_tag = 600
     options: ClassVar[Mapping[str, Any]] = {
         "min_samples": 10, "cycle": "10s", "slot": "500ms", "min_visits": 2, "time_zone": "Europe/Berlin", "accept_after": "1m",
+    }  # fmt: skip
+
+
+class TestForecast(ModelConformance):
+    """A cycle of four seconds; it knows something when it has seen it a few times."""
+
+    plugin = forecast.PLUGIN
+    kind = "forecast"
+    gives_health = True
+    most_bytes_per_tag = 1200
+    options: ClassVar[Mapping[str, Any]] = {
+        "min_samples": 10, "cycle": "4s", "slot": "1s", "horizon": "2s", "confidence": 0.5
     }  # fmt: skip
 
 
