@@ -104,6 +104,11 @@ def examples() -> dict[str, Example]:
     found["seasonal"] = Example(
         power[None], (2488, 2512), {"shifts": shifts, "slot": "1h"}, first=1920, unit="kW", period=900 * S
     )
+    demand = np.where(worked, 95, 20) + np.random.default_rng(3).normal(0, 3, len(quarter))
+    demand[2480:2512] = np.random.default_rng(4).normal(20, 3, 32)
+    demand[2540:2576] += np.minimum(np.arange(36), 18)  # a furnace more than usual
+    ahead = {"cycle": "7d", "horizon": "1h", "peak": 108}
+    found["forecast"] = Example(demand[None], (2540, 2576), ahead, first=2300, limits=Limits(high=108), unit="kW", period=900 * S)
     rng = np.random.default_rng(2)
     blocks = rng.normal(0, 1, (120, 4096))
     for block in range(90, 120):  # a rolling element strikes a damaged outer ring 88 times a second and lets the housing ring

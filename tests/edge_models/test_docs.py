@@ -10,6 +10,7 @@ import pytest
 from edge_models import (
     drift,
     envelope,
+    forecast,
     forecast_residual,
     limits,
     multivariate,
@@ -33,6 +34,7 @@ PLUGINS = {
     "rules": rules.PLUGIN,
     "envelope": envelope.PLUGIN,
     "novelty": novelty.PLUGIN,
+    "forecast": forecast.PLUGIN,
     "seasonal": seasonal.PLUGIN,
     "trend_to_limit": trend_to_limit.PLUGIN,
     "vibration": vibration.PLUGIN,

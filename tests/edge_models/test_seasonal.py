@@ -155,7 +155,10 @@ def test_a_day_is_one_lesson_however_often_the_tag_is_read() -> None:
     time = moments("2026-01-05", 12)
     value = load(time, 2, seed=11)
     often = np.sort(np.r_[time, time + STEP_US // 2])
-    bands = [run(build(2, slot="1h", shifts=TWO_SHIFTS), when, values)[1:] for when, values in ((time, value), (often, np.repeat(value, 2, axis=0)))]
+    bands = [
+        run(build(2, slot="1h", shifts=TWO_SHIFTS), when, values)[1:]
+        for when, values in ((time, value), (often, np.repeat(value, 2, axis=0)))
+    ]
     for few, many in zip(bands[0], bands[1], strict=True):
         np.testing.assert_allclose(few[at(11, 13)], many[2 * at(11, 13)], atol=6.0)
 
