@@ -88,7 +88,7 @@ def labels_of(made: Plant) -> dict[str, list[Label]]:
 def only(seen: Watch, made: Plant, kinds: Collection[str]) -> Watch:
     """The alarms of some kinds of model, without those that an asset raises within `GRACE_US` of a fault's end: it returns to normal."""
     mine = Watch(made.tags)
-    mine.span = {asset: span for asset, span in seen.span.items()}
+    mine.span = dict(seen.span)
     ends: dict[str, list[int]] = {}
     for fault in made.faults:
         ends.setdefault(made.tags[fault.asset].asset, []).append(T0 + fault.end * STEP_US)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from edge_models import drift, envelope, forecast_residual, limits, rules, shape, stuck, trend_to_limit, vibration
+from edge_models import drift, ensemble, envelope, forecast_residual, limits, rules, shape, stuck, trend_to_limit, vibration
 from edge_models.base import EdgeModel
 from schemas.tags import Tag
 from tests.conformance.model import TAGS, ModelConformance, make_tag
@@ -57,6 +57,16 @@ class TestEnvelope(ModelConformance):
     plugin = envelope.PLUGIN
     kind = "envelope"
     options: ClassVar[Mapping[str, Any]] = {"min_samples": 10}
+
+
+class TestEnsemble(ModelConformance):
+    plugin = ensemble.PLUGIN
+    kind = "ensemble"
+    most_bytes_per_tag = 350
+    options: ClassVar[Mapping[str, Any]] = {
+        "min_samples": 10,
+        "members": {"forecast_residual": {"min_samples": 20}, "drift": {}, "envelope": {"min_samples": 10}},
+    }
 
 
 class TestTrendToLimit(ModelConformance):

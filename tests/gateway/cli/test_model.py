@@ -195,6 +195,20 @@ def test_backtest_of_an_entry_of_a_plant_file_over_a_lake(tmp_path: Path, genba:
     assert "holds no verdicts of that time" in done.err
 
 
+def test_an_ensemble_passes_the_check_of_a_plant_file_and_its_mistakes_do_not(tmp_path: Path, genba: Genba) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    entry = page.partition("### `ensemble`")[2].partition("```yaml\nmodels:\n")[2].partition("```")[0]
+    head = PLANT_FILE.partition("models:")[0].replace("motor_temp", "pressure")
+    head = head.replace("tags: {", 'tags: {mode: {address: "hr:9", type: uint16, enum: {0: stop, 1: run}}, ')
+    (tmp_path / "plant.yaml").write_text(head + "models:\n" + entry)
+    done = genba("check", tmp_path / "plant.yaml")
+    assert done.status == 0, done.out + done.err
+    (tmp_path / "plant.yaml").write_text(head + "models:\n" + entry.replace("threshold", "treshold"))
+    done = genba("check", tmp_path / "plant.yaml")
+    assert done.status == 2
+    assert "drift.treshold" in done.out + done.err
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
