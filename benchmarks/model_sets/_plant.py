@@ -267,9 +267,12 @@ def plant(assets: int = 50, days: float = 5.0, learning_days: float = 2.0, seed:
     shape = (polls, assets)
     good = {name: rng.random(shape) >= 0.003 for name in NAMES}
     sent = {name: np.ones(shape, dtype=bool) for name in NAMES}
+    for name in ("mode", "recipe"):  # states are reported on change, and every ten minutes
+        sent[name][1:] = (np.diff(values[name], axis=0) != 0) | (np.arange(1, polls)[:, None] % 60 == 0)
+        good[name][:] = True
     for a in range(assets):  # a device that cannot be reached for some minutes, once in two days
         for at in rng.integers(0, polls, rng.poisson(0.5 * days)).tolist():
-            for name in NAMES:
+            for name in (*NOISE,):
                 good[name][at : at + int(rng.integers(6, 30)), a] = False
     for fault in faults:
         KINDS[fault.kind][2](values, fault, rng)
