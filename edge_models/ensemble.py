@@ -138,7 +138,7 @@ class Ensemble:
         with np.errstate(all="ignore"):
             evidence = np.log(total / given.sum(axis=0))  # −ln of the harmonic mean; no member has spoken: NaN
         score = self._tail(readings, np.where(given.any(axis=0), evidence, np.nan))
-        because = [None] * len(score)
+        because: list[str | None] = [None] * len(score)
         abnormal = np.flatnonzero(score >= self._limit)
         if len(abnormal):
             shares = likely[:, abnormal] / total[abnormal]

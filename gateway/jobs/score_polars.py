@@ -86,7 +86,7 @@ class Groups:
 
     def _frame(self, log: Log, paths: list[str], *, everything: bool) -> pl.LazyFrame:
         pl, request = self._pl, self._plan.request
-        frame: pl.LazyFrame = reading.scan(
+        frame = reading.scan(
             request.lake.location, start=request.start, end=request.end, sites=log.site, **request.lake.access
         ).filter((pl.col("gateway") == log.gateway) & (pl.col("epoch") == log.epoch) & (pl.col("seq") <= self._plan.until[log]))
         if everything:
@@ -110,9 +110,10 @@ class InFiles(Groups):
                 number += 1
 
     def _found(self) -> pl.LazyFrame:
-        return self._pl.scan_parquet(
+        found: pl.LazyFrame = self._pl.scan_parquet(
             sorted(self._scratch.glob("*.parquet")), schema=self._pl.DataFrame(SCORES.empty_table()).schema
         )
+        return found
 
     def counts(self) -> Iterator[tuple[int, int, int, int, int]]:
         pl = self._pl
