@@ -32,6 +32,7 @@ class Aligned:
     value: Floats  # [width, k], NaN where a group has no such tag or nothing of it
     time: Times  # [k] µs, of the newest reading of the step
     seq: Times  # [k] the row that made it
+    complete: bool = False  # every group, and every tag of it, in this very poll
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class Aligner:
         self.group = np.array([at for at, group in enumerate(groups) for _ in group], dtype=np.intp)
         self.exists: Bools = np.zeros(shape, dtype=bool)
         self.exists[self.place, self.group] = True
+        self._even = bool(self.exists.all())  # all groups have as many tags
+        self._everyone = np.arange(len(groups))
         self._value: Floats = np.full(shape, np.nan)
         self._seen: Times = np.full(shape, NEVER)
         self._late = np.zeros(shape, dtype=np.int64)
@@ -82,6 +85,9 @@ class Aligner:
 
     def take(self, readings: Readings) -> list[Aligned]:
         """READING(n) -> rows, in the order in which they were made; those of one Aligned are of different groups."""
+        whole = self._whole(readings)
+        if whole is not None:
+            return [whole]
         slots = self.slots.of(readings.tag)
         mine = slots >= 0
         if readings.usable is not None:
@@ -108,6 +114,32 @@ class Aligner:
                 value[rest].tolist(), live.tolist(),
             )  # fmt: skip
         return found
+
+    def _whole(self, readings: Readings) -> Aligned | None:
+        """The usual case, a poll of all tags in order, of one time: no index, no copies. None when it is not that case."""
+        n, tag = len(self.groups), readings.tag
+        if not self._even or readings.usable is not None or len(tag) != len(self.slots) or not n:
+            return None
+        if not np.array_equal(tag, self.slots.ids):
+            return None
+        time = int(readings.time[0])
+        step = time // self._every
+        if not (
+            step > int(self._step.max())
+            and time == int(readings.time[-1]) == int(readings.time.max()) == int(readings.time.min())
+            and self._made.all()
+            and self._here.all()
+            and time > int(self._newest.max())
+            and not self._late.any()
+        ):
+            return None
+        self._value[:] = readings.value.reshape(n, self.width).T
+        self._seen[:] = self._newest[:] = time
+        self._step[:] = step
+        self._needed[:] = True
+        return Aligned(
+            _ALL, self._everyone, self._value, self._newest.copy(), readings.seq[self.width - 1 :: self.width], complete=True
+        )
 
     def _odd(self, slots: Index, place: Index, group: Index, time: Times, step: Times) -> Bools | None:
         """True for the rows of groups whose rows here are more than one poll: they are taken one by one. None when there are none."""

@@ -18,7 +18,7 @@ from schemas.plugin import Plugin
 from schemas.tags import Tag
 from schemas.values import Duration
 
-from . import drift, envelope, forecast_residual, shape
+from . import drift, envelope, forecast_residual, novelty, shape
 from .base import EdgeModel, ModelConfig, ModelContext, Scope, ScoreRow
 from .per_tag import PerTagModel
 from .sentences import interval, quantity
@@ -31,6 +31,7 @@ _PLUGINS: Final[Mapping[str, Plugin[Any, EdgeModel]]] = MappingProxyType(
         "forecast_residual": forecast_residual.PLUGIN,
         "drift": drift.PLUGIN,
         "envelope": envelope.PLUGIN,
+        "novelty": novelty.PLUGIN,
         "shape": shape.PLUGIN,
     }
 )  # those that give one row a reading
@@ -49,7 +50,7 @@ class EnsembleConfig(ModelConfig):
     members: Mapping[str, Mapping[str, object]] = Field(
         {},
         description="The models that are combined, each with its own parameters: `{forecast_residual: {}, drift: {threshold: 20}}`. "
-        "There are forecast_residual, drift, envelope and shape; by default the first three.",
+        "There are forecast_residual, drift, envelope, novelty and shape; by default the first three.",
     )
     limit: float = Field(
         0.999999,
@@ -95,7 +96,7 @@ class Ensemble:
     The harmonic mean p̄ = m / Σ 1/pᵢ of m probabilities holds however they hang together (Wilson 2019): m members that see the same
     fault with p count as p, one of m that sees it alone as m p. Members without a score do not count. Where the members are not as
     right as they claim, −ln p̄ beyond p̄ = 0.01 is longer than its due mean of 1; that mean is learnt per tag from the peak of each
-    excursion that came back, never below 1, and stretches the tail. 40 bytes of state per tag besides the members': 336 bytes
+    excursion that came back, never below 1, and stretches the tail. 40 bytes of state per tag besides the members': 308 bytes
     with the three default ones.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from typing import ClassVar, Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from schemas.values import Duration
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
 from .per_tag import PerTagModel, learn_step
 from .sentences import interval, number, quantity
-from .slots import At, Bools, Floats, Times
+from .slots import At, Bools, Floats, Index, Times
 
 _WIDER: Final = 0.2  # how much of a new excursion's size the typical size takes over
 _HEAVIEST: Final = 10.0
@@ -57,7 +58,7 @@ class Envelope(PerTagModel):
 
     def __init__(self, config: EnvelopeConfig, context: ModelContext) -> None:
         super().__init__(config, context, limit=config.limit, min_samples=config.min_samples)
-        self._memory, self._tail = float(config.memory), 1.0 - config.limit
+        self._memory, self._tail = float(config.memory), log(1.0 - config.limit)
 
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
         s = self.view(at)
@@ -67,30 +68,10 @@ class Envelope(PerTagModel):
             low[cold] = high[cold] = s["previous"][cold] = value[cold]
         learn_step(s["step"], s["previous"], value)
         before_low, before_high = low.copy(), high.copy()
-        outside = np.flatnonzero((value < low) | (value > high))
+        outside, log_tail = leave_range(low, high, heavy, s["step"], value, count, ready, memory=self._memory, tail=self._tail)
         score = np.zeros(len(value))
         if len(outside):
-            one, bottom, top = value[outside], low[outside], high[outside]
-            step = s["step"][outside]
-            width = np.maximum(top - bottom, np.where(np.isfinite(step), step, 0.0))
-            beyond = np.where(one > top, one - top, bottom - one)
-            share = np.where(width > 0, beyond / width, np.inf)
-            n = np.minimum(count[outside], self._memory)
-            gaussian = 1.0 / (4.0 * np.log(np.maximum(n, 3.0)))
-            scale = gaussian * np.maximum(heavy[outside], 1.0)
-            tail = 2.0 / (n + 1.0) * np.exp(-share / scale)
-            score[outside] = 1.0 - np.minimum(tail, 1.0)
-            normal = tail > self._tail
-            if ready is not None:
-                normal |= ~ready[outside]
-            rest = np.where(normal, 0.0, (1.0 - _ABNORMAL_GAIN) * beyond)
-            low[outside] = np.where(one < bottom, one + rest, bottom)
-            high[outside] = np.where(one > top, one - rest, top)
-            seen = np.minimum(share / gaussian, _HEAVIEST)
-            heavy[outside] += np.where(normal & (n >= _FEW), _WIDER * (seen - heavy[outside]), 0.0)
-        # A range that is not used any more shrinks towards what is: slowly, and never past the reading.
-        high -= (high - value).clip(0.0) / self._memory
-        low += (value - low).clip(0.0) / self._memory
+            score[outside] = 1.0 - np.exp(log_tail)
         self.keep(at, s)
         return score, before_low, before_high
 
@@ -100,6 +81,39 @@ class Envelope(PerTagModel):
         beyond = max(row.value - row.high, row.low - row.value)
         by = f", by {number(float(f'{100 * beyond / width:.2g}'))} % of it" if width > 0 and np.isfinite(beyond / width) else ""
         return f"{tag.display} is {quantity(row.value, tag)}, outside the range in which it has been{by}: {interval(row.low, row.high, tag)}"
+
+
+def leave_range(
+    low: Floats, high: Floats, heavy: Floats, step: Floats, value: Floats, count: Floats, ready: Bools | None, *, memory: float, tail: float
+) -> tuple[Index, Floats]:  # fmt: skip
+    """The rows whose value lies outside [low, high] and the logarithm of how likely that was. The range learns them, in place.
+
+    `tail` is the logarithm from which on a row is abnormal.
+    """
+    outside = np.flatnonzero((value < low) | (value > high))
+    log_tail = np.zeros(len(outside))
+    if len(outside):
+        one, bottom, top = value[outside], low[outside], high[outside]
+        resolution = step[outside]
+        width = np.maximum(top - bottom, np.where(np.isfinite(resolution), resolution, 0.0))
+        beyond = np.where(one > top, one - top, bottom - one)
+        share = np.where(width > 0, beyond / width, np.inf)
+        n = np.minimum(count[outside], memory)
+        gaussian = 1.0 / (4.0 * np.log(np.maximum(n, 3.0)))
+        scale = gaussian * np.maximum(heavy[outside], 1.0)
+        log_tail = np.minimum(np.log(2.0 / (n + 1.0)) - share / scale, 0.0)
+        normal = log_tail > tail
+        if ready is not None:
+            normal |= ~ready[outside]
+        rest = np.where(normal, 0.0, (1.0 - _ABNORMAL_GAIN) * beyond)
+        low[outside] = np.where(one < bottom, one + rest, bottom)
+        high[outside] = np.where(one > top, one - rest, top)
+        seen = np.minimum(share / gaussian, _HEAVIEST)
+        heavy[outside] += np.where(normal & (n >= _FEW), _WIDER * (seen - heavy[outside]), 0.0)
+    # A range that is not used any more shrinks towards what is: slowly, and never past the reading.
+    high -= (high - value).clip(0.0) / memory
+    low += (value - low).clip(0.0) / memory
+    return outside, log_tail
 
 
 PLUGIN: Plugin[EnvelopeConfig, EdgeModel] = Plugin(EnvelopeConfig, Envelope)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 from zlib import crc32
 
 import numpy as np
@@ -32,6 +32,7 @@ _SUSPICIOUS_GAIN: Final = 0.01
 _FLOOR: Final = 1e-3  # least variance of a direction, as a share of the mean one: exact copies of a tag would have none
 _TEMPER: Final = 0.1
 _EVERY_NTH: Final = 4  # row by which the covariance is learnt: smoothed rows are alike
+_GROWN: Final = 360.0  # rows of a tag after which it learns slowly, once its asset is ready
 _FIRST_FIT: Final = 36  # rows, and up to 20 more, so that not all assets are estimated at once
 _GROWTH: Final = 0.2  # an estimate is made anew when so much more was learnt
 _ENOUGH: Final = 8  # of the kept rows, for an estimate to be used
@@ -43,6 +44,7 @@ _SPREAD: Final = 0.25
 _WITNESSES: Final = 20.0  # how many independent rows that assumption counts for
 _PROJECTIONS: Final = 6
 _NAMED: Final = 5
+_ALL: Final = slice(None)
 
 
 class MultivariateConfig(ModelConfig):
@@ -117,11 +119,13 @@ class Multivariate:
             "level": np.zeros(cell),  # mean of the smoothed readings
             "fresh": np.zeros(cell),  # rows in a row in which it had a reading
             "scale": np.zeros(cell),  # 1 / standard deviation as of the estimate; 0 where the tag has no part in it
-            "plane": np.zeros(cell), "off": np.zeros(cell),  # weights of the components in T² and SPE
+            "widest": np.full(cell, np.inf),  # deviation that one reading may count for
         }  # fmt: skip
         self._pairs: dict[str, Singles] = {
             "covariance": np.zeros(pair, dtype=np.float32),  # of the smoothed deviations
             "axes": np.zeros(pair, dtype=np.float32),  # [tag, component, asset]
+            "plane": np.zeros(cell, dtype=np.float32),  # weights of the components in T² and SPE
+            "off": np.zeros(cell, dtype=np.float32),
             "past": np.full((_KEPT, *cell), np.nan, dtype=np.float32),  # smoothed deviations, a ring
         }
         self._each: dict[str, Floats] = {
@@ -132,6 +136,9 @@ class Multivariate:
             [crc32(name.encode()) for name in self._names], dtype=np.int64
         )  # lest all assets do their work at once
         self._each["next_fit"][:] = _FIRST_FIT + self._phase % 20
+        # Fewer rows than this say nothing of how so many tags go together.
+        self._least = np.array([2.0 * config.smoothing * len(tags) for tags in self._tags])
+        self._steady = False  # everything is learnt and there
         self._first: Times = np.full(n, NEVER)
         self._since: Times = np.full(n, NEVER)  # since when it has been suspicious
 
@@ -147,122 +154,191 @@ class Multivariate:
             return []
         with np.errstate(all="ignore"):  # what is cold computes nonsense that nobody reads
             scored = [self._score(rows) for rows in found]
+        if len(found) == 1 and found[0].complete:  # in row order
+            [rows], [(score, because)] = found, scored
+            return [self._rows.of_assets(rows.time, rows.seq, self._assets, score, because)]
         groups = np.concatenate([rows.groups for rows in found])
         seq, time = np.concatenate([rows.seq for rows in found]), np.concatenate([rows.time for rows in found])
-        score = np.concatenate([one for one, _ in scored])
-        because = [text for _, texts in scored for text in texts]
         order = np.argsort(seq, kind="stable")
-        return [
-            self._rows.of_assets(
-                time[order], seq[order], self._assets.take(pa.array(groups[order])), score[order],
-                [because[at] for at in order.tolist()],
-            )
-        ]  # fmt: skip
+        score = np.concatenate([one for one, _ in scored])[order]
+        starts = np.cumsum([0, *(len(rows.groups) for rows in found)])
+        texts = {int(start) + nth: text for start, (_, told) in zip(starts, scored, strict=False) for nth, text in told.items()}
+        because = {place: texts[at] for place, at in enumerate(order.tolist()) if at in texts} if texts else {}
+        return [self._rows.of_assets(time[order], seq[order], self._assets.take(pa.array(groups[order])), score, because)]
 
-    def _score(self, rows: Aligned) -> tuple[Floats, list[str | None]]:
-        """Score one row of k assets by what was known before, then learn it."""
+    def _score(self, rows: Aligned) -> tuple[Floats, dict[int, str]]:
+        """Score one row of k assets by what was known before, then learn it; and by their place what the abnormal ones come from."""
         at = rows.at
+        steady = rows.complete and self._steady
         cells = {name: array[:, at] for name, array in self._cells.items()}
         each = {name: array[at] for name, array in self._each.items()}
+        axes = self._pairs["axes"][:, :, at]
+        known: Bools | None = None
+        if steady:  # the usual case: a poll of everything, all of it learnt
+            deviation = rows.value - cells["mean"]
+            self._smoothed(cells, deviation)
+            standard = ((cells["smooth"] - cells["level"]) * cells["scale"]).astype(np.float32)
+        else:
+            deviation, known = self._looked_at(rows, cells)
+            standard = np.where(known, (cells["smooth"] - cells["level"]) * cells["scale"], 0.0).astype(np.float32)
+            self._guess(
+                standard, known & (cells["scale"] > 0.0), ~known & (cells["scale"] > 0.0), axes, self._pairs["plane"][:, at] > 0.0
+            )
+        part, plane, off = _statistics(standard, axes, self._pairs["plane"][:, at], self._pairs["off"][:, at])
+        size = _size(plane, off)
+        beyond = (size - each["location"]) / (each["spread"] * (_MEAN_OF_ABSOLUTE * _WIDER))
+        score = 1.0 - _upper_tail(beyond)
+        ready = each["learnt"] > 0.0
+        if not steady:
+            first = self._first[at]
+            first = np.where((first == NEVER) | (first > rows.time), rows.time, first)
+            self._first[at] = first
+            waited = (rows.time - first >= self._warm_up_us) & (each["rows"] >= self._least[at])
+            ready = (each["fitted"] > 0.0) & (ready | waited)
+            score = np.where(ready, score, np.nan)
+        because = {
+            nth: self._because(int(rows.groups[nth]), standard[:, nth], part[:, nth], bool(off[nth] > plane[nth]))
+            for nth in np.flatnonzero(score >= self._rows.limit).tolist()
+        }
+
+        suspicious = score >= _SUSPICIOUS
+        gain = np.where(suspicious, _SUSPICIOUS_GAIN, 1.0) / self._memory
+        self._learn(rows, cells, each, known, deviation, gain, ready, ~suspicious)
+        self._calibrate(each, size, gain, ready)
+        if not isinstance(at, slice):
+            for name, array in cells.items():
+                self._cells[name][:, at] = array
+            for name, line in each.items():
+                self._each[name][at] = line
+        due = self._each["rows"][at] >= self._each["next_fit"][at]
+        if not steady:
+            due |= ready & (each["learnt"] == 0.0)
+            self._each["learnt"][at] = np.where(ready, 1.0, self._each["learnt"][at])
+        if due.any():
+            self._estimate(rows.groups[due])
+        self._accept(rows, suspicious)
+        if not steady and rows.complete:
+            everything = (self._cells["fresh"] >= self._smoothing) & (self._cells["count"] >= _GROWN)
+            self._steady = bool((self._each["learnt"] > 0.0).all() and (self._each["fitted"] > 0.0).all() and everything.all())
+        return score, because
+
+    def _smoothed(self, cells: Mapping[str, Floats], deviation: Floats) -> None:
+        """Clip the deviations and let the smoothed readings follow, both in place."""
+        np.minimum(deviation, cells["widest"], out=deviation)
+        np.maximum(deviation, -cells["widest"], out=deviation)
+        step = cells["mean"] + deviation
+        step -= cells["smooth"]
+        step *= 1.0 - self._keep
+        smooth = cells["smooth"]
+        smooth += step
+
+    def _looked_at(self, rows: Aligned, cells: Mapping[str, Floats]) -> tuple[Floats, Bools]:
+        """Deviations of rows in which tags may be missing, new or back, and which tags are known well enough to count."""
         present = ~np.isnan(rows.value)
-        fitted = each["fitted"] > 0.0
         new = present & (cells["count"] == 0.0)
         value = np.where(present, rows.value, cells["mean"])
         if new.any():
             for name in ("mean", "smooth", "level"):
                 cells[name][new] = value[new]
         deviation = value - cells["mean"]
-        if fitted.any():
-            widest = np.where(cells["scale"] > 0.0, _CLIP / cells["scale"], np.inf)
-            deviation = np.clip(deviation, -widest, widest)
-        smooth, fresh = cells["smooth"], cells["fresh"]
-        fresh[:] = np.where(present, fresh + 1.0, 0.0)
+        fresh = cells["fresh"]
+        fresh[:] = np.where(present, np.minimum(fresh + 1.0, float(self._smoothing)), 0.0)
         back = fresh == 1.0
-        smooth[back] = value[back]
-        smooth += (1.0 - self._keep) * (cells["mean"] + deviation - smooth)
+        cells["smooth"][back] = value[back]
+        self._smoothed(cells, deviation)
+        return deviation, fresh >= self._smoothing
 
-        known = fresh >= self._smoothing
-        axes = self._pairs["axes"][:, :, at]
-        standard = np.where(known, (smooth - cells["level"]) * cells["scale"], 0.0)
-        self._guess(standard, known, axes, cells)
-        part, plane, off = _statistics(standard, axes, cells["plane"], cells["off"])
-        size = _size(plane, off)
-        beyond = (size - each["location"]) / (each["spread"] * (_MEAN_OF_ABSOLUTE * _WIDER))
-        score = 1.0 - _upper_tail(beyond)
-        first = self._first[at]
-        first = np.where((first == NEVER) | (first > rows.time), rows.time, first)
-        self._first[at] = first
-        ready = fitted & ((each["learnt"] > 0.0) | (rows.time - first >= self._warm_up_us))
-        score = np.where(ready, score, np.nan)
-        because: list[str | None] = [None] * len(score)
-        for nth in np.flatnonzero(score >= self._rows.limit).tolist():
-            because[nth] = self._because(int(rows.groups[nth]), standard[:, nth], part[:, nth], bool(off[nth] > plane[nth]))
-
-        suspicious = score >= _SUSPICIOUS
-        weight = np.where(suspicious, _SUSPICIOUS_GAIN, 1.0)
-        self._learn(rows, cells, each, present, known, deviation, np.where(ready, weight / self._memory, 1.0), ~suspicious)
-        self._calibrate(each, size, weight, ready)
-        if not isinstance(at, slice):
-            for name, array in cells.items():
-                self._cells[name][:, at] = array
-            for name, line in each.items():
-                self._each[name][at] = line
-        turned = ready & (each["learnt"] == 0.0)
-        self._each["learnt"][at] = np.where(ready, 1.0, self._each["learnt"][at])
-        due = rows.groups[turned | (self._each["rows"][at] >= self._each["next_fit"][at])]
-        if len(due):
-            self._estimate(due)
-        self._accept(rows, suspicious)
-        return score, because
-
-    def _guess(self, standard: Floats, known: Bools, axes: Singles, cells: Mapping[str, Floats]) -> None:
+    @staticmethod
+    def _guess(standard: Singles, known: Bools, unknown: Bools, axes: Singles, plane: Bools) -> None:
         """What the known tags say of the unknown ones, in place: the value that the plane gives them, found by projecting a few times."""
-        unknown = ~known & (cells["scale"] > 0.0)
         columns = np.flatnonzero(unknown.any(axis=0) & known.any(axis=0))
         if not len(columns):
             return
-        blank, axes = unknown[:, columns], axes[:, :, columns]
-        plane = cells["plane"][:, columns] > 0.0
+        blank, axes, plane = unknown[:, columns], axes[:, :, columns], plane[:, columns]
         guess = standard[:, columns]
         for _ in range(_PROJECTIONS):
             part, _, _ = _statistics(guess, axes, guess, guess)
-            part = np.where(plane, part, 0.0)
+            part = np.where(plane, part, np.float32(0.0))
             for tag in np.flatnonzero(blank.any(axis=1)).tolist():
                 guess[tag] = np.where(blank[tag], _added(part * axes[tag]), guess[tag])
         standard[:, columns] = guess
 
     def _learn(
-        self, rows: Aligned, cells: dict[str, Floats], each: dict[str, Floats], present: Bools, known: Bools, deviation: Floats, most: Floats, usual: Bools
+        self, rows: Aligned, cells: Mapping[str, Floats], each: Mapping[str, Floats], known: Bools | None, deviation: Floats,
+        slow: Floats, ready: Bools, usual: Bools,
     ) -> None:  # fmt: skip
-        """Running mean and variance of each tag, covariance of the smoothed tags: exact over the warm-up, then exponential."""
+        """Running mean and variance of each tag, covariance of the smoothed tags: exact over the warm-up, then exponential and every fourth row."""
+        rows_before = each["rows"]
+        rows_before += 1.0
+        turn = np.remainder(rows_before, _EVERY_NTH) == 0.0
+        young: Bools | None = None
+        if known is None:
+            if not turn.any():
+                return
+            gain = np.minimum(np.where(turn, _EVERY_NTH * slow, 0.0), 1.0)
+        else:
+            gain, young = self._gains(rows, cells, slow, ready, turn)
+        cells["mean"][:] += gain * deviation
+        variance = cells["variance"]
+        deviation *= deviation
+        deviation *= gain
+        variance += deviation
+        variance *= 1.0 - gain
+        if turn.any():
+            self._correlate(rows, cells, known, young, gain, rows_before, np.flatnonzero(turn), usual)
+
+    def _gains(
+        self, rows: Aligned, cells: Mapping[str, Floats], slow: Floats, ready: Bools, turn: Bools
+    ) -> tuple[Floats, Bools]:  # fmt: skip
+        """How much of this row each tag learns, where not all is learnt and there, and which tags are young: they learn from each row.
+
+        The resolution of sensors is learnt on the way.
+        """
+        present = ~np.isnan(rows.value)
+        young = ~ready | (cells["count"] < _GROWN)
         change = np.abs(rows.value - cells["previous"])
-        np.copyto(cells["step"], change, where=(change > 0.0) & (change < cells["step"]))
-        np.copyto(cells["previous"], rows.value, where=present)
-        cells["count"] += present
-        gain = np.where(present, np.minimum(np.maximum(1.0 / np.maximum(cells["count"], 1.0), 1.0 / self._memory), most), 0.0)
-        cells["mean"] += gain * deviation
-        cells["variance"][:] = (1.0 - gain) * (cells["variance"] + gain * deviation * deviation)
-        nth = each["rows"] + 1.0
-        each["rows"][:] = nth
-        turn = np.flatnonzero((nth + self._phase[rows.groups]) % _EVERY_NTH == 0.0)
-        if not len(turn):
-            return
-        into = rows.groups[turn]
-        pace = np.where(known[:, turn], np.minimum(gain[:, turn] * _EVERY_NTH, 1.0), 0.0)
-        away = cells["smooth"][:, turn] - cells["level"][:, turn]
-        cells["level"][:, turn] += pace * away
+        np.copyto(cells["step"], change, where=(change > 0.0) & (change < cells["step"]) & young)
+        np.copyto(cells["previous"], rows.value, where=present & young)
+        cells["count"][:] += present & young
+        share = np.maximum(1.0 / np.maximum(cells["count"], 1.0), 1.0 / self._memory) * np.where(ready, slow * self._memory, 1.0)
+        gain: Floats = np.where(young, share, np.minimum(np.where(turn, _EVERY_NTH * slow, 0.0), 1.0))
+        gain[~present] = 0.0
+        return gain, young
+
+    def _correlate(
+        self, rows: Aligned, cells: Mapping[str, Floats], known: Bools | None, young: Bools | None, gain: Floats, nth: Floats,
+        turn: Index, usual: Bools,
+    ) -> None:  # fmt: skip
+        whole = len(turn) == len(self._names)
+        here: slice | Index = _ALL if whole else turn
+        into: slice | Index = _ALL if whole else rows.groups[turn]
+        pace = np.broadcast_to(gain, cells["smooth"].shape)[:, here]
+        if young is not None and known is not None:
+            # Of young tags each row has its gain, and one in four counts for four here.
+            pace = np.minimum(pace * np.where(young[:, here], float(_EVERY_NTH), 1.0), 1.0)
+            pace[~known[:, here]] = 0.0
+        away = cells["smooth"][:, here] - cells["level"][:, here]
+        cells["level"][:, here] += pace * away
         paces, seen = pace.astype(np.float32), away.astype(np.float32)
+        fewer = known is not None
         for tag in range(len(seen)):
             covariance = self._pairs["covariance"][tag][:, into]
-            # The younger of two tags decides; a missing one is not learnt.
-            both = np.where((paces > 0.0) & (paces[tag] > 0.0), np.maximum(paces, paces[tag]), np.float32(0.0))
-            covariance += both * (seen * seen[tag] * (np.float32(1.0) - both) - covariance)
-            self._pairs["covariance"][tag][:, into] = covariance
+            both = paces[tag]
+            if fewer:  # the younger of two tags decides; a missing one is not learnt
+                both = np.where((paces > 0.0) & (both > 0.0), np.maximum(paces, both), np.float32(0.0))
+            change = seen * (seen[tag] * (np.float32(1.0) - both))
+            change -= covariance
+            change *= both
+            covariance += change
+            if not whole:
+                self._pairs["covariance"][tag][:, into] = covariance
         number = nth[turn].astype(np.intp) // _EVERY_NTH
         apart = self._apart(nth[turn])
-        kept = usual[turn] & (number % apart == 0)
-        seen[paces == 0.0] = np.nan
-        self._pairs["past"][number[kept] // apart[kept] % _KEPT, :, into[kept]] = seen[:, kept].T
+        kept = np.flatnonzero(usual[turn] & (number % apart == 0))
+        if len(kept):
+            seen = seen[:, kept]
+            seen[paces[:, kept] == 0.0] = np.nan
+            self._pairs["past"][number[kept] // apart[kept] % _KEPT, :, rows.groups[turn[kept]]] = seen.T
 
     def _apart(self, rows: Floats) -> Index:
         """How far apart the kept rows are, as a multiple of `_EVERY_NTH`: together they reach over half of what was learnt, at most `memory`."""
@@ -270,12 +346,13 @@ class Multivariate:
         apart: Index = np.exp2(np.floor(np.log2(np.clip(rows / (_EVERY_NTH * _KEPT), 1.0, most)))).astype(np.intp)
         return apart
 
-    def _calibrate(self, each: dict[str, Floats], size: Floats, weight: Floats, ready: Bools) -> None:
+    @staticmethod
+    def _calibrate(each: Mapping[str, Floats], size: Floats, slow: Floats, ready: Bools) -> None:
         """Follow the usual size of the statistic slowly; each estimate finds it anew."""
-        gain = np.where(ready, weight / self._memory, 0.0)
+        gain = np.where(ready, slow, 0.0)
         away = size - each["location"]
-        each["location"] += gain * away
-        each["spread"] += gain * (np.abs(away) - each["spread"])
+        each["location"][:] += gain * away
+        each["spread"][:] += gain * (np.abs(away) - each["spread"])
 
     def _accept(self, rows: Aligned, suspicious: Bools) -> None:
         """What has been suspicious for so long is the new normal: the asset is learnt anew."""
@@ -286,13 +363,17 @@ class Multivariate:
             return
         anew = rows.groups[suspicious & (rows.time - since >= self._accept_us)]
         if len(anew):
-            for name in ("count", "variance", "fresh", "scale", "plane", "off"):
+            for name in ("count", "variance", "fresh", "scale"):
                 self._cells[name][:, anew] = 0.0
+            for name in ("plane", "off"):
+                self._pairs[name][:, anew] = 0.0
             self._pairs["covariance"][:, :, anew] = 0.0
             self._pairs["past"][:, :, anew] = np.nan
             for line in self._each.values():
                 line[anew] = 0.0
             self._each["next_fit"][anew] = _FIRST_FIT
+            self._cells["widest"][:, anew] = np.inf
+            self._steady = False
             self._first[anew] = self._since[anew] = NEVER
 
     def _estimate(self, groups: Index) -> None:
@@ -302,7 +383,8 @@ class Multivariate:
         self._each["next_fit"][groups] = np.ceil(rows + _GROWTH * much) + self._phase[groups] % 7
         step = self._cells["step"][:, groups]
         spread = np.maximum(np.sqrt(self._cells["variance"][:, groups]), np.where(np.isfinite(step), step, 0.0))
-        part = self._align.exists[:, groups] & (self._cells["count"][:, groups] >= _FIRST_FIT / 2) & (spread > 0.0)
+        enough = np.where(self._each["learnt"][groups] > 0.0, np.minimum(_GROWN, rows / 2), _FIRST_FIT / 2)
+        part = self._align.exists[:, groups] & (self._cells["count"][:, groups] >= enough) & (spread > 0.0)
         scale = np.where(part, 1.0 / np.where(spread > 0.0, spread, 1.0), 0.0)
         correlation = self._pairs["covariance"][:, :, groups].astype(np.float64) * scale * scale[:, None]
         correlation = (correlation + correlation.transpose(1, 0, 2)) / 2
@@ -320,21 +402,24 @@ class Multivariate:
         plane = real & (before < self._explained * _added(value)) & (np.arange(len(value))[:, None] < np.maximum(tags - 1, 1))
         off = real & ~plane
         self._cells["scale"][:, groups] = scale
-        self._cells["plane"][:, groups] = np.where(
+        self._cells["widest"][:, groups] = np.where(part, _CLIP * spread, np.inf)
+        self._pairs["plane"][:, groups] = np.where(
             plane, 1.0 / np.where(value > 0, value, 1.0) / np.maximum(plane.sum(axis=0), 1), 0.0
         )
         # Directions off the plane weigh by their own variance, tempered: a quiet one must not drown in a noisy one, nor rounding be a fault.
         tempered = value + _TEMPER * _added(np.where(off, value, 0.0)) / np.maximum(off.sum(axis=0), 1)
         rest = _added(np.where(off, value / np.where(off, tempered, 1.0), 0.0))
-        self._cells["off"][:, groups] = np.where(off, 1.0 / np.where(off, tempered * np.where(rest > 0, rest, 1.0), 1.0), 0.0)
+        self._pairs["off"][:, groups] = np.where(off, 1.0 / np.where(off, tempered * np.where(rest > 0, rest, 1.0), 1.0), 0.0)
         self._pairs["axes"][:, :, groups] = axes
-        past = self._pairs["past"][:, :, groups].astype(np.float64)
+        past = self._pairs["past"][:, :, groups]
         there: Bools = np.logical_not(np.isnan(past).all(axis=1))
         usable = (tags > 0) & (total > 0) & (there.sum(axis=0) >= _ENOUGH)
         found = np.zeros(there.shape)
-        weights = self._cells["plane"][:, groups], self._cells["off"][:, groups]
+        weights = self._pairs["plane"][:, groups], self._pairs["off"][:, groups]
         for row in range(_KEPT):
-            _, inside, outside = _statistics(np.nan_to_num(past[row]) * scale, axes, *weights)
+            _, inside, outside = _statistics(
+                (np.nan_to_num(past[row]) * scale).astype(np.float32), self._pairs["axes"][:, :, groups], *weights
+            )
             found[row] = np.where(there[row], _size(inside, outside), 0.0)
         # Smoothed rows that lie close together are no independent witnesses of how large the statistic gets.
         count = there.sum(axis=0)
@@ -344,10 +429,11 @@ class Multivariate:
         self._each["location"][groups] = (trust * location + _WITNESSES * _LOCATION) / (trust + _WITNESSES)
         self._each["spread"][groups] = (trust * spread + _WITNESSES * _SPREAD) / (trust + _WITNESSES)
         self._each["fitted"][groups] = usable
+        self._steady = self._steady and bool(usable.all())
 
-    def _because(self, group: int, standard: Floats, part: Floats, off: bool) -> str:
+    def _because(self, group: int, standard: Singles, part: Singles, off: bool) -> str:
         """The tags that have most to do with it, and each one's share."""
-        weight = self._cells["off" if off else "plane"][:, group]
+        weight = self._pairs["off" if off else "plane"][:, group]
         axes = self._pairs["axes"][:, :, group].astype(np.float64)
         through = axes @ (np.where(weight > 0.0, part, 0.0) if off else weight * part)
         share = through**2 if off else np.maximum(standard * through, 0.0)
@@ -385,6 +471,7 @@ class Multivariate:
         shapes = {1: cell[1:], 2: cell, 3: (*cell[:1], *cell)}
         if any(stored[name].shape != ((_KEPT, *cell) if name == "past" else shapes[array.ndim]) for name, array in mine.items()):
             raise StateMismatch("the stored state holds arrays of other shapes than this version writes")
+        self._steady = False
         moved = self._align.restore(aligned)
         for name, array in mine.items():
             given = stored[name].astype(array.dtype)
@@ -413,7 +500,7 @@ class Multivariate:
         return tuple(before) != self._align.groups[new]
 
 
-def _statistics(standard: Floats, axes: Singles | Floats, plane: Floats, off: Floats) -> tuple[Floats, Floats, Floats]:
+def _statistics(standard: Singles, axes: Singles, plane: Singles, off: Singles) -> tuple[Singles, Singles, Singles]:
     """Components of k standardised rows, T² and SPE as multiples of what they are on average; one after the other, so that a
     row has the same result whatever rows are beside it."""
     part = standard[0] * axes[0]
@@ -423,15 +510,15 @@ def _statistics(standard: Floats, axes: Singles | Floats, plane: Floats, off: Fl
     return part, _added(power * plane), _added(power * off)
 
 
-def _size(plane: Floats, off: Floats) -> Floats:
+def _size(plane: Singles, off: Singles) -> Floats:
     """The cube root of a χ² over its degrees of freedom is nearly Gaussian."""
-    size: Floats = np.cbrt(np.maximum(plane, off))
+    size: Floats = np.cbrt(np.maximum(plane, off).astype(np.float64))
     return size
 
 
-def _added(parts: Floats) -> Floats:
+def _added(parts: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Sum over the first axis, one after the other: the same however many columns there are."""
-    total = parts[0].copy() if len(parts) else np.zeros(parts.shape[1:])
+    total: npt.NDArray[Any] = parts[0].copy() if len(parts) else np.zeros(parts.shape[1:])
     for one in parts[1:]:
         total += one
     return total

@@ -6,8 +6,8 @@ A concrete model gives its arrays and one kernel; everything about batches, roun
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar, Final
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from .scores import ScoreRows
 from .slots import NEVER, At, Bools, Floats, Index, Readings, Round, Slots, Times, decode
 from .state import pack, unpack
 
+Singles = npt.NDArray[np.float32]
+UNKNOWN_STEP: Final = np.float32(1e-30)
+"""Resolution of a sensor that has never changed; so small that nothing is divided by zero."""
 LATE_ROWS_UNTIL_ACCEPTED: Final = 10
 """So many live rows in a row that are older than what was seen: the source's clock has been set back, not the rows late."""
 
@@ -36,20 +39,34 @@ class PerTagModel(ABC):
     kind: ClassVar[str]
     version: ClassVar[int]
     scope: ClassVar[Scope] = "tag"
-    initial: ClassVar[Mapping[str, float]]
-    """The float64 state arrays and what a cold slot holds. `count` (readings learnt) is there for every model."""
+    initial: ClassVar[Mapping[str, float | tuple[float, ...]]]
+    """The state arrays and what a cold slot holds; several numbers are a row of an array [slots, numbers], for what is seldom
+    touched and then together. `count` (readings learnt) is there for every model."""
+    single: ClassVar[Collection[str]] = ()
+    """Those of them that are float32: what is relative to a level. The others are float64."""
     learnt_with: ClassVar[tuple[str, ...]] = ()
     """Parameters that shape the state; a state learnt under others is refused."""
 
     def __init__(self, config: ModelConfig, context: ModelContext, *, limit: float, min_samples: int) -> None:
         self.slots = Slots([tag.id for tag in context.tags])
         n = len(self.slots)
-        self.state: dict[str, Floats] = {name: np.full(n, value) for name, value in self.initial.items()}
+        self.state: dict[str, npt.NDArray[Any]] = {
+            name: np.full(
+                (n, len(value)) if isinstance(value, tuple) else n, value, dtype=np.float32 if name in self.single else np.float64
+            )
+            for name, value in self.initial.items()
+        }
         self.count = np.zeros(n)
         self._first: Times = np.full(n, NEVER)
         self._last: Times = np.full(n, NEVER)
         self._late = np.zeros(n, dtype=np.int64)
         self._any_late = False
+        self._newest = NEVER  # nothing in `_last` is newer
+        self._alike: float | None = 0.0  # the count that all slots share; None when it is not known whether they do
+        # While every batch is a poll of all slots at one time, `count` and `_last` are two numbers; see `_catch_up`.
+        self._ahead, self._ahead_time = False, NEVER
+        self._shared = np.zeros(1)
+        self._shared_count = np.broadcast_to(self._shared, (n,))
         self._settled = False  # every slot is warm: nothing to look up any more
         self._warm_up_us, self._min_samples = config.warm_up.us, min_samples
         self._parameters = config.model_dump_json(include=set(self.learnt_with))
@@ -90,9 +107,11 @@ class PerTagModel(ABC):
         if usable is not None:
             return None
         time = readings.time[part.rows]
-        if not (time > self._last[part.at]).all():
-            return None
-        score, low, high, ready = self._take(part.at, time, readings.value[part.rows])
+        if not (readings.oldest > self._newest):
+            self._catch_up()
+            if not (time > self._last[part.at]).all():
+                return None
+        score, low, high, ready = self._take(part.at, time, readings.value[part.rows], readings)
         if ready is None:
             return score, low, high, True
         return self._blank(score, ready), self._blank(low, ready), self._blank(high, ready), False
@@ -100,6 +119,7 @@ class PerTagModel(ABC):
     def _part_round(
         self, readings: Readings, part: Round, usable: Bools | None, score: Floats, low: Floats, high: Floats
     ) -> None:
+        self._catch_up()
         time = readings.time[part.rows]
         good = self._in_order(readings, part, time, usable)
         keep = np.flatnonzero(good)
@@ -107,22 +127,25 @@ class PerTagModel(ABC):
             return
         everything = len(keep) == len(good)
         if isinstance(part.at, slice) and len(good) // 4 >= len(good) - len(keep) > 0:
-            self._mostly(part, time, readings.value[part.rows], good, score, low, high)
+            self._mostly(readings, part, time, good, score, low, high)
             return
         at = part.at if everything else part.slots[keep]
         value = readings.value[part.rows]
-        found = self._take(at, time if everything else time[keep], value if everything else value[keep])
+        found = self._take(at, time if everything else time[keep], value if everything else value[keep], readings)
         out = part.out if everything else keep if isinstance(part.out, slice) else part.out[keep]
         for target, given in zip((score, low, high), found[:3], strict=True):
             target[out] = given if found[3] is None else self._blank(given, found[3])
 
-    def _mostly(self, part: Round, time: Times, value: Floats, good: Bools, score: Floats, low: Floats, high: Floats) -> None:
+    def _mostly(
+        self, readings: Readings, part: Round, time: Times, good: Bools, score: Floats, low: Floats, high: Floats
+    ) -> None:
         """A few rows of a poll are not to be learnt: cheaper than copying all others is to learn all and put those few back."""
         spared = part.slots[~good]
         before = {name: array[spared] for name, array in self._arrays().items()}
-        found = self._take(part.at, time, value)
+        found = self._take(part.at, time, readings.value[part.rows], readings)
         for name, array in self._arrays().items():
             array[spared] = before[name]
+        self._alike = None
         self._settle()
         shown = good if found[3] is None else good & found[3]
         for target, given in zip((score, low, high), found[:3], strict=True):
@@ -148,8 +171,22 @@ class PerTagModel(ABC):
         good &= fresh
         return good
 
-    def _take(self, at: At, time: Times, value: Floats) -> tuple[Floats, Floats, Floats, Bools | None]:
-        count = self.count[at] + 1.0
+    def _take(self, at: At, time: Times, value: Floats, readings: Readings) -> tuple[Floats, Floats, Floats, Bools | None]:
+        self._newest = max(self._newest, readings.newest)
+        whole = isinstance(at, slice) and len(value) == len(self.slots)
+        if whole and self._settled and self._alike is not None and readings.oldest == readings.newest:
+            self._ahead = True
+            self._alike += 1.0
+            self._shared[0], self._ahead_time = self._alike, readings.newest
+            return *self._score(at, time, value, self._shared_count, None), None
+        self._catch_up()
+        if isinstance(at, slice):
+            count = self.count[at]
+            count += 1.0
+        else:
+            count = self.count[at] + 1.0
+            self.count[at] = count
+        self._alike = self._alike + 1.0 if self._alike is not None and whole else None
         ready: Bools | None = None
         if not self._settled:
             first = self._first[at]
@@ -157,11 +194,35 @@ class PerTagModel(ABC):
             self._first[at] = first
             ready = (time - first >= self._warm_up_us) & (count > self._min_samples)
         self._last[at] = time
-        self.count[at] = count
         score, low, high = self._score(at, time, value, count, ready)
         if ready is not None:
             self._settle()
         return score, low, high, ready
+
+    def _catch_up(self) -> None:
+        """Write down the polls that were only counted."""
+        if self._ahead and self._alike is not None:
+            self.count.fill(self._alike)
+            self._last.fill(self._ahead_time)
+        self._ahead = False
+
+    def gain(self, count: Floats, memory: float) -> Singles | np.float32:
+        """1/count, at least 1/memory: the mean of all readings, later an exponential one. One number where it is the same for all."""
+        slowest = np.float32(1.0 / memory)
+        if self._ahead and self._alike is not None:
+            return max(np.float32(1.0) / np.float32(self._alike), slowest)
+        if len(count) == len(self.slots):
+            if self._alike is None and len(count):
+                least = float(count.min())
+                if least >= memory:
+                    return slowest
+                if least == count.max():
+                    self._alike = least
+            if self._alike is not None:
+                return max(np.float32(1.0) / np.float32(self._alike), slowest)
+        gain = count.astype(np.float32)
+        np.reciprocal(gain, out=gain)
+        return np.maximum(gain, slowest, out=gain)
 
     def _settle(self) -> None:
         warm = (self._last - self._first >= self._warm_up_us) & (self.count >= self._min_samples)
@@ -171,11 +232,13 @@ class PerTagModel(ABC):
     def _blank(values: Floats, ready: Bools) -> Floats:
         return np.where(ready, values, np.nan)
 
-    def view(self, at: At) -> dict[str, Floats]:
+    def view(self, at: At) -> dict[str, npt.NDArray[Any]]:
         """The state of some slots, to be changed in place and handed to `keep`: views for a range, copies for an index."""
+        if isinstance(at, slice) and at.start == 0 and at.stop == len(self.slots):
+            return self.state
         return {name: array[at] for name, array in self.state.items()}
 
-    def keep(self, at: At, changed: Mapping[str, Floats]) -> None:
+    def keep(self, at: At, changed: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write back what `view` gave."""
         if not isinstance(at, slice):
             for name, array in changed.items():
@@ -185,7 +248,9 @@ class PerTagModel(ABC):
         """Forget what these slots have learnt; they score null until `min_samples` readings have come."""
         for name, value in self.initial.items():
             self.state[name][slots] = value
+        self._catch_up()
         self.count[slots] = 0.0
+        self._alike = None
         self._settled = False
 
     def _times(self) -> dict[str, Times]:
@@ -196,7 +261,8 @@ class PerTagModel(ABC):
         """See EdgeModel."""
         return pack(self.kind, self.version, self._parameters, {"ids": self.slots.ids, **self._arrays()})
 
-    def _arrays(self) -> dict[str, npt.NDArray[np.float64] | npt.NDArray[np.int64]]:
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        self._catch_up()
         return {
             "count": self.count, "first": self._first, "last": self._last, "late": self._late, **self._times(), **self.state
         }  # fmt: skip
@@ -215,7 +281,23 @@ class PerTagModel(ABC):
         for name, array in mine.items():
             array[slots[known]] = stored[name][known]
         self._any_late = bool(self._late.any())
+        self._newest = int(self._last.max(initial=NEVER))
+        self._alike = None
         self._settled = False
+
+
+class Scratch:
+    """Room for intermediate results, so that a poll of all tags allocates nothing: `singles` float32, one float64 and one bool array."""
+
+    def __init__(self, n: int, singles: int) -> None:
+        self._whole = [np.empty(n, dtype=np.float32) for _ in range(singles)], np.empty(n), np.empty(n, dtype=bool)
+
+    def of(self, m: int) -> tuple[list[Singles], Floats, Bools]:
+        """The first m places of each."""
+        singles, exact, flag = self._whole
+        if m == len(exact):
+            return self._whole
+        return [array[:m] for array in singles], exact[:m], flag[:m]
 
 
 def learn_step(step: Floats, previous: Floats, value: Floats) -> None:
@@ -226,3 +308,13 @@ def learn_step(step: Floats, previous: Floats, value: Floats) -> None:
         found = change[smaller]
         step[smaller] = np.where(found > 0.0, found, step[smaller])
     previous[:] = value
+
+
+def finer_step(step: Singles, previous: Floats, value: Floats, rows: Index, unit: float) -> Index:
+    """The same for some rows, with steps in float32 as shares `unit` of a change. Returns the rows whose step was not that fine before."""
+    change = np.abs(value[rows] - previous[rows]) * unit
+    known = step[rows]
+    finer = (change > 0.0) & ((change < known) | (known == UNKNOWN_STEP))
+    found: Index = rows[finer]
+    step[found] = np.maximum(change[finer], UNKNOWN_STEP)
+    return found

@@ -22,7 +22,7 @@ from .alarms import AlarmLayer
 from .base import EdgeModel, ModelConfig, ModelContext, SiteAlarms
 from .gate import Gate, parse
 from .limits import LimitsConfig
-from .slots import NEVER, Bools, Index, Readings, TakesReadings, Times, decode
+from .slots import NEVER, Bools, Index, Readings, TagColumns, TakesReadings, Times, decode
 from .state import array_text, pack, text_array, unpack
 
 _KIND: Final = "model_set"
@@ -156,6 +156,7 @@ class ModelSet:
         """`members` by name: configuration, model, gate and the tags it watches. Tags need their ids. `site`: see AlarmLayer."""
         self.alarms = AlarmLayer(tags, site)
         self._members: list[_Member] = []
+        self._columns = TagColumns()
         for name, (config, model, gate, watched) in members.items():
             self._members.append(_Member(name, config, model, gate, watched))
             self.alarms.add(name, config.alarm, model, limits=config.kind == _LIMITS)
@@ -207,7 +208,7 @@ class ModelSet:
 
     def update(self, batch: pa.RecordBatch, now: int) -> Outputs:
         """TELEMETRY(n) with `seq` at `now` (µs) -> scores, alerts and health."""
-        readings = decode(batch) if batch.num_rows else None
+        readings = decode(batch, self._columns) if batch.num_rows else None
         out = Outputs()
         for member in self._members:
             found, shut = member.update(batch, readings, now)

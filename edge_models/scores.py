@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -38,6 +38,22 @@ class ScoreRows:
             value = pa.array(readings.value[rows], from_pandas=True)
         return self._batch(time, seq, tag, value, score, low, high, None, complete)
 
+    def quiet(self, readings: Readings, score: Floats | None = None) -> pa.RecordBatch:
+        """One SCORE row without a band per row of a batch in which all are usable; without `score` it is 0, NaN is null."""
+        time, seq, tag, value = (readings.batch.column(at) for at in _PASSED)
+        if value.null_count:
+            value = pa.array(readings.value)
+        constant = self._constants(len(readings))
+        nothing = constant["nothing"]
+        shown = constant["zero"] if score is None else pa.array(score, from_pandas=True)
+        return pa.RecordBatch.from_arrays(
+            [
+                time, seq, tag, constant["asset"], value, shown, constant["limit"], nothing, nothing, constant["model"],
+                constant["alarm"], constant["since"], constant["contributions"],
+            ],
+            schema=SCORE,
+        )  # fmt: skip
+
     def at(
         self,
         time: Times,
@@ -67,17 +83,20 @@ class ScoreRows:
         return made.set_column(_CONTRIBUTIONS, SCORE.field(_CONTRIBUTIONS), pa.array(contributions, pa.string()))
 
     def of_assets(
-        self, time: Times, seq: Times, asset: pa.Array, score: Floats, contributions: Sequence[str | None]
+        self, time: Times, seq: Times, asset: pa.Array, score: Floats, contributions: Mapping[int, str]
     ) -> pa.RecordBatch:
-        """SCORE rows about assets (strings) from arrays of the same length; NaN is null. `contributions` are JSON."""
+        """SCORE rows about assets (strings) from arrays of the same length; NaN is null. `contributions` are JSON, by row."""
         n = len(score)
         nothing = pa.nulls(n, pa.float64())
         constant = self._constants(n)
+        told = constant["contributions"]
+        if contributions:
+            told = pa.array([contributions.get(row) for row in range(n)], pa.string())
         return pa.RecordBatch.from_arrays(
             [
                 _times(time), pa.array(seq), pa.nulls(n, pa.int32()), asset, nothing,
                 pa.array(score, from_pandas=True), constant["limit"], nothing, nothing, constant["model"], constant["alarm"],
-                constant["since"], pa.array(contributions, pa.string()),
+                constant["since"], told,
             ],
             schema=SCORE,
         )  # fmt: skip
@@ -117,6 +136,8 @@ class ScoreRows:
                 "alarm": pa.repeat(self.alarm, n),
                 "since": pa.nulls(n, TIME),
                 "contributions": pa.nulls(n, pa.string()),
+                "zero": pa.array(np.zeros(n)),
+                "nothing": pa.nulls(n, pa.float64()),
             }
             if len(self._constant) >= _KEPT:
                 self._constant.pop(next(iter(self._constant)))

@@ -26,8 +26,8 @@ At = slice | Index
 
 NEVER: Final = np.iinfo(np.int64).min
 """Time of what has not happened yet."""
-HUGE: Final = 1e100
-"""A number beyond this is no measurement; it is treated like NaN, so that squares stay finite."""
+HUGE: Final = 1e30
+"""A number beyond this is no measurement; it is treated like NaN, so that it fits into single precision."""
 _ALL: Final = slice(None)
 # The place of a column never changes, and finding it by name in every batch costs more than reading it.
 _TIME, _LAG, _TAG, _VALUE, _VALUE_INT, _QUALITY, _ORIGIN = (
@@ -49,14 +49,21 @@ class Readings:
     active: Bools | None  # None: no row is gated
     usable: Bools | None
     """True where a model may score and learn: not bad, a finite number, active. None when all rows are."""
+    oldest: int  # least and greatest of `time`
+    newest: int
 
     def __len__(self) -> int:
         return len(self.tag)
 
     def gateway_time(self) -> Times:
-        """When the gateway saw the row, µs: source time plus lag."""
+        """When the gateway saw the row, µs: source time plus lag. `time` itself where no row has a lag."""
         lag = self.batch.column(_LAG)
-        seen: Times = self.time + (lag.fill_null(0) if lag.null_count else lag).to_numpy() * np.int64(1000)
+        if lag.null_count == len(lag):
+            return self.time
+        late = (lag.fill_null(0) if lag.null_count else lag).to_numpy()
+        if len(late) == 0 or (late.max() == 0 and late.min() == 0):
+            return self.time
+        seen: Times = self.time + late * np.int64(1000)
         return seen
 
     def backfilled(self) -> Bools:
@@ -80,7 +87,27 @@ class TakesReadings(Protocol):
         ...
 
 
-def decode(batch: pa.RecordBatch) -> Readings:
+class TagColumns:
+    """Gives equal tag columns as one array, so that the plans of all models are found by a look at which array it is."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int, int], npt.NDArray[np.int32]] = {}
+
+    def __call__(self, tag: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """The array that was seen before with these tags; else this one, copied."""
+        if len(tag) == 0:
+            return tag
+        key = (len(tag), int(tag[0]), int(tag[-1]))
+        known = self._known.get(key)
+        if known is not None and bool((known == tag).all()):
+            return known
+        if len(self._known) >= 16:
+            self._known.pop(next(iter(self._known)))
+        self._known[key] = tag = tag.copy()
+        return tag
+
+
+def decode(batch: pa.RecordBatch, columns: TagColumns | None = None) -> Readings:
     """TELEMETRY(n) with `seq` behind it, and behind that perhaps `active`, as arrays. Raises ValueError for other columns."""
     if batch.num_columns <= _SEQ or batch.schema.field(_SEQ).name != "seq":
         raise ValueError("models take telemetry with its row number `seq`")
@@ -93,17 +120,19 @@ def decode(batch: pa.RecordBatch) -> Readings:
     quality = batch.column(_QUALITY).to_numpy()
     if len(quality) and quality.max() >= q.BAD:
         numbers = np.where(q.is_bad(quality), np.nan, numbers)  # whatever a bad row shows is no measurement
-    size = np.abs(numbers)
-    sane = not len(size) or bool(size.max() <= HUGE)  # a NaN makes this false
+    sane = not len(numbers) or bool(numbers.max() <= HUGE and numbers.min() >= -HUGE)  # a NaN makes this false
+    time = _int64(batch.column(_TIME))
     readings = Readings(
         batch=batch,
         seq=batch.column(_SEQ).to_numpy(),
-        time=_int64(batch.column(_TIME)),
-        tag=batch.column(_TAG).to_numpy(),
+        time=time,
+        tag=batch.column(_TAG).to_numpy() if columns is None else columns(batch.column(_TAG).to_numpy()),
         value=numbers,
         quality=quality,
         active=None,
-        usable=None if sane else size <= HUGE,
+        usable=None if sane else np.abs(numbers) <= HUGE,
+        oldest=int(time.min()) if len(time) else NEVER,
+        newest=int(time.max()) if len(time) else NEVER,
     )
     if batch.num_columns > _SEQ + 1:
         return readings.gated(batch.column(_SEQ + 1).to_numpy(zero_copy_only=False))
@@ -161,13 +190,13 @@ class Slots:
             return Plan(0, None, ())
         key = (n, int(tag[0]), int(tag[-1]))
         known = self._plans.get(key)
-        if known is not None and bool((known[0] == tag).all()):
+        if known is not None and (known[0] is tag or bool((known[0] == tag).all())):
             return known[1]
         made = self._make(tag)
         if len(made.rounds) == 1:
             if len(self._plans) >= 16:
                 self._plans.pop(next(iter(self._plans)))
-            self._plans[key] = (tag.copy(), made)
+            self._plans[key] = (tag if tag.base is None else tag.copy(), made)
         return made
 
     def _make(self, tag: npt.NDArray[np.int32]) -> Plan:

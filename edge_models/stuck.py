@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from math import log
 from typing import ClassVar, Final
 
@@ -24,6 +25,8 @@ from .state import pack, unpack
 _LIMIT: Final = 0.999999  # the score of a silence as long as is allowed
 _DECAY: Final = log(1.0 - _LIMIT)
 _FORGET: Final = 0.999  # of the longest hold or gap, per change or reading
+_NONE: Final = np.zeros(0, dtype=np.intp)
+_ALL_ZERO: Final = np.zeros(0)
 _FOREVER: Final = np.iinfo(np.int64).max // 4
 _PERIODS: Final = 10
 _AWAY: Final = np.array(
@@ -57,6 +60,25 @@ class StuckConfig(ModelConfig):
     )
 
 
+@dataclass(slots=True)
+class _Pace:
+    """That the last batch was a poll of all tags, each of them well."""
+
+    arrived: int  # gateway time of that poll
+    newest: int  # the newest time of a reading in it
+    few: Index  # slots that have changed too seldom to be scored
+    rest: Index | slice  # all others
+    even: bool = False  # every tag of the rest changed in it, at one time, and none of the few
+    one: bool = False  # the longest holds are one number for all of the rest, and so are the longest gaps
+    # While polls are even and differ in nothing but values and row numbers, they are only counted here:
+    polls: int = 0
+    hold: float = 0.0
+    gap: float = 0.0
+    blank: Floats = field(default_factory=lambda: np.zeros(0))  # the scores where nothing is held
+    value: Floats = field(default_factory=lambda: np.zeros(0))
+    seq: Times = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
 class Stuck:
     """Flatline, silence, lasting bad quality and impossible jumps, scored per tag.
 
@@ -87,6 +109,8 @@ class Stuck:
         self._arrivals = np.zeros(n)
         self._warm = np.full(n, np.nan)  # 0 once warm
         self._any_bad = False
+        self._pace: _Pace | None = None
+        self._due_is_old = False  # `_due` is that of a poll before the last one
         self._first = np.full(n, NEVER)  # time of the first good reading
         self._last = np.full(n, NEVER)  # time of the newest reading
         self._changed = np.full(n, NEVER)  # time since when the value is what it is; NEVER: begins with the next good reading
@@ -107,6 +131,11 @@ class Stuck:
         gateway = readings.gateway_time()
         start = int(self._clock[0])
         with np.errstate(all="ignore"):
+            if self._pace is not None:
+                steady = self._steady(readings, gateway, self._pace)
+                if steady is not None:
+                    return [self._rows.quiet(readings, None if steady is _ALL_ZERO else steady)]
+                self._leave_pace()
             if start != NEVER and int(gateway.max()) - start <= self._jump_us:
                 return self._segment(readings, gateway)
             running = np.maximum.accumulate(np.append(start, gateway))
@@ -126,6 +155,7 @@ class Stuck:
         step = now - int(self._clock[0])
         if self._clock[0] == NEVER or step <= 0:
             return []
+        self._leave_pace()
         if step > self._jump_us:
             self._skip(step)
         self._clock[:] = now
@@ -161,6 +191,8 @@ class Stuck:
         silent = np.flatnonzero(self._due <= end)
         if len(silent):
             overdue.append(self._overdue(np.full(len(silent), len(readings)), silent, np.full(len(silent), end)))
+        if seen is None and usable is None and plan.rows is None and n == len(self.slots) and len(plan.rounds) == 1:
+            self._find_pace(plan.rounds[0].at, readings)
         own = [] if n == 0 else [self._reading_rows(readings, plan.rows, score, low, high, since)]
         if not overdue:
             return own
@@ -170,6 +202,125 @@ class Stuck:
         return [
             pa.Table.from_batches([*own, *(made for _, made in overdue)]).combine_chunks().to_batches()[0].take(pa.array(order))
         ]
+
+    def _find_pace(self, at: slice | Index, readings: Readings) -> None:
+        """After a poll of all tags: are they all warm and well, so that the next poll can go the short way?"""
+        config = self._config
+        if config.max_rate is not None or not isinstance(at, slice) or self._any_bad:
+            return
+        well = (
+            bool((self._warm == 0.0).all())
+            and bool((self._changed != NEVER).all())
+            and self._arrivals.min() >= config.min_changes
+            and bool((self._last - self._first >= config.warm_up.us).all())
+            and self._arrived.min() == self._arrived.max() == self._clock[0]
+            and bool((self._due < _FOREVER).all() or not config.missing)
+        )
+        if well:
+            few = self._changes < config.min_changes
+            rest = np.flatnonzero(~few) if few.any() else slice(None)
+            self._pace = _Pace(int(self._clock[0]), readings.newest, np.flatnonzero(few), rest)
+
+    def _leave_pace(self) -> None:
+        """Bring up to date what the short way leaves undone."""
+        if self._pace is not None:
+            self._catch_up(self._pace)
+        self._pace = None
+        if self._due_is_old:
+            self._due = self._arrived + self._allowed_gap().astype(np.int64)
+            self._due_is_old = False
+
+    def _catch_up(self, pace: _Pace) -> None:
+        """Write down the polls that were only counted."""
+        if pace.polls:
+            self._changes[pace.rest] += float(pace.polls)
+            self._hold[pace.rest] = pace.hold
+            self._changed[pace.rest] = pace.newest
+            self._arrivals += float(pace.polls)
+            self._gap.fill(pace.gap)
+            self._last.fill(pace.newest)
+            self._arrived.fill(pace.arrived)
+            np.copyto(self._value, pace.value)
+            np.copyto(self._seq, pace.seq)
+            pace.polls = 0
+
+    def _steady(self, readings: Readings, gateway: Times, pace: _Pace) -> Floats | None:
+        """The short way: a poll of all tags in which nothing is bad, late, overdue or stuck. None, and nothing done, for any other.
+
+        Returns the scores, `_ALL_ZERO` where every value has changed. The state afterwards is bit for bit what the long way leaves.
+        """
+        plan = self.slots.plan(readings.tag)
+        if (
+            readings.usable is not None
+            or readings.active is not None
+            or plan.rows is not None
+            or plan.count != len(self.slots)
+            or len(plan.rounds) != 1
+            or not isinstance(plan.rounds[0].at, slice)
+            or readings.oldest <= pace.newest
+        ):
+            return None
+        now = int(gateway[0])
+        alike = readings.oldest == readings.newest if gateway is readings.time else bool((gateway == now).all())
+        if not alike or not 0 < now - pace.arrived <= self._jump_us:
+            return None
+        time, value = readings.time, readings.value
+        same = value == (pace.value if pace.polls else self._value)
+        if len(pace.few) and not same[pace.few].all():
+            return None  # one that never changed does
+        held_still = np.count_nonzero(same)
+        even = readings.oldest == readings.newest and held_still == len(pace.few)
+        if even and pace.even and pace.one:
+            if pace.polls == 0:
+                pace.hold, pace.gap = float(self._hold[pace.rest][0]), float(self._gap[0])
+            held, seen = float(readings.newest - pace.newest), float(now - pace.arrived)
+            pace.hold = max(pace.hold * _FORGET, min(held, 2.0 * pace.hold))
+            pace.gap = max(pace.gap * _FORGET, min(seen, 2.0 * pace.gap))
+            pace.polls += 1
+            pace.value, pace.seq, pace.arrived, pace.newest = value, readings.seq, now, readings.newest
+            self._clock[:] = now, self._clock[0]
+            self._due_is_old = self._config.missing
+            return self._none_held(pace)
+        self._catch_up(pace)
+        flat = np.flatnonzero(same) if held_still else _NONE
+        score = self._none_held(pace)
+        if held_still > len(pace.few):
+            score = np.zeros(len(value))
+            lasted = (time[flat] - self._changed[flat]).astype(np.float64)
+            score[flat] = 1.0 - np.exp(_DECAY * lasted / np.maximum(self._least[flat], self._config.factor * self._hold[flat]))
+            score[pace.few] = np.nan
+            if (score >= _LIMIT).any():
+                return None
+        kept = self._hold[flat], self._changes[flat], self._changed[flat]
+        if pace.even and readings.oldest == readings.newest:
+            since: Floats | float = float(readings.newest - pace.newest)
+        else:
+            since = (time - self._changed).astype(np.float64)
+        _stretch(self._hold, since)
+        self._changes += 1.0
+        np.copyto(self._changed, time)
+        self._hold[flat], self._changes[flat], self._changed[flat] = kept
+        np.copyto(self._value, value)
+
+        _stretch(self._gap, float(now - pace.arrived))
+        self._arrivals += 1.0
+        self._arrived.fill(now)
+        np.copyto(self._last, time)
+        np.copyto(self._seq, readings.seq)
+        self._due_is_old = self._config.missing
+        self._clock[:] = now, self._clock[0]
+        pace.arrived, pace.newest, pace.even = now, readings.newest, even
+        pace.one = even and _is_one(self._hold[pace.rest]) and _is_one(self._gap)
+        return score
+
+    def _none_held(self, pace: _Pace) -> Floats:
+        """The scores of a poll in which every value has changed but those that never do."""
+        if len(pace.few) == 0:
+            return _ALL_ZERO
+        if len(pace.blank) == 0:
+            pace.blank = np.zeros(len(self.slots))
+            pace.blank[pace.few] = np.nan
+        return pace.blank
 
     def _seen(self, gateway: Times) -> Times | None:
         """The time before the newest one at each row, int64[n]; None when the rows share one time: then it is `clock[1]`.
@@ -372,10 +523,12 @@ class Stuck:
 
     def snapshot(self) -> bytes:
         """See EdgeModel."""
+        self._leave_pace()
         return pack(self.kind, self.version, "", {"ids": self.slots.ids, "clock": self._clock, **self._arrays()})
 
     def restore(self, state: bytes) -> None:
         """See EdgeModel."""
+        self._leave_pace()
         stored = unpack(state, self.kind, self.version, "")
         clock, ids = stored.pop("clock", None), stored.get("ids")
         mine = self._arrays()
@@ -387,6 +540,20 @@ class Stuck:
             array[slots[known]] = stored[name][known]
         self._clock[:] = clock
         self._any_bad = bool((self._bad != NEVER).any())
+
+
+def _is_one(numbers: Floats) -> bool:
+    return len(numbers) > 0 and bool(numbers.min() == numbers.max())
+
+
+def _stretch(longest: Floats, seen: Floats | float) -> None:
+    """max(longest · forget, min(seen, 2 · longest)) in place: one fault must not blind it."""
+    if isinstance(seen, float) and seen <= 2.0 * longest.min() and longest.max() * _FORGET <= seen:
+        longest.fill(seen)
+        return
+    most = np.minimum(seen, 2.0 * longest)
+    longest *= _FORGET
+    np.maximum(longest, most, out=longest)
 
 
 PLUGIN: Plugin[StuckConfig, EdgeModel] = Plugin(StuckConfig, Stuck)

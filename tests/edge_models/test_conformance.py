@@ -7,7 +7,19 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from edge_models import drift, ensemble, envelope, forecast_residual, limits, rules, shape, stuck, trend_to_limit, vibration
+from edge_models import (
+    drift,
+    ensemble,
+    envelope,
+    forecast_residual,
+    limits,
+    novelty,
+    rules,
+    shape,
+    stuck,
+    trend_to_limit,
+    vibration,
+)
 from edge_models.base import EdgeModel
 from schemas.tags import Tag
 from tests.conformance.model import TAGS, ModelConformance, make_tag
@@ -67,6 +79,13 @@ class TestEnsemble(ModelConformance):
         "min_samples": 10,
         "members": {"forecast_residual": {"min_samples": 20}, "drift": {}, "envelope": {"min_samples": 10}},
     }
+
+
+class TestNovelty(ModelConformance):
+    plugin = novelty.PLUGIN
+    kind = "novelty"
+    most_bytes_per_tag = 800
+    options: ClassVar[Mapping[str, Any]] = {"min_samples": 10, "patterns": 25}
 
 
 class TestTrendToLimit(ModelConformance):

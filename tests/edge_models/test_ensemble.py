@@ -129,7 +129,7 @@ def test_a_state_whose_member_cannot_be_taken_back_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("members", "says"),
     [
-        ({"stuck": {}}, "'stuck' cannot be a member; there are forecast_residual, drift, envelope, shape"),
+        ({"stuck": {}}, "'stuck' cannot be a member; there are forecast_residual, drift, envelope, novelty, shape"),
         ({"drift": {"tags": ["**"]}}, "drift: `tags` stands at the ensemble"),
         ({"drift": {"treshold": 3}}, "drift.treshold: "),
         ({"drift": {"threshold": -3}}, "it has memory, min_samples, slack, threshold"),
