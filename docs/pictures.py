@@ -84,6 +84,10 @@ def examples() -> dict[str, Example]:
     stuck = noise(2400)[None].copy()
     stuck[:, 1300:2000] = stuck[0, 1300]
     found["stuck"] = Example(stuck, (1300, 2000), first=900)
+    both = noise(1600, 2)[None].copy()
+    both[:, 1200:1400] += 4
+    both[:, 1000] += 5
+    found["ensemble"] = Example(both, (1200, 1400), {"warm_up": "10m"}, first=900)
     together = loads(3200)
     together[1, 2600:2900] += 4
     found["multivariate"] = Example(together, (2600, 2900), {"warm_up": "30m"}, shown=1, first=2200)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from edge_models import (
     drift,
+    ensemble,
     envelope,
     forecast,
     forecast_residual,
@@ -70,6 +71,16 @@ class TestEnvelope(ModelConformance):
     plugin = envelope.PLUGIN
     kind = "envelope"
     options: ClassVar[Mapping[str, Any]] = {"min_samples": 10}
+
+
+class TestEnsemble(ModelConformance):
+    plugin = ensemble.PLUGIN
+    kind = "ensemble"
+    most_bytes_per_tag = 350
+    options: ClassVar[Mapping[str, Any]] = {
+        "min_samples": 10,
+        "members": {"forecast_residual": {"min_samples": 20}, "drift": {}, "envelope": {"min_samples": 10}},
+    }
 
 
 class TestNovelty(ModelConformance):

@@ -9,6 +9,7 @@ import pytest
 
 from edge_models import (
     drift,
+    ensemble,
     envelope,
     forecast,
     forecast_residual,
@@ -39,6 +40,7 @@ PLUGINS = {
     "trend_to_limit": trend_to_limit.PLUGIN,
     "vibration": vibration.PLUGIN,
     "shape": shape.PLUGIN,
+    "ensemble": ensemble.PLUGIN,
     "multivariate": multivariate.PLUGIN,
 }
 REQUIRED = {"vibration": {"sample_rate": 25_600}}
