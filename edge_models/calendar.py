@@ -113,8 +113,8 @@ class Calendar:
     def place(self, time: Times) -> tuple[Index, Floats]:
         """The position of each moment (µs UTC), −1 on holidays, and how far within it the moment lies, 0 to 1."""
         if len(time) > 1 and time[0] == time[-1] and (time == time[0]).all():  # a poll
-            position, fraction = self.place(time[:1])
-            return np.broadcast_to(position, time.shape), np.broadcast_to(fraction, time.shape)
+            one, fraction = self.place(time[:1])
+            return np.broadcast_to(one, time.shape), np.broadcast_to(fraction, time.shape)
         local = time + self._offset(time)
         within = (local - _MONDAY_US) % self._cycle_us
         position: Index = (within // self.slot_us).astype(np.intp)

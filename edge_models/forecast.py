@@ -199,7 +199,7 @@ class Forecast(PerTagModel):
         """Set score and intervals from the record of errors; NaN where there are too few."""
         ahead = self._ahead_slots
         errors = self._errors[own].reshape(len(own), _RECORD, ahead).astype(np.float64)
-        whole = ~np.isnan(errors).any(axis=2)
+        whole: Bools = np.logical_not(np.isnan(errors).any(axis=2))
         n = whole.sum(axis=1)
         able = (n >= self._few) & ~np.isnan(foretold).any(axis=1)
         beyond = (whole & (foretold[:, None, :] + errors > (self._peak[own] - s["origin"])[:, None, None]).any(axis=2)).sum(
