@@ -58,6 +58,7 @@ class TestRulesOfOneTag(ModelConformance):
     warm_up_us = 0
     row_per_reading = False
     most_bytes_per_tag = 300
+    bulk = (2_000, 100)  # three rules on each tag
     options: ClassVar[Mapping[str, Any]] = {
         "rules": {
             "too-high": {"tag": "t*", "above": 22, "below": 5, "hysteresis": 1.0, "on_delay": "1s"},

@@ -66,7 +66,7 @@ def test_score_writes_the_scores_and_says_what_it_found(recording: Path, tmp_pat
 
 
 def test_mistakes_are_configuration_errors(recording: Path, tmp_path: Path) -> None:
-    for model, source in (("forecast", recording), ("drift", tmp_path / "absent.csv")):
+    for model, source in (("foresight", recording), ("drift", tmp_path / "absent.csv")):
         arguments = ["score", "--model", model, "--input", str(source), "--output", str(tmp_path / "o.parquet")]
         with pytest.raises(ConfigError):
             CliRunner().invoke(command, arguments, catch_exceptions=False)
