@@ -124,10 +124,11 @@ class ModelConfig(Strict):
 
 @dataclass(frozen=True, slots=True)
 class ModelContext:
-    """What the gateway (or a job over a file) hands to a model: its name and the tags that its patterns match."""
+    """What the gateway (or a job over a file) hands to a model: its name, the tags that its patterns match, the plant's clock."""
 
     name: str
     tags: Sequence[Tag]
+    time_zone: str = "UTC"  # IANA name
 
 
 class EdgeModel(Protocol):

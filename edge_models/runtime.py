@@ -172,8 +172,9 @@ class ModelSet:
         tags: Sequence[Tag],
         plugin_of: Callable[[str], Plugin[Any, EdgeModel]],
         site: SiteAlarms | None = None,
+        time_zone: str = "UTC",
     ) -> ModelSet:
-        """The models of a configuration over resolved tags; limits are watched without an entry.
+        """The models of a configuration over resolved tags; limits are watched without an entry. `time_zone` is the plant's.
 
         An entry whose patterns match nothing watches nothing. Raises ConfigError where a condition cannot be followed.
         """
@@ -188,7 +189,7 @@ class ModelSet:
                 except ValueError as error:
                     raise ConfigError(str(error), where=f"{where}.active_when") from error
                 gate = Gate(condition, found, tags, where=f"{where}.active_when")
-            members[name] = (config, plugin_of(config.kind).build(config, ModelContext(name, found)), gate, found)
+            members[name] = (config, plugin_of(config.kind).build(config, ModelContext(name, found, time_zone)), gate, found)
         limited = [tag for tag in tags if tag.limits is not None]
         if limited and not any(config.kind == _LIMITS for config in configs.values()):
             config = LimitsConfig(kind=_LIMITS)

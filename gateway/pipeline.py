@@ -177,7 +177,7 @@ async def open_pipeline(
 def build_models(configuration: Configuration, tags: Sequence[Tag]) -> ModelSet:
     """The models of the file over the resolved tags, with the implicit limit watch."""
     plant = configuration.plant
-    return ModelSet.build(plant.models, tags, lambda kind: catalogue.plugin("models", kind), plant.alarms)
+    return ModelSet.build(plant.models, tags, lambda kind: catalogue.plugin("models", kind), plant.alarms, plant.time_zone)
 
 
 def build_collectors(

@@ -9,12 +9,15 @@ import pytest
 
 from edge_models import (
     drift,
+    ensemble,
     envelope,
+    forecast,
     forecast_residual,
     limits,
     multivariate,
     novelty,
     rules,
+    seasonal,
     shape,
     stuck,
     trend_to_limit,
@@ -32,9 +35,12 @@ PLUGINS = {
     "rules": rules.PLUGIN,
     "envelope": envelope.PLUGIN,
     "novelty": novelty.PLUGIN,
+    "forecast": forecast.PLUGIN,
+    "seasonal": seasonal.PLUGIN,
     "trend_to_limit": trend_to_limit.PLUGIN,
     "vibration": vibration.PLUGIN,
     "shape": shape.PLUGIN,
+    "ensemble": ensemble.PLUGIN,
     "multivariate": multivariate.PLUGIN,
 }
 REQUIRED = {"vibration": {"sample_rate": 25_600}}
