@@ -41,6 +41,7 @@ class Example:
     first: int = 0  # the row at which the picture begins
     limits: Limits | None = None
     unit: str = "Cel"
+    period: int = S  # of the rows of `value`, µs
     waveforms: bool = False  # `value` is [rows, samples] of one tag
     file: Callable[[], bytes] | None = None  # the model's file, where it lies in one
 
@@ -113,6 +114,10 @@ def examples() -> dict[str, Example]:
     stuck = noise(2400)[None].copy()
     stuck[:, 1300:2000] = stuck[0, 1300]
     found["stuck"] = Example(stuck, (1300, 2000), first=900)
+    both = noise(1600, 2)[None].copy()
+    both[:, 1200:1400] += 4
+    both[:, 1000] += 5
+    found["ensemble"] = Example(both, (1200, 1400), {"warm_up": "10m"}, first=900)
     together = loads(3200)
     together[1, 2600:2900] += 4
     found["multivariate"] = Example(together, (2600, 2900), {"warm_up": "30m"}, shown=1, first=2200)
@@ -125,6 +130,19 @@ def examples() -> dict[str, Example]:
     wear = 40 + 30 * (np.arange(4000) / 4000) ** 2 + np.random.default_rng(1).normal(0, 0.5, 4000)
     trend = {"window": "15m", "within": "10m", "warm_up": "0s"}
     found["trend_to_limit"] = Example(wear[None], (3200, 4000), trend, limits=Limits(high=66))
+    quarter = np.arange(28 * 96)  # of an hour; 2026-01-01 is a Thursday
+    worked = ((quarter // 96 + 3) % 7 < 5) & (quarter % 96 >= 24) & (quarter % 96 < 88)
+    worked[2480:2512] = True  # left on over a night
+    power = np.where(worked, 95, 20) + np.random.default_rng(1).normal(0, 3, len(quarter))
+    shifts = {"early": "mon-fri 06:00-14:00", "late": "mon-fri 14:00-22:00"}
+    found["seasonal"] = Example(
+        power[None], (2488, 2512), {"shifts": shifts, "slot": "1h"}, first=1920, unit="kW", period=900 * S
+    )
+    demand = np.where(worked, 95, 20) + np.random.default_rng(3).normal(0, 3, len(quarter))
+    demand[2480:2512] = np.random.default_rng(4).normal(20, 3, 32)
+    demand[2540:2576] += np.minimum(np.arange(36), 18)  # a furnace more than usual
+    ahead = {"cycle": "7d", "horizon": "1h", "peak": 108}
+    found["forecast"] = Example(demand[None], (2540, 2576), ahead, first=2300, limits=Limits(high=108), unit="kW", period=900 * S)
     rng = np.random.default_rng(2)
     blocks = rng.normal(0, 1, (120, 4096))
     for block in range(90, 120):  # a rolling element strikes a damaged outer ring 88 times a second and lets the housing ring
@@ -153,7 +171,7 @@ def batches(example: Example) -> tuple[pa.RecordBatch, int]:
         return with_seq(batch, 0), 1
     tags, rows = example.value.shape
     batch = make_batch(
-        "telemetry", tags * rows, time=np.repeat(T0 + np.arange(rows) * S, tags), tag=np.tile(np.arange(tags, dtype=np.int32), rows),
+        "telemetry", tags * rows, time=np.repeat(T0 + np.arange(rows) * example.period, tags), tag=np.tile(np.arange(tags, dtype=np.int32), rows),
         value=example.value.T.ravel(), quality=np.zeros(tags * rows, np.uint32), lag=0, origin=0,
     )  # fmt: skip
     return with_seq(batch, 0), tags
@@ -164,7 +182,7 @@ def draw(kind: str, example: Example, path: Path) -> None:
     from matplotlib.figure import Figure
 
     batch, count = batches(example)
-    period = 60 * S if example.waveforms else S
+    period = 60 * S if example.waveforms else example.period
     tags = [
         Tag(path=f"acme/hall/press/t{n}", asset="acme/hall/press", name=f"t{n}", adapter="x", device="x", address="", id=n, unit=example.unit,
             period_us=period, limits=example.limits, value_type="samples" if example.waveforms else "number")

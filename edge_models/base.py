@@ -126,7 +126,7 @@ class ModelConfig(Strict):
 
 @dataclass(frozen=True, slots=True)
 class ModelContext:
-    """What the gateway (or a job over a file) hands to a model: its name and the tags that its patterns match.
+    """What the gateway (or a job over a file) hands to a model: its name, the tags that its patterns match, the plant's clock.
 
     `open_model` opens the files of models that lie in one (None: in this process); `whole` is False where the tags are a part of the
     plant, so that nothing is missed in them.
@@ -134,6 +134,7 @@ class ModelContext:
 
     name: str
     tags: Sequence[Tag]
+    time_zone: str = "UTC"  # IANA name
     open_model: OpenModel | None = None
     whole: bool = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 from zlib import crc32
 
 import numpy as np
@@ -19,18 +19,17 @@ from schemas.values import Duration
 
 from .aligned import Aligned, Aligner
 from .base import EdgeModel, ModelConfig, ModelContext, Scope
+from .components import Singles, added, components, statistics
+from .components import size as size_of
 from .scores import ScoreRows
 from .slots import NEVER, Bools, Floats, Index, Readings, Times, decode
 from .state import pack, unpack
-
-Singles = npt.NDArray[np.float32]
+from .tail import gaussian_tail
 
 MOST_TAGS: Final = 32
 _CLIP: Final = 8.0  # standard deviations that one reading may count for
 _SUSPICIOUS: Final = 0.99  # a score from which on a row is learnt a hundred times slower
 _SUSPICIOUS_GAIN: Final = 0.01
-_FLOOR: Final = 1e-3  # least variance of a direction, as a share of the mean one: exact copies of a tag would have none
-_TEMPER: Final = 0.1
 _EVERY_NTH: Final = 4  # row by which the covariance is learnt: smoothed rows are alike
 _GROWN: Final = 360.0  # rows of a tag after which it learns slowly, once its asset is ready
 _FIRST_FIT: Final = 36  # rows, and up to 20 more, so that not all assets are estimated at once
@@ -184,10 +183,10 @@ class Multivariate:
             self._guess(
                 standard, known & (cells["scale"] > 0.0), ~known & (cells["scale"] > 0.0), axes, self._pairs["plane"][:, at] > 0.0
             )
-        part, plane, off = _statistics(standard, axes, self._pairs["plane"][:, at], self._pairs["off"][:, at])
-        size = _size(plane, off)
+        part, plane, off = statistics(standard, axes, self._pairs["plane"][:, at], self._pairs["off"][:, at])
+        size = size_of(plane, off)
         beyond = (size - each["location"]) / (each["spread"] * (_MEAN_OF_ABSOLUTE * _WIDER))
-        score = 1.0 - _upper_tail(beyond)
+        score = 1.0 - gaussian_tail(beyond)
         ready = each["learnt"] > 0.0
         if not steady:
             first = self._first[at]
@@ -257,10 +256,10 @@ class Multivariate:
         blank, axes, plane = unknown[:, columns], axes[:, :, columns], plane[:, columns]
         guess = standard[:, columns]
         for _ in range(_PROJECTIONS):
-            part, _, _ = _statistics(guess, axes, guess, guess)
+            part, _, _ = statistics(guess, axes, guess, guess)
             part = np.where(plane, part, np.float32(0.0))
             for tag in np.flatnonzero(blank.any(axis=1)).tolist():
-                guess[tag] = np.where(blank[tag], _added(part * axes[tag]), guess[tag])
+                guess[tag] = np.where(blank[tag], added(part * axes[tag]), guess[tag])
         standard[:, columns] = guess
 
     def _learn(
@@ -387,45 +386,26 @@ class Multivariate:
         part = self._align.exists[:, groups] & (self._cells["count"][:, groups] >= enough) & (spread > 0.0)
         scale = np.where(part, 1.0 / np.where(spread > 0.0, spread, 1.0), 0.0)
         correlation = self._pairs["covariance"][:, :, groups].astype(np.float64) * scale * scale[:, None]
-        correlation = (correlation + correlation.transpose(1, 0, 2)) / 2
-        value, axes = np.linalg.eigh(correlation.transpose(2, 0, 1))
-        value, axes = (
-            value[:, ::-1].T,
-            axes[:, :, ::-1].transpose(1, 2, 0),
-        )  # largest first; [component, asset], [tag, component, asset]
-        tags = part.sum(axis=0)
-        real = np.arange(len(value))[:, None] < tags
-        value = np.where(real, value, 0.0)
-        total = _added(value)
-        value = np.where(real, np.maximum(value, _FLOOR * total / np.maximum(tags, 1)), 0.0)
-        before = np.cumsum(value, axis=0) - value
-        plane = real & (before < self._explained * _added(value)) & (np.arange(len(value))[:, None] < np.maximum(tags - 1, 1))
-        off = real & ~plane
+        made = components(correlation, part, self._explained)
         self._cells["scale"][:, groups] = scale
         self._cells["widest"][:, groups] = np.where(part, _CLIP * spread, np.inf)
-        self._pairs["plane"][:, groups] = np.where(
-            plane, 1.0 / np.where(value > 0, value, 1.0) / np.maximum(plane.sum(axis=0), 1), 0.0
-        )
-        # Directions off the plane weigh by their own variance, tempered: a quiet one must not drown in a noisy one, nor rounding be a fault.
-        tempered = value + _TEMPER * _added(np.where(off, value, 0.0)) / np.maximum(off.sum(axis=0), 1)
-        rest = _added(np.where(off, value / np.where(off, tempered, 1.0), 0.0))
-        self._pairs["off"][:, groups] = np.where(off, 1.0 / np.where(off, tempered * np.where(rest > 0, rest, 1.0), 1.0), 0.0)
-        self._pairs["axes"][:, :, groups] = axes
+        self._pairs["plane"][:, groups], self._pairs["off"][:, groups] = made.plane, made.off
+        self._pairs["axes"][:, :, groups] = made.axes
         past = self._pairs["past"][:, :, groups]
         there: Bools = np.logical_not(np.isnan(past).all(axis=1))
-        usable = (tags > 0) & (total > 0) & (there.sum(axis=0) >= _ENOUGH)
+        usable = made.found & (there.sum(axis=0) >= _ENOUGH)
         found = np.zeros(there.shape)
         weights = self._pairs["plane"][:, groups], self._pairs["off"][:, groups]
         for row in range(_KEPT):
-            _, inside, outside = _statistics(
+            _, inside, outside = statistics(
                 (np.nan_to_num(past[row]) * scale).astype(np.float32), self._pairs["axes"][:, :, groups], *weights
             )
-            found[row] = np.where(there[row], _size(inside, outside), 0.0)
+            found[row] = np.where(there[row], size_of(inside, outside), 0.0)
         # Smoothed rows that lie close together are no independent witnesses of how large the statistic gets.
         count = there.sum(axis=0)
         trust = count * np.minimum(self._apart(rows) * _EVERY_NTH * (1.0 - self._keep) / 2.0, 1.0)
-        location = _added(found) / np.maximum(count, 1)
-        spread = _added(np.where(there, np.abs(found - location), 0.0)) / np.maximum(count, 1)
+        location = added(found) / np.maximum(count, 1)
+        spread = added(np.where(there, np.abs(found - location), 0.0)) / np.maximum(count, 1)
         self._each["location"][groups] = (trust * location + _WITNESSES * _LOCATION) / (trust + _WITNESSES)
         self._each["spread"][groups] = (trust * spread + _WITNESSES * _SPREAD) / (trust + _WITNESSES)
         self._each["fitted"][groups] = usable
@@ -498,38 +478,6 @@ class Multivariate:
     def _changed(self, new: int, old: int, aligned: Mapping[str, npt.NDArray[np.generic]]) -> bool:
         before: Sequence[int] = aligned["ids"][aligned["group"] == old].tolist()
         return tuple(before) != self._align.groups[new]
-
-
-def _statistics(standard: Singles, axes: Singles, plane: Singles, off: Singles) -> tuple[Singles, Singles, Singles]:
-    """Components of k standardised rows, T² and SPE as multiples of what they are on average; one after the other, so that a
-    row has the same result whatever rows are beside it."""
-    part = standard[0] * axes[0]
-    for tag in range(1, len(standard)):
-        part += standard[tag] * axes[tag]
-    power = part * part
-    return part, _added(power * plane), _added(power * off)
-
-
-def _size(plane: Singles, off: Singles) -> Floats:
-    """The cube root of a χ² over its degrees of freedom is nearly Gaussian."""
-    size: Floats = np.cbrt(np.maximum(plane, off).astype(np.float64))
-    return size
-
-
-def _added(parts: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Sum over the first axis, one after the other: the same however many columns there are."""
-    total: npt.NDArray[Any] = parts[0].copy() if len(parts) else np.zeros(parts.shape[1:])
-    for one in parts[1:]:
-        total += one
-    return total
-
-
-def _upper_tail(z: Floats) -> Floats:
-    """1 − Φ(z) to a relative 1 %, for z in standard deviations (Abramowitz and Stegun 26.2.16)."""
-    size = np.abs(z)
-    t = 1.0 / (1.0 + 0.33267 * size)
-    tail = np.exp(-0.5 * size * size) * 0.3989422804 * t * (0.4361836 + t * (-0.1201676 + t * 0.9372980))
-    return np.where(z < 0.0, 1.0 - tail, tail)
 
 
 PLUGIN: Plugin[MultivariateConfig, EdgeModel] = Plugin(MultivariateConfig, Multivariate)

@@ -20,7 +20,7 @@ from schemas.tags import Tag
 
 from .base import EdgeModel, ModelConfig, ModelContext, Scope
 from .gate import parse
-from .runtime import ModelSet, watched
+from .runtime import ModelSet, Outputs, watched
 
 _WIDER: Final[Sequence[Scope]] = ("tag", "asset", "gateway")
 
@@ -37,6 +37,12 @@ class Replay:
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """READINGS or WAVEFORMS, sorted by (log, group, seq), cut anyhow -> SCORES. Memory is that of one group's model and one batch."""
+        for log, out in self.outputs(batches):
+            for scores in out.scores:
+                yield _plain(scores, log)
+
+    def outputs(self, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Outputs]]:
+        """The same rows -> number of the log, and scores and alerts of a piece of it, as they come."""
         models: ModelSet | None = None
         current: tuple[int, int] | None = None
         for batch in batches:
@@ -48,8 +54,7 @@ class Replay:
                 key = int(log[first]), int(group[first])
                 if models is None or key != current:
                     models, current = self._models(key[1]), key
-                for scores in models.update(_telemetry(batch.slice(first, last - first)), 0).scores:
-                    yield _plain(scores, key[0])
+                yield key[0], models.update(_telemetry(batch.slice(first, last - first)), 0)
 
     def check(self) -> None:
         """Build the model once over all tags. Raises ConfigError for a condition that cannot be followed."""

@@ -214,11 +214,12 @@ class ModelSet:
         tags: Sequence[Tag],
         plugin_of: Callable[[str], Plugin[Any, EdgeModel]],
         site: SiteAlarms | None = None,
+        time_zone: str = "UTC",
         *,
         open_model: OpenModel | None = None,
         whole: bool = True,
     ) -> ModelSet:
-        """The models of a configuration over resolved tags; limits are watched without an entry.
+        """The models of a configuration over resolved tags; limits are watched without an entry. `time_zone` is the plant's.
 
         An entry whose patterns match nothing watches nothing. `open_model` and `whole` are for the context of the models. Raises ConfigError
         where a condition cannot be followed or a model's file cannot be used.
@@ -234,7 +235,7 @@ class ModelSet:
                 except ValueError as error:
                     raise ConfigError(str(error), where=f"{where}.active_when") from error
                 gate = Gate(condition, found, tags, where=f"{where}.active_when")
-            context = ModelContext(name, found, open_model, whole)
+            context = ModelContext(name, found, time_zone, open_model, whole)
             members[name] = (config, plugin_of(config.kind).build(config, context), gate, found)
         limited = [tag for tag in tags if tag.limits is not None]
         if limited and not any(config.kind == _LIMITS for config in configs.values()):

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from schemas.kinds import make_batch
 from schemas.plugin import Plugin
 from schemas.tags import Tag
 from schemas.values import Duration
 
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
+from .health_rows import News, health_rows
 from .per_tag import PerTagModel
 from .sentences import quantity, span
 from .slots import At, Bools, Floats, Index, Readings, Times
@@ -81,16 +81,15 @@ class TrendToLimit(PerTagModel):
         self._constant, self._reach = config.window.s / _CONSTANTS_PER_WINDOW, config.window.s * _REACH
         self._confidence, self._few = config.confidence, ceil(1.0 / (1.0 - config.confidence) - 1e-9) * 2 - 1
         self._limits = np.array([_limits(config, tag) for tag in context.tags]).reshape(n, 4)
-        self._news: list[tuple[Index, Times, Floats, Floats, Floats]] = []
+        self._news: list[News] = []
 
     def take(self, readings: Readings) -> list[pa.RecordBatch]:
         """See TakesReadings."""
         self._news = []
         found = super().take(readings)
-        if self._news:
-            health = self._health(readings)
-            if health is not None:
-                found.append(health)
+        health = health_rows(self.slots, readings, self._news, model=self._name, measure="time_to_limit", unit="s")
+        if health is not None:
+            found.append(health)
         return found
 
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
@@ -187,27 +186,6 @@ class TrendToLimit(PerTagModel):
         found = np.sort(np.where(usable, error, np.nan).reshape(m, -1), axis=1)  # NaN goes last
         n = usable.reshape(m, -1).sum(axis=1).astype(np.intp)
         return np.where(np.isnan(found), np.inf, found), n
-
-    def _health(self, readings: Readings) -> pa.RecordBatch | None:
-        """HEALTH rows of the checkpoints of this batch, in the order of its rows."""
-        slots, usable = self.slots.of(readings.tag), readings.usable
-        rows: dict[tuple[int, int], int] = {}
-        for number, key in enumerate(zip(slots.tolist(), readings.time.tolist(), strict=True)):
-            if usable is None or usable[number]:
-                rows.setdefault(key, number)
-        slot, time, value, low, high = (np.concatenate([news[k] for news in self._news]) for k in range(5))
-        # What was taken along for speed and put back again (bad rows within a poll) has no usable row.
-        found = np.array([rows.get(key, -1) for key in zip(slot.tolist(), time.tolist(), strict=True)], dtype=np.intp)
-        order: Index = np.argsort(found, kind="stable")
-        order = order[found[order] >= 0]
-        if len(order) == 0:
-            return None
-        row = found[order]
-        return make_batch(
-            "health", len(row), time=readings.time[row], seq=readings.seq[row], tag=readings.tag[row], model=self._name,
-            measure="time_to_limit", value=pa.array(value[order], from_pandas=True), low=pa.array(low[order], from_pandas=True),
-            high=pa.array(high[order], from_pandas=True), unit="s",
-        )  # fmt: skip
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:
         """See Explains."""

@@ -180,7 +180,7 @@ def build_models(configuration: Configuration, tags: Sequence[Tag], log: structl
     """The models of the file over the resolved tags, with the implicit limit watch; those that lie in files run in workers."""
     plant = configuration.plant
     return ModelSet.build(
-        plant.models, tags, lambda kind: catalogue.plugin("models", kind), plant.alarms,
+        plant.models, tags, lambda kind: catalogue.plugin("models", kind), plant.alarms, plant.time_zone,
         open_model=open_worker(configuration.directory, log),
     )  # fmt: skip
 

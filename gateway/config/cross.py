@@ -130,7 +130,7 @@ def check_model_file(
 
     watched = [replace(tag, id=number) for number, tag in enumerate(tags) if matches_any(tag.path, config.tags)]
     try:
-        plugin.build(config, ModelContext(name, watched, read))
+        plugin.build(config, ModelContext(name, watched, open_model=read))
     except ConfigError as error:
         report.at("E046", root, ("models", name, error.where.rpartition(".")[2]), error.message, hint=error.hint)
 

@@ -42,6 +42,7 @@ _FONTS: Final = (
 _SEVERITY: Final = {"critical": "tab:red", "warning": "tab:orange"}
 
 Times = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
 Spans = list[tuple[int, int]]
 
 
@@ -58,6 +59,7 @@ class Line:
     gaps: Spans = field(default_factory=list)
     texts: list[str] | None = None
     band: tuple[float, float] | None = None  # in which the value was expected; an open end is infinite
+    expected: tuple[Values, Values] | None = None  # the same from time to time, low and high beside `time`; NaN: not known
 
     def broken(self) -> tuple[Times, npt.NDArray[np.float64]]:
         """The line as it is drawn in steps: a value holds until the next, a bad reading or a gap, where it breaks off."""
@@ -78,6 +80,7 @@ class Picture:
     alerts: list[tuple[int, str, str]]  # time, alarm, severity
     start_us: int
     end_us: int
+    labels: Spans = field(default_factory=list)  # when something was known to be wrong
 
 
 def picture(
@@ -183,7 +186,7 @@ def draw(what: Picture, out: Path, format: str, zone: ZoneInfo | None) -> None:
         figure = Figure(figsize=(13, 1.2 + 2.8 * len(groups)), dpi=110, layout="constrained")
         axes: list[Axes] = list(figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0])
         for axis, lines in zip(axes, groups.values(), strict=True):
-            _axis(axis, lines)
+            _axis(axis, lines, what.labels)
             for time, _, severity in what.alerts[:_MOST_ALERTS]:
                 axis.axvline(_x(time), color=_SEVERITY.get(severity, "tab:blue"), linestyle="--", linewidth=0.8, gid="alert")
         for time, alarm, severity in what.alerts[:_MOST_ALERTS]:
@@ -200,7 +203,7 @@ def draw(what: Picture, out: Path, format: str, zone: ZoneInfo | None) -> None:
         figure.savefig(out, format=format, metadata={"Date": None} if format == "svg" else None)
 
 
-def _axis(axis: Axes, lines: Sequence[Line]) -> None:
+def _axis(axis: Axes, lines: Sequence[Line], labels: Spans) -> None:
     handles: list[Any] = []
     names: list[str] = []
     for line in lines:
@@ -217,7 +220,11 @@ def _axis(axis: Axes, lines: Sequence[Line]) -> None:
         if line.band is not None:
             handles.append(_band(axis, line.band))
             names.append("expected")
+        if line.expected is not None and any(np.isfinite(end).any() for end in line.expected):
+            handles.append(_course(axis, line.time, *line.expected))
+            names.append("expected")
     for gid, colour, hatch, spans in (
+        ("label", "tab:purple", "", labels),
         ("bad quality", "tab:red", "", [span for line in lines for span in line.bad]),
         ("gap", "tab:gray", "//", [span for line in lines for span in line.gaps]),
     ):
@@ -247,6 +254,16 @@ def _band(axis: Axes, band: tuple[float, float]) -> Any:
     if np.isfinite(low) and np.isfinite(high):
         return axis.axhspan(low, high, color="tab:green", alpha=0.12, linewidth=0, gid="expected")
     return axis.axhline(low if np.isfinite(low) else high, color="tab:green", linestyle=":", linewidth=1.2, gid="expected")
+
+
+def _course(axis: Axes, time: Times, low: Values, high: Values) -> Any:
+    """The same where it changes."""
+    if np.isfinite(low).any() and np.isfinite(high).any():
+        return axis.fill_between(_xs(time), low, high, color="tab:green", alpha=0.15, linewidth=0, gid="expected")
+    (drawn,) = axis.plot(
+        _xs(time), low if np.isfinite(low).any() else high, color="tab:green", linestyle=":", linewidth=1.2, gid="expected"
+    )
+    return drawn
 
 
 def _union(spans: Spans) -> Spans:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TIME_NAMES: Final = ("time", "timestamp", "datetime", "date", "ts", "zeit", "日時")
 ROWS: Final = 65_536
 """Rows a batch. Any other number gives the same scores."""
-_EPOCHS: Final = ((1e17, 1e-3), (1e14, 1.0), (1e11, 1e3), (0.0, 1e6))  # ns, µs, ms, s by size -> µs
+EPOCHS: Final = ((1e17, 1e-3), (1e14, 1.0), (1e11, 1e3), (0.0, 1e6))  # ns, µs, ms, s by size -> µs
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def _time_us(column: pl.Series, path: Path) -> npt.NDArray[np.int64]:
         )
     numbers = column.cast(pl.Float64).to_numpy()
     size = float(np.abs(numbers).max())
-    factor = next(factor for least, factor in _EPOCHS if size >= least)
+    factor = next(factor for least, factor in EPOCHS if size >= least)
     return np.round(numbers * factor).astype(np.int64)
 
 

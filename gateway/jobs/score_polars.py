@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from cloud_sinks import lake as reading
 from cloud_sinks.jobs import ScoreFiles
-from edge_models.replay import grouped
+from edge_models.replay import Replay, grouped
 from schemas.errors import ConfigError
 from schemas.replay import ORDER, READINGS, SCORES, WAVEFORMS, Log
 
@@ -27,23 +27,17 @@ _ROWS_OF_WAVEFORMS = 2_000  # a waveform may have as many bytes as thousands of 
 _BATCH = 65_536
 
 
-class InFiles:
-    """See `lake_score.Scores`. `rows` readings are held at a time, twice as many of a tag that cannot be divided."""
+class Groups:
+    """The telemetry of a plan, cut so that about `rows` readings are held at a time, twice as many of a tag that cannot be divided."""
 
-    def __init__(self, plan: Plan, scratch: Path, rows: int) -> None:
+    def __init__(self, plan: Plan, rows: int) -> None:
         import polars as pl
 
-        self._pl, self._plan, self._scratch = pl, plan, scratch
+        self._pl, self._plan = pl, plan
         self._rows = min(rows, _ROWS_OF_WAVEFORMS) if plan.waveforms else rows
-        number = 0
-        for log in plan.logs:
-            for batches in self._groups(log):
-                with pq.ParquetWriter(scratch / f"{number:06d}.parquet", SCORES, compression="zstd") as writer:
-                    for table in _large(batches):
-                        writer.write_table(table)
-                number += 1
 
-    def _groups(self, log: Log) -> Iterator[Iterator[pa.RecordBatch]]:
+    def groups(self, log: Log) -> Iterator[tuple[Replay, Iterator[pa.RecordBatch]]]:
+        """For each group of tags of a log: the model over them, and their READINGS (or WAVEFORMS) in order."""
         pl, plan = self._pl, self._plan
         tags = plan.needed()
         frame = self._frame(log, [tag.path for tag in tags], everything=len(tags) == len(plan.replay.tags))
@@ -67,7 +61,7 @@ class InFiles:
             parts_ = max(1, -(-sum(count[at] for at in ids) // (2 * self._rows)))
             cuts = [first + (last + 1 - first) * at // parts_ for at in range(parts_ + 1)]
             windows = itertools.pairwise(cuts)
-            yield replay(batch for low, high in windows for batch in self._window(log, paths, ids, low, high))
+            yield replay, (batch for low, high in windows for batch in self._window(log, paths, ids, low, high))
 
     def _window(self, log: Log, paths: list[str], ids: list[int], low: int, high: int) -> Iterator[pa.RecordBatch]:
         """READINGS (or WAVEFORMS) of some tags with low <= seq < high, sorted by seq."""
@@ -100,10 +94,26 @@ class InFiles:
         tag = pl.col("tag")
         return frame.filter(tag.is_in(paths) & tag.is_between(pl.lit(min(paths)), pl.lit(max(paths))))
 
+
+class InFiles(Groups):
+    """See `lake_score.Scores` and `Groups`."""
+
+    def __init__(self, plan: Plan, scratch: Path, rows: int) -> None:
+        super().__init__(plan, rows)
+        self._scratch = scratch
+        number = 0
+        for log in plan.logs:
+            for replay, batches in self.groups(log):
+                with pq.ParquetWriter(scratch / f"{number:06d}.parquet", SCORES, compression="zstd") as writer:
+                    for table in _large(replay(batches)):
+                        writer.write_table(table)
+                number += 1
+
     def _found(self) -> pl.LazyFrame:
-        return self._pl.scan_parquet(
+        found: pl.LazyFrame = self._pl.scan_parquet(
             sorted(self._scratch.glob("*.parquet")), schema=self._pl.DataFrame(SCORES.empty_table()).schema
         )
+        return found
 
     def counts(self) -> Iterator[tuple[int, int, int, int, int]]:
         pl = self._pl

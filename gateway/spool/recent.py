@@ -9,7 +9,7 @@ import pyarrow as pa
 
 _BATCH_BYTES: Final = 8 << 10
 """What a batch takes beside its values, in Arrow's and malloc's bookkeeping of some twenty columns: 5.3 kB to 8.5 kB measured, for one
-row as for thirty. Not counted, a slow plant's window of 4 MiB grows to 200 MB over a day."""
+row as for thirty. Not counted, a slow plant's window grows to many times its bound."""
 
 
 class Recent:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from . import format as f
 from .spans import Span
-from .storage import Storage, read_file, read_patiently, write_all
+from .storage import Storage, open_patiently, read_file, read_patiently, write_all
 
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _NAME: Final = re.compile(r"(\d{20})(?:\.(\d+))?\.seg")
@@ -125,7 +125,7 @@ def load_entries(storage: Storage, segment: Segment) -> list[f.Entry]:
     """The index of a closed segment, from its footer or, where that is damaged, from its records. Raises OSError."""
     summary = segment.summary
     if summary is not None:
-        fd = storage.open(segment.path)
+        fd = open_patiently(storage, segment.path)
         try:
             found = f.unpack_index(read_patiently(storage, fd, summary.index_length, summary.index_offset), summary)
         finally:

@@ -24,7 +24,10 @@ def _wrong(machine: type[SpoolMachine], seed: int, examples: int) -> str:
     try:
         run_state_machine_as_test(hypothesis.seed(seed)(machine), settings=given)
     except Exception as error:  # noqa: BLE001 - whatever is broken first is what is looked for
-        return f"{type(error).__name__}: {error}"[:300]
+        inner = (
+            error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
+        )  # of a failure that did not repeat, the first
+        return f"{type(error).__name__}: {type(inner).__name__}: {inner}"[:300]
     return ""
 
 

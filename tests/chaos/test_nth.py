@@ -16,7 +16,7 @@ from .nth import run
 
 @pytest.mark.timeout(180)
 def test_whichever_call_fails_nothing_is_lost_or_doubled():
-    proof = run(7, True, stride=179)
+    proof = run(7, True, stride=357)
     assert proof.complaints() == []
     assert proof.figures["faults"] > 5
 

@@ -7,7 +7,21 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from edge_models import drift, envelope, forecast_residual, limits, novelty, rules, shape, stuck, trend_to_limit, vibration
+from edge_models import (
+    drift,
+    ensemble,
+    envelope,
+    forecast,
+    forecast_residual,
+    limits,
+    novelty,
+    rules,
+    seasonal,
+    shape,
+    stuck,
+    trend_to_limit,
+    vibration,
+)
 from edge_models.base import EdgeModel
 from schemas.tags import Tag
 from tests.conformance.model import TAGS, ModelConformance, make_tag
@@ -44,6 +58,7 @@ class TestRulesOfOneTag(ModelConformance):
     warm_up_us = 0
     row_per_reading = False
     most_bytes_per_tag = 300
+    bulk = (2_000, 100)  # three rules on each tag
     options: ClassVar[Mapping[str, Any]] = {
         "rules": {
             "too-high": {"tag": "t*", "above": 22, "below": 5, "hysteresis": 1.0, "on_delay": "1s"},
@@ -59,6 +74,16 @@ class TestEnvelope(ModelConformance):
     options: ClassVar[Mapping[str, Any]] = {"min_samples": 10}
 
 
+class TestEnsemble(ModelConformance):
+    plugin = ensemble.PLUGIN
+    kind = "ensemble"
+    most_bytes_per_tag = 350
+    options: ClassVar[Mapping[str, Any]] = {
+        "min_samples": 10,
+        "members": {"forecast_residual": {"min_samples": 20}, "drift": {}, "envelope": {"min_samples": 10}},
+    }
+
+
 class TestNovelty(ModelConformance):
     plugin = novelty.PLUGIN
     kind = "novelty"
@@ -72,6 +97,38 @@ class TestTrendToLimit(ModelConformance):
     gives_health = True
     most_bytes_per_tag = 1700
     options: ClassVar[Mapping[str, Any]] = {"min_samples": 10, "window": "24s", "high": 34, "confidence": 0.5}
+
+
+class TestSeasonal(ModelConformance):
+    """A cycle of eight seconds, so that each slot is seen several times."""
+
+    plugin = seasonal.PLUGIN
+    kind = "seasonal"
+    most_bytes_per_tag = 400
+    options: ClassVar[Mapping[str, Any]] = {"min_samples": 10, "cycle": "8s", "slot": "1s", "min_visits": 2}
+
+
+class TestSeasonalByTheClockOfAPlant(ModelConformance):
+    """Berlin, two readings a slot at most, and slots that are learnt anew."""
+
+    plugin = seasonal.PLUGIN
+    kind = "seasonal"
+    most_bytes_per_tag = 600
+    options: ClassVar[Mapping[str, Any]] = {
+        "min_samples": 10, "cycle": "10s", "slot": "500ms", "min_visits": 2, "time_zone": "Europe/Berlin", "accept_after": "1m",
+    }  # fmt: skip
+
+
+class TestForecast(ModelConformance):
+    """A cycle of four seconds; it knows something when it has seen it a few times."""
+
+    plugin = forecast.PLUGIN
+    kind = "forecast"
+    gives_health = True
+    most_bytes_per_tag = 1200
+    options: ClassVar[Mapping[str, Any]] = {
+        "min_samples": 10, "cycle": "4s", "slot": "1s", "horizon": "2s", "confidence": 0.5
+    }  # fmt: skip
 
 
 class TestShape(ModelConformance):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,10 @@ async def test_an_interrupt_ends_all_that_was_started(tmp_path: Path, monkeypatc
 
 def _left() -> list[int]:
     return prove.marked(prove.mark_of(STAND_IN))
+
+
+def test_every_part_is_a_module_that_can_be_run() -> None:
+    for part in prove.PARTS:
+        found = find_spec(part.module)
+        assert found is not None, part
+        assert found.submodule_search_locations is None or find_spec(f"{part.module}.__main__") is not None, part

@@ -72,6 +72,22 @@ def do(
     say(ask(place, name, id=alarm_id, tag=tag, asset=asset, alarm=alarm, **said))
 
 
+def change(name: str, said: str) -> click.Command:
+    """The command `name` of people that needs no more than whom it is about, who does it and why; `said` is its help."""
+
+    @click.command(name.replace("_", "-"), help=said)
+    @subject
+    @person
+    @reason
+    @place
+    def command(
+        alarm_id: str | None, tag: str | None, asset: str | None, alarm: str | None, by: str, reason: str, place: Path
+    ) -> None:
+        do(place, name, alarm_id, tag, asset, alarm, by=by, reason=reason)
+
+    return command
+
+
 def say(answer: Answer) -> None:
     """What came of a command."""
     click.echo(answer["message"] or "that was so already")

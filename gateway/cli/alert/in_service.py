@@ -2,20 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from ._place import change
 
-import click
-
-from ._place import do, person, place, reason, subject
-
-
-@click.command("in-service")
-@subject
-@person
-@reason
-@place
-def command(
-    alarm_id: str | None, tag: str | None, asset: str | None, alarm: str | None, by: str, reason: str, place: Path
-) -> None:
-    """Put back into service what was taken out of it."""
-    do(place, "in_service", alarm_id, tag, asset, alarm, by=by, reason=reason)
+command = change("in_service", "Put back into service what was taken out of it.")

@@ -83,7 +83,7 @@ class Live:
         self.seen, self.logs = Recorder(config), logs
         self.lost: list[str] = []  # how connections and attempts to connect ended
 
-    async def until(self, enough: Callable[[Recorder], object], timeout_s: float = 10) -> None:
+    async def until(self, enough: Callable[[Recorder], object], timeout_s: float = 30) -> None:
         async with asyncio.timeout(timeout_s):
             while not enough(self.seen):  # noqa: ASYNC110 - the recorder has no event
                 await asyncio.sleep(0.01)
