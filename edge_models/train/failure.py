@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .graphs import Graph
+from .threads import single_thread
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -43,11 +44,13 @@ class Trained:
 
     recipe: Recipe
     names: tuple[str, ...]
-    booster: Any
+    booster: Any  # of scikit-learn
 
     def predict(self, rows: Floats) -> Floats:
         """Probability of failure of each row float64[rows, inputs]."""
-        return np.asarray(self.booster.predict(features(self.recipe, self.names, rows)), dtype=np.float64)
+        with single_thread():
+            found = self.booster.predict_proba(features(self.recipe, self.names, rows))[:, 1]
+        return np.asarray(found, dtype=np.float64)
 
     def onnx(self, *, digest: str, note: str = "") -> bytes:
         """The file that `onnx` takes: `[1, inputs]` in, `failure` out."""
@@ -55,7 +58,7 @@ class Trained:
         column = {name: g.add("Gather", "rows", g.constant([at], np.int64), axis=1) for at, name in enumerate(self.names)}
         made = [g.add("Mul", column[a], column[b]) for a, b in self.recipe.products]
         made += [g.add("Sub", column[a], column[b]) for a, b in self.recipe.differences]
-        found = g.trees(g.add("Concat", "rows", *made, axis=1), self.booster, len(self.names) + len(made))
+        found = g.trees(g.add("Concat", "rows", *made, axis=1), self.booster)
         g.add("Identity", found, name="failure")
         metadata = {
             "genba.kind": "onnx", "genba.features": json.dumps(list(self.names)), "genba.window": "1",
@@ -66,15 +69,15 @@ class Trained:
 
 def fit(recipe: Recipe, rows: Floats, failed: npt.NDArray[np.bool_], names: Sequence[str]) -> Trained:
     """Train on rows float64[rows, inputs] and whether each is a failure."""
-    import lightgbm
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
-    options = {
-        "objective": "binary", "num_leaves": recipe.leaves, "learning_rate": recipe.learning_rate, "min_data_in_leaf": 10,
-        "feature_fraction": 0.8, "bagging_fraction": 0.8, "bagging_freq": 1, "verbose": -1, "num_threads": 1, "seed": recipe.seed,
-        "deterministic": True, "force_row_wise": True,
-    }  # fmt: skip
-    made = features(recipe, names, rows)
-    return Trained(recipe, tuple(names), lightgbm.train(options, lightgbm.Dataset(made, failed.astype(np.float64)), recipe.trees))
+    booster = HistGradientBoostingClassifier(
+        max_iter=recipe.trees, max_leaf_nodes=recipe.leaves, learning_rate=recipe.learning_rate, min_samples_leaf=10, max_features=0.8,
+        early_stopping=False, random_state=recipe.seed,
+    )  # fmt: skip
+    with single_thread():
+        booster.fit(features(recipe, names, rows), failed)
+    return Trained(recipe, tuple(names), booster)
 
 
 def train(recipe: Recipe, rows: Floats, failed: npt.NDArray[np.bool_], names: Sequence[str], *, note: str = "") -> bytes:

@@ -1,4 +1,4 @@
-"""Builds ONNX graphs from trained parts: features of a window, trees, layers. Needs `onnx` and, for trees, `onnxmltools`."""
+"""Builds ONNX graphs from trained parts: features of a window, trees, layers. Needs `onnx`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-OPSET: Final = 15  # the newest that onnxmltools converts LightGBM to
+OPSET: Final = 15
 _IR: Final = 8
 _ML: Final = 3
 
@@ -45,34 +45,33 @@ class Graph:
                 value = self.add("Relu", value)
         return value
 
-    def trees(self, value: str, booster: Any, columns: int) -> str:
-        """A LightGBM booster: its raw output, or for a classifier the probability of class 1, `[n, 1]`."""
-        from onnx import TensorProto
-        from onnxmltools.convert import convert_lightgbm
-        from onnxmltools.convert.common.data_types import FloatTensorType
+    def trees(self, value: str, model: Any) -> str:
+        """Boosted trees of scikit-learn (HistGradientBoosting…) over numbers: their prediction `[n, 1]`, of a classifier the probability of its
+        second class.
 
-        made = convert_lightgbm(
-            booster, initial_types=[("input", FloatTensorType([None, columns]))], target_opset=OPSET, zipmap=False
-        )
-        prefix = self._name("trees") + "/"
-        for node in made.graph.node:
-            copy = type(node)()
-            copy.CopyFrom(node)
-            copy.name = self._name(prefix)  # the converter gives some no name
-            del copy.input[:], copy.output[:]
-            copy.input.extend([value if name == "input" else prefix + name if name else "" for name in node.input])
-            copy.output.extend([prefix + name for name in node.output])
-            self._nodes.append(copy)
-        for tensor in made.graph.initializer:
-            constant = type(tensor)()
-            constant.CopyFrom(tensor)
-            constant.name = prefix + tensor.name
-            self._constants.append(constant)
-        numbers = [one.name for one in made.graph.output if one.type.tensor_type.elem_type == TensorProto.FLOAT]
-        output: str = prefix + numbers[-1]
-        if len(made.graph.output) == 1:
-            return output
-        return self.add("Gather", output, self.constant([1], np.int64), axis=1)
+        Written here because skl2onnx 1.20 gives onnx 1.23 numbers that it does not take. `_predictors` is what skl2onnx reads, too.
+        """
+        from sklearn.base import is_classifier
+
+        trees = [tree.nodes for (tree,) in model._predictors]
+        nodes = np.concatenate(trees)
+        number = np.repeat(np.arange(len(trees)), [len(tree) for tree in trees])
+        place = np.concatenate([np.arange(len(tree)) for tree in trees])
+        leaf = nodes["is_leaf"].astype(bool)
+        single = nodes["num_threshold"].astype(np.float32)
+        # A value in single precision is below the threshold in double precision when it is below the next one in single precision.
+        threshold = np.where(single > nodes["num_threshold"], np.nextafter(single, np.float32(-np.inf)), single)
+        found = self.add(
+            "TreeEnsembleRegressor", value, domain="ai.onnx.ml", n_targets=1, base_values=[float(model._baseline_prediction[0, 0])],
+            nodes_treeids=number.tolist(), nodes_nodeids=place.tolist(),
+            nodes_modes=["LEAF" if one else "BRANCH_LEQ" for one in leaf.tolist()],
+            nodes_featureids=np.where(leaf, 0, nodes["feature_idx"]).tolist(), nodes_values=np.where(leaf, 0.0, threshold).tolist(),
+            nodes_truenodeids=nodes["left"].tolist(), nodes_falsenodeids=nodes["right"].tolist(),
+            nodes_missing_value_tracks_true=nodes["missing_go_to_left"].tolist(),
+            target_treeids=number[leaf].tolist(), target_nodeids=place[leaf].tolist(), target_ids=[0] * int(leaf.sum()),
+            target_weights=nodes["value"][leaf].tolist(),
+        )  # fmt: skip
+        return self.add("Sigmoid", found) if is_classifier(model) else found
 
     def bytes(self, inputs: Mapping[str, Sequence[int]], outputs: Mapping[str, int], metadata: Mapping[str, str]) -> bytes:
         """The file: inputs by name with the shape of one row, outputs by name with their width. Raises onnx's errors for a bad graph."""

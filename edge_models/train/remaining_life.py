@@ -17,6 +17,7 @@ from edge_models.windows import BASELINE_ROWS
 
 from .conformal import calibrate
 from .graphs import Graph
+from .threads import single_thread
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -30,7 +31,7 @@ _BATCH: Final = 4096
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained: the mean of boosted trees (LightGBM) and of small networks over causal features of a window."""
+    """What is trained: the mean of boosted trees and of small networks over causal features of a window."""
 
     window: int = 30
     cap: float = 125.0  # a longer life is not told from this one
@@ -51,7 +52,7 @@ class Trained:
     names: tuple[str, ...]
     mean: Floats
     scale: Floats
-    booster: Any
+    booster: Any  # of scikit-learn
     networks: tuple[tuple[list[Floats], list[Floats]], ...]
     centre: Floats
     spread: Floats
@@ -59,7 +60,8 @@ class Trained:
     def predict(self, life: Floats) -> Floats:
         """Remaining life at each row of a life float64[rows, inputs]; a row sees those before it alone."""
         made = features(_standard(life, self.mean, self.scale), self.recipe.window)
-        found = np.asarray(self.booster.predict(made), dtype=np.float64)
+        with single_thread():
+            found = np.asarray(self.booster.predict(made), dtype=np.float64)
         told = [_layers((made - self.centre) / self.spread, *network)[:, 0] * self.recipe.cap for network in self.networks]
         if told:
             found = (found + np.mean(told, axis=0)) / 2.0
@@ -83,8 +85,7 @@ class Trained:
         above = g.add("Sub", take(_AGAINST_BASELINE), g.add("Unsqueeze", base, g.constant([1], np.int64)))
         listed = g.add("Flatten", g.add("Concat", take(_KEPT), g.add("Sqrt", variance), above, axis=1), axis=1)
         made = g.add("Concat", listed, g.add("Mul", "age", g.constant(_AGE)), axis=1)
-        columns = (len(_KEPT) + 1 + len(_AGAINST_BASELINE)) * count + 1
-        found = g.trees(made, self.booster, columns)
+        found = g.trees(made, self.booster)
         if self.networks:
             given = g.add("Div", g.add("Sub", made, g.constant(self.centre)), g.constant(self.spread))
             told = [g.layers(given, *network) for network in self.networks]
@@ -101,21 +102,25 @@ class Trained:
 
 
 def fit(recipe: Recipe, lives: Sequence[Floats], names: Sequence[str]) -> Trained:
-    """Train on lives that end with the last row before the failure; each life counts the same."""
-    import lightgbm
+    """Train on lives that end with the last row before the failure; in the trees each life counts the same."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
 
     everything = np.concatenate(lives)
     mean, scale = everything.mean(axis=0), everything.std(axis=0)
     scale = np.where(scale > 1e-9 * (1.0 + np.abs(mean)), scale, 1.0)
     made = np.concatenate([features(_standard(life, mean, scale), recipe.window) for life in lives])
     truth = np.concatenate([remaining(len(life), recipe.cap) for life in lives])
-    weight = np.concatenate([np.full(len(life), len(everything) / len(lives) / len(life)) for life in lives])
-    options = {
-        "objective": "regression", "num_leaves": recipe.leaves, "learning_rate": recipe.learning_rate, "min_data_in_leaf": 60,
-        "feature_fraction": 0.3, "bagging_fraction": 0.5, "bagging_freq": 1, "lambda_l2": 5.0, "verbose": -1, "num_threads": 1,
-        "seed": recipe.seed, "deterministic": True, "force_row_wise": True,
-    }  # fmt: skip
-    booster = lightgbm.train(options, lightgbm.Dataset(made, truth, weight=weight), recipe.trees)
+    # Weights would say it more plainly, but scikit-learn 1.9 takes a minute for the quantiles of weighted rows.
+    usual, ends = round(len(everything) / len(lives)), np.cumsum([len(life) for life in lives])
+    even = np.concatenate(
+        [np.linspace(end - len(life), end - 1, usual).round().astype(np.intp) for end, life in zip(ends, lives, strict=True)]
+    )
+    booster = HistGradientBoostingRegressor(
+        max_iter=recipe.trees, max_leaf_nodes=recipe.leaves, learning_rate=recipe.learning_rate, min_samples_leaf=60, max_features=0.3,
+        l2_regularization=5.0, early_stopping=False, random_state=recipe.seed,
+    )  # fmt: skip
+    with single_thread():
+        booster.fit(made[even], truth[even])
     centre, spread = made.mean(axis=0, dtype=np.float64), made.std(axis=0, dtype=np.float64) + 1e-6
     networks = tuple(
         _network((made - centre) / spread, truth / recipe.cap, recipe.epochs, recipe.seed + number)
@@ -202,14 +207,12 @@ def _standard(life: Floats, mean: Floats, scale: Floats) -> Floats:
 
 def _network(given: Floats, truth: Floats, epochs: int, seed: int) -> tuple[list[Floats], list[Floats]]:
     from sklearn.neural_network import MLPRegressor
-    from threadpoolctl import threadpool_limits
 
     net = MLPRegressor(
         hidden_layer_sizes=(64, 32), alpha=0.1, max_iter=epochs, n_iter_no_change=epochs + 1, learning_rate_init=1e-3, batch_size=256,
         random_state=seed,
     )  # fmt: skip
-    # Matrices as small as these are slower with several threads, and much slower on a busy machine.
-    with threadpool_limits(1), warnings.catch_warnings():
+    with single_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged: so few epochs are meant
         net.fit(given, truth)
     return list(net.coefs_), list(net.intercepts_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,8 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge_models import onnx
-from edge_models.base import EdgeModel, ModelContext
+from edge_models.base import EdgeModel, ModelContext, SiteAlarms
 from edge_models.onnx_file import NotOnnx, describe
+from edge_models.runtime import ModelSet
 from schemas.errors import ConfigError, StateMismatch
 from schemas.kinds import SCORE, telemetry, with_seq
 from tests.conformance.model import POLL_US, T0, TAGS, ModelConformance, make_tag, plain_stream, readings, renumbered
@@ -242,6 +244,48 @@ def test_each_row_has_its_answer_whatever_rows_are_beside_it(tmp_path: Path) -> 
     model = build(file, **options)
     single = [row["value"] for at in range(stream.num_rows) for row in rows(model.update(stream.slice(at, 1), 0))]
     assert single == whole
+
+
+def transitions(file: Path, values: object, site: SiteAlarms | None = None, **alarm: Any) -> list[tuple[str, str, str]]:
+    """Name of the asset, transition and problem of each alert of a set with one `onnx` over two presses of two tags."""
+    options = {
+        "kind": "onnx",
+        "tags": ["**"],
+        "file": str(file),
+        "every": "500ms",
+        "inputs": NAMES[:2],
+        "output": "score",
+        "alarm": alarm,
+    }
+    tags = [make_tag(tag, name=f"t{tag % 2}", asset=f"acme/osaka/press-{tag // 2}", limits=None) for tag in range(4)]
+    models = ModelSet.build({"watch": onnx.OnnxConfig.model_validate(options)}, tags, lambda _: onnx.PLUGIN, site)
+    out = models.update(polls(np.repeat(np.asarray(values, dtype=np.float64), 2, axis=1)), T0)
+    told = [row for batch in out.alerts for row in batch.to_pylist()]
+    assert all(row["contributions"] is None and row["tag"] is None for row in told)
+    return [(row["asset"].rpartition("/")[2], row["transition"], row["problem"]) for row in told]
+
+
+def test_its_alarms_are_those_of_the_one_alarm_layer(tmp_path: Path) -> None:
+    file = mean_graph(tmp_path / "m.onnx", window=1)
+    calm, high, higher = [20.0, 20.0], [25.0, 20.0], [60.0, 20.0]  # scores of 0.12, 0.95, 1.0
+    ((asset, transition, problem),) = transitions(file, [calm, high])
+    assert (asset, transition) == ("press-0", "raised")
+    assert problem.startswith("press-0 is unusual, its score is 0.9526 of 1 (unsigned ")
+    assert re.search(r"m\.onnx, sha256:[0-9a-f]{12}\)$", problem)
+
+    def short(values: object, site: SiteAlarms | None = None, **alarm: Any) -> list[tuple[str, str]]:
+        return [(asset, transition) for asset, transition, _ in transitions(file, values, site, **alarm)]
+
+    assert short([high, calm, high, calm], count="3 of 4") == []
+    assert short([high, calm, high, high], count="3 of 4") == [("press-0", "raised")]
+    assert short([high, calm, high, calm], peak_first="1m") == [
+        ("press-0", "raised"),
+        ("press-0", "cleared"),
+        ("press-0", "suppressed"),
+    ]
+    assert short([high, calm, higher], peak_first="1m")[-1] == ("press-0", "raised")
+    flooded = short([high, [25.0, 25.0]], SiteAlarms(flood=1))
+    assert sorted(flooded) == [("osaka", "raised"), ("press-0", "raised"), ("press-1", "suppressed")]
 
 
 class _Conformance(ModelConformance):

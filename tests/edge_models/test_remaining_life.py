@@ -100,7 +100,7 @@ def test_the_score_is_the_probability_that_the_life_ends_within(fleet: tuple[Pat
 
 def test_the_alarm_says_how_long_and_how_sure(fleet: tuple[Path, Trained]) -> None:
     config = remaining_life.RemainingLifeConfig.model_validate(
-        {"kind": "remaining_life", "tags": ["**"], "every": "500ms", "file": str(fleet[0]), "within": 20, "limit": 0.6}
+        {"kind": "remaining_life", "tags": ["**"], "every": "500ms", "file": str(fleet[0]), "within": 20}
     )
     tags = [make_tag(n, name=name, limits=None) for n, name in enumerate(("a", "b"))]
     models = ModelSet.build({"life": config}, tags, lambda _: remaining_life.PLUGIN)
