@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -233,7 +234,7 @@ def draw(kind: str, example: Example, path: Path) -> None:
     above.set_ylabel("RMS" if example.waveforms else "value", fontsize=8)
     below.set_ylabel("score", fontsize=8)
     raised = [row for row in alerts if row["transition"] == "raised"]
-    above.set_title(raised[0]["problem"] if raised else "no alarm", fontsize=8, loc="left")
+    above.set_title(fill(raised[0]["problem"], 120) if raised else "no alarm", fontsize=8, loc="left")
     figure.savefig(path, metadata={"Software": None})
 
 

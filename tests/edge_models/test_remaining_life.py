@@ -88,6 +88,12 @@ def test_the_file_predicts_what_was_trained_and_the_interval_holds_the_truth(fle
     assert np.mean(widths) < 40
 
 
+def test_the_same_lives_make_the_same_file() -> None:
+    few = lives(9)
+    quick = Recipe(window=8, cap=60.0, trees=5, leaves=4, networks=1, epochs=2, edges=())
+    assert train(quick, few, ["a", "b"], folds=3) == train(quick, few, ["a", "b"], folds=3)
+
+
 def test_the_score_is_the_probability_that_the_life_ends_within(fleet: tuple[Path, Trained]) -> None:
     life = lives(1, seed=7)[0]
     scores = told(build(fleet[0], within=10).update(polls(life), 0), "score")

@@ -81,7 +81,7 @@ def test_a_fine_file_is_summed_up(genba: Genba) -> None:
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-@pytest.mark.parametrize("name", ["condition.yaml"])
+@pytest.mark.parametrize("name", ["condition.yaml", "energy.yaml"])
 def test_an_example_has_nothing_to_complain_about_and_its_models_can_be_built(genba: Genba, name: str) -> None:
     done = genba("check", EXAMPLES / name)
     assert (done.status, done.err) == (0, "")
