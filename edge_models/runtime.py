@@ -112,20 +112,18 @@ class _Member:
 
     def begin(self, readings: Readings | None) -> _Turn:
         """Gate and warm-up of one batch, and what is to be inferred for it."""
-        turn = _Turn(self, readings)
+        shut: Bools | None = None
         if readings is not None:
             if self.gate is not None:
                 active = self.gate.active(readings)
                 mine = self.ids[np.minimum(readings.tag, len(self.ids) - 1)]
                 if (mine & ~active).any():
-                    turn.shut = ~active
+                    shut = ~active
                     batch = readings.batch.append_column("active", pa.array(active))
-                    turn.readings = replace(readings.gated(active), batch=batch)
-            assert turn.readings is not None
-            self.warmth.see(turn.readings)
-            if self.infers is not None:
-                turn.request = self.infers.ask(turn.readings)
-        return turn
+                    readings = replace(readings.gated(active), batch=batch)
+            self.warmth.see(readings)
+        request = None if readings is None or self.infers is None else self.infers.ask(readings)
+        return _Turn(self, readings, shut, request)
 
     def finish(self, turn: _Turn, batch: pa.RecordBatch, now: int, answers: Numbers | None) -> list[pa.RecordBatch]:
         """SCORE and HEALTH batches of the turn."""
@@ -153,17 +151,17 @@ class _Member:
         return make_batch("score", len(rows), time=readings.time[rows], seq=readings.seq[rows], asset=names, limit=1.0)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Turn:
     """One batch on its way through one model. `shut` says which of its rows are gated (None: none)."""
 
     member: _Member
     readings: Readings | None
-    shut: Bools | None = None
-    request: Request | None = None
+    shut: Bools | None
+    request: Request | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Begun:
     """A batch that all models have taken and that some want something inferred for."""
 
