@@ -47,6 +47,9 @@ PERIODS_S: Final = {"press": 10.0, "oven": 60.0}
 LEFT_BEHIND_S: Final = 1800.0
 """A sink that could be reached for so long has everything that was durable then."""
 
+ROUNDED_S: Final = 0.001
+"""Rows have whole µs, the loop has not, and 30 days are many of them: times that are equal may differ by this."""
+
 MOST_WRONG: Final = 20
 TOO_SMALL: Final = 800_000
 """Bytes of a budget that does not last for an outage of a day."""
@@ -333,7 +336,7 @@ class Run:
                 late = (1 + device.each) * device.period_s
                 if any(before <= at <= after + late for at, _ in w.steps):  # it ends where readings go on, by either clock
                     ends = self._wall(after), self._wall(after + late)
-                    if not any(begin < end and min(abs(end - one) for one in ends) <= late for begin, end in gaps):
+                    if not any(begin < end and min(abs(end - one) for one in ends) < late + ROUNDED_S for begin, end in gaps):
                         self.month.complain(
                             f"{name} was not read for {after - before:.0f} s when the clock was set, and no gap row says so"
                         )
