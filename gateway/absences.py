@@ -70,7 +70,9 @@ class Absences:
         for name in adapters:
             known = before.get(name)
             if known is not None and (known.told is None or known.told >= durable_gaps()):
-                found[name] = replace(known, told=None)
+                # What was read between the last durable row and its beginning went with the power: nothing is known from there on.
+                since_us = known.since_us if last_seen_us is None else min(known.since_us, last_seen_us)
+                found[name] = replace(known, told=None, since_us=since_us)
             elif last_seen_us is not None:
                 found[name] = Pending(last_seen_us, "gateway_stopped")
         made = cls(path, disk, found, durable_gaps, log)

@@ -86,6 +86,13 @@ class Ledger:
         """The lowest row that a sink or a named cursor still needs, as it is on disk; None when nobody reads this kind."""
         return self._settled.needed(kind)
 
+    async def knows_end(self, kind: Kind, row: int) -> bool:
+        """Whether it is on disk that the log has come to `row`; makes one attempt to bring it there. False when the disk does not take it now."""
+        if self._settled.durable.get(kind, 0) >= row:
+            return True
+        self._touch()
+        return await self.try_save()
+
     def cuts(self, kind: Kind) -> list[Cut]:
         """The cuts in flight, which pin their rows."""
         return self._book.cuts(kind)

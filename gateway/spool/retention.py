@@ -81,8 +81,12 @@ class Retention:
         """
         freed, limit_us = 0, self._now_us() - self._keep_us
         for kind, log in self._logs.items():
+            end = log.closed[-1].next if log.closed else 0
+            # Where nobody stands, only the ledger knows how far the log came: without it a crash would let the numbers begin anew.
+            if end and self._ledger.needed(kind) is None and not await self._ledger.knows_end(kind, end):
+                continue
             needed = self._ledger.needed(kind)
-            limit = log.next if needed is None else needed
+            limit = end if needed is None else needed
             passed = [segment for segment in log.closed if segment.next <= limit]
             kept = sum(segment.bytes for segment in passed)
             gone: list[Segment] = []

@@ -51,6 +51,15 @@ async def test_an_absence_whose_gap_row_was_never_durable_is_told_again(tmp_path
     assert pending(again, "press") == (50, "not_connected")
 
 
+async def test_what_was_read_before_an_absence_and_went_with_the_power_is_part_of_it(tmp_path):
+    """Found by tests/simulation (seed 1110): away at 50, and the rows from 40 on were never durable."""
+    absences = await opened(tmp_path, "press", last_seen_us=None)
+    await absences.of("press").begin(50, "not_connected")
+    again = await opened(tmp_path, "press", last_seen_us=40)
+    assert pending(again, "press") == (40, "not_connected")
+    assert pending(await opened(tmp_path, "press", last_seen_us=45), "press") == (40, "not_connected")
+
+
 @pytest.mark.parametrize(("durable_gaps", "since"), [(7, (50, "gateway_stopped")), (8, (90, "not_connected"))])
 async def test_a_device_that_is_back_for_a_moment_does_not_end_an_absence_that_is_not_told_durably(tmp_path, durable_gaps, since):
     """Found by tests/chaos/day: up, away again and the gateway killed within one commit; the gap row of the first absence was never there."""

@@ -21,6 +21,7 @@ from gateway.spool.worker import InlineWorker
 from schemas.errors import Busy
 from schemas.kinds import make_batch
 from tests.conftest import ManualClock
+from tests.simulation.loop import VirtualLoop
 
 from .conftest import crash, everything, numbers, readings
 from .power import PowerStorage
@@ -29,7 +30,8 @@ from .power import PowerStorage
 class SpoolMachine(RuleBasedStateMachine):
     """`put_rows` is what was put and not lost by a cut; a sink's model is where it stands and its cut.
 
-    `dropped` and `windows` are the rows of which a loss was told, `owed` the losses of which no gap row was written.
+    `dropped` and `windows` are the rows of which a loss was told, `owed` the losses of which no gap row was written; `on_disk` is `sinks` when
+    the ledger was written last. Time is virtual: what the spool does a moment later it does in `idle`, and a sequence is the same each time.
     """
 
     storage_class: type[PowerStorage] = PowerStorage
@@ -37,7 +39,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 2**32))
     def start(self, seed: int) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = VirtualLoop()
         self.rng = random.Random(seed)
         self.storage = self.storage_class()
         self.put_rows: list[float] = []
@@ -51,7 +53,8 @@ class SpoolMachine(RuleBasedStateMachine):
         self.run(self.open())
         for sink in ("a", "b"):
             self.run(self.spool.ledger.register("telemetry", sink))
-            self.sinks[sink] = self.on_disk[sink] = (0, None)
+            self.sinks[sink] = (0, None)
+        self.note_what_is_on_disk()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         with structlog.testing.capture_logs():
@@ -82,7 +85,6 @@ class SpoolMachine(RuleBasedStateMachine):
         if cut is None and acked < durable:
             cut = self.run(self.spool.ledger.begin_cut("telemetry", sink, acked, min(acked + rows, durable) - 1))
             self.sinks[sink] = (acked, cut)
-            self.on_disk = dict(self.sinks)
 
     @rule(sink=st.sampled_from("ab"))
     def deliver(self, sink: str) -> None:
@@ -117,12 +119,9 @@ class SpoolMachine(RuleBasedStateMachine):
             assert cursor.cut == cut
             assert set(range(acked, cursor.acked)) <= self.dropped | self.windows
             self.sinks[sink] = (cursor.acked, cut)
-        if losses:
-            self.on_disk = dict(self.sinks)
 
     @rule()
     def downsample(self) -> None:
-        written = self.spool.ledger.bytes_written
         self.run(self.spool.retention._thin_oldest("telemetry"))
         losses = self.spool.take_losses()
         assert {loss.cause for loss in losses} <= {"downsampled"}
@@ -130,8 +129,6 @@ class SpoolMachine(RuleBasedStateMachine):
         for sink, (acked, cut) in self.sinks.items():
             cursor = self.spool.ledger.cursor("telemetry", sink)
             assert (cursor.acked, cursor.cut) == (acked, cut)
-        if self.spool.ledger.bytes_written > written:
-            self.on_disk = dict(self.sinks)
 
     @rule(rows=st.integers(1, 200))
     def put_while_full_and_blocking(self, rows: int) -> None:
@@ -182,7 +179,7 @@ class SpoolMachine(RuleBasedStateMachine):
             found = (cursor.acked, cursor.cut)
             assert found in (now, self.on_disk[sink]), (sink, found, now, self.on_disk[sink])
             self.sinks[sink] = found
-        self.on_disk = dict(self.sinks)
+        self.note_what_is_on_disk()
         self.everything_is_there()
 
     @rule()
@@ -191,6 +188,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.run(self.open())
         assert self.spool.end("telemetry") == len(self.put_rows)
         self.losses_are_told_again()
+        self.note_what_is_on_disk()
 
     def losses_are_told_again(self) -> None:
         """What is owed after a start: at least what no gap row was written of, and nothing new."""
@@ -201,14 +199,21 @@ class SpoolMachine(RuleBasedStateMachine):
         assert again["downsampled"] <= self.windows
         assert all(self.owed[cause] <= again[cause] for cause in self.owed), (self.owed, again)
 
-    @rule()
-    def idle(self) -> None:
-        self.run(asyncio.sleep(0.03))
+    @rule(seconds=st.sampled_from((0.03, 1.0)))
+    def idle(self, seconds: float) -> None:
+        self.run(asyncio.sleep(seconds))
+
+    def note_what_is_on_disk(self) -> None:
+        """The ledger is on disk as it is now."""
+        self.on_disk = dict(self.sinks)
+        self.written = self.spool.ledger.bytes_written
 
     @precondition(lambda self: hasattr(self, "spool"))
     @invariant()
     def every_row_is_accounted_for(self) -> None:
         SpoolMachine.steps += 1
+        if self.spool.ledger.bytes_written > self.written:
+            self.note_what_is_on_disk()
         for sink in self.sinks:
             account = self.spool.account("telemetry", sink)
             assert account.read == self.spool.durable("telemetry")
