@@ -22,7 +22,7 @@ def resident_mb() -> float:
 def test_all_of_arrow_takes_its_memory_from_the_pool_that_gives_it_back() -> None:
     """Also what Arrow takes for itself, as to write a lake file, which `set_memory_pool` does not reach."""
     code = (
-        "from gateway import memory; import io, pyarrow as pa, pyarrow.parquet as pq; memory.free_at_once();"
+        "from gateway import memory; import io, pyarrow as pa, pyarrow.parquet as pq; memory.keep_small();"
         "pq.write_table(pa.table({'n': range(10_000)}), io.BytesIO(), compression='zstd');"
         "print(pa.default_memory_pool().backend_name, pa.mimalloc_memory_pool().max_memory())"
     )
