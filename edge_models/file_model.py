@@ -65,7 +65,7 @@ class FileModel(ABC):
     """Rows of an asset, aligned, in windows, through a file's graph.
 
     The graph takes a tensor of `[1, window, inputs]`, oldest row first, or the same flat, `[1, window × inputs]`; beside it perhaps
-    `baseline` (`[1, inputs]`, the mean of the first ten rows of the life) and `age` (`[1, 1]`, rows since it began).
+    `baseline` (`[1, inputs]`, the mean of each input's first ten values in the life) and `age` (`[1, 1]`, rows since it began).
     """
 
     kind: ClassVar[str]
@@ -261,8 +261,6 @@ class FileModel(ABC):
             ready = (self._windows.age[at] >= self._min_rows) & (waited >= self._warm_up_us)
             if not self._missing_allowed():
                 ready &= ~np.isnan(whole).any(axis=(1, 2))
-                if BASELINE in self._extras:
-                    ready &= ~np.isnan(self._windows.total[at]).any(axis=1)
             self._asked.append((rows, ready))
             if ready.any():
                 inputs[self._main].append(whole[ready])

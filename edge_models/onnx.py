@@ -52,7 +52,7 @@ class Onnx(FileModel):
 
     READING(n) -> SCORE rows of assets, one for each row of the aligned tags; `value` is the number that the graph gave. The score is null until
     `min_rows` rows and the `warm_up`, while a value is missing, where the graph has no answer or answers what is no number, and where a
-    `direct` answer is outside of 0..1. 59 bytes per tag at a window of one row where an asset has eight; 4 for each further row.
+    `direct` answer is outside of 0..1. 60 bytes per tag at a window of one row where an asset has eight; 4 for each further row.
     """
 
     kind: ClassVar[str] = "onnx"

@@ -44,7 +44,7 @@ class RemainingLife(FileModel):
 
     READING(n) -> SCORE and HEALTH rows of assets. The interval comes from how far the model was off on lives that it was not trained on, by what
     it predicted (`Conformal`, in the file); an upper bound at the file's cap is null, for a longer life is not told from it. The score is the
-    probability, by the same errors, that the life ends `within`. 60 bytes per tag at a window of one row where an asset has eight; 4 for each
+    probability, by the same errors, that the life ends `within`. 61 bytes per tag at a window of one row where an asset has eight; 4 for each
     further row.
     """
 

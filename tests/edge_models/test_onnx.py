@@ -94,6 +94,26 @@ def test_a_pause_empties_the_window_and_a_missing_tag_makes_no_score(tmp_path: P
     assert rows(takes_nan.update(alone, 0))[-1]["score"] == 1.0
 
 
+@pytest.mark.parametrize("missing", ["wait", "nan"])
+def test_a_value_that_is_missing_at_first_is_no_part_of_the_baseline(tmp_path: Path, missing: str) -> None:
+    nodes = [helper.make_node("Sub", ["rows", "baseline"], ["away"])]
+    both = {"rows": (FLOAT, ["batch", 2]), "baseline": (FLOAT, ["batch", 2])}
+    file = save(tmp_path / "away.onnx", nodes, both, {"away": (FLOAT, ["batch", 2])})
+    values = np.column_stack([np.arange(30.0), 100.0 + np.arange(30.0)])
+    values[:3, 1] = np.nan  # its scan class comes later
+    options: dict[str, Any] = {"output": "away", "missing": missing}
+    first = build(file, **options)
+    told = [row["value"] for row in rows(first.update(polls(values[:5]), 0))]
+    again = build(file, **options)
+    again.restore(first.snapshot())
+    told += [row["value"] for row in rows(again.update(polls(values[5:], first=5), 0))]
+    known = values[4:, 1]  # its first value is too late for the row of its poll: nobody waited for it
+    expected = [value - known[: min(number, 10)].mean() for number, value in enumerate(known, start=1)]
+    assert told == [None, None, None, None, *(pytest.approx(one, abs=1e-5) for one in expected)]
+    beside = [row["value"] for row in rows(build(file, column=0, **options).update(polls(values), 0))]
+    assert beside[-1] == pytest.approx(29.0 - 4.5, abs=1e-5)
+
+
 def test_few_rows_are_enough_where_the_entry_says_so(tmp_path: Path) -> None:
     model = build(mean_graph(tmp_path / "m.onnx", window=4), min_rows=2)
     told = rows(model.update(polls([[22, 22], [26, 26]]), 0))

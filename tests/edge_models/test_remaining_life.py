@@ -104,6 +104,20 @@ def test_the_score_is_the_probability_that_the_life_ends_within(fleet: tuple[Pat
     assert all(a["score"] <= b["score"] for a, b in zip(sooner, scores, strict=True) if a["score"] is not None)
 
 
+def test_a_value_that_is_missing_at_first_delays_the_forecast_and_no_more(fleet: tuple[Path, Trained]) -> None:
+    life = lives(1, seed=7)[0]
+    life[0, 1] = np.nan
+    first = build(fleet[0])
+    found = told(first.update(polls(life[:5]), 0), "health")
+    then = build(fleet[0])
+    then.restore(first.snapshot())
+    found += told(then.update(polls(life[5:], 5), 0), "health")
+    delay = 2  # rows: in the next one nobody waits for the tag yet
+    assert len(found) == len(life) - QUICK.window + 1 - delay
+    truth = remaining(len(life), QUICK.cap)[QUICK.window - 1 + delay :]
+    assert np.mean([abs(row["value"] - one) for row, one in zip(found, truth, strict=True)]) < 10
+
+
 def test_the_alarm_says_how_long_and_how_sure(fleet: tuple[Path, Trained]) -> None:
     config = remaining_life.RemainingLifeConfig.model_validate(
         {"kind": "remaining_life", "tags": ["**"], "every": "500ms", "file": str(fleet[0]), "within": 20}
