@@ -137,6 +137,12 @@ class FileModel(ABC):
                     f"{len(names)} tags are named, and {self._file} has {len(columns)} columns", where=where,
                     hint=f"name the tags for {', '.join(columns)}, in this order",
                 )  # fmt: skip
+            places = zip((name.rpartition("/")[2] for name in names), columns, strict=False)
+            if any(name != column and name in columns for name, column in places):
+                raise ConfigError(
+                    f"the tags are named in another order than the columns of {self._file}, which are {', '.join(columns)}", where=where,
+                    hint="leave inputs: out, or write it as column: tag where a tag is another column than that of its name",
+                )  # fmt: skip
         if not names:
             raise ConfigError(
                 f"{self._file} does not say which tags it takes",

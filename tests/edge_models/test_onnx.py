@@ -80,6 +80,16 @@ def test_columns_are_bound_by_name_whatever_the_order_of_the_tags(tmp_path: Path
         build(file, inputs=[])
 
 
+def test_a_list_in_another_order_than_the_columns_of_the_same_names_is_refused(tmp_path: Path) -> None:
+    file = mean_graph(tmp_path / "m.onnx", window=1, metadata={"genba.features": ["t1", "t0"]})
+    for swapped in (["t0", "t1"], ["press-0/t0", "press-0/t1"], ["t0", "t7"]):
+        error = refused(file, inputs=swapped)
+        assert "in another order than the columns" in str(error)
+        assert "column: tag" in error.hint
+    for right in ([], ["t1", "t0"], ["press-0/t1", "t0"], {"t1": "t0", "t0": "t1"}):
+        build(file, inputs=right)
+
+
 def test_a_pause_empties_the_window_and_a_missing_tag_makes_no_score(tmp_path: Path) -> None:
     model = build(mean_graph(tmp_path / "m.onnx", window=2), max_gap="10s", lateness="2s")
     assert [row["score"] is None for row in rows(model.update(polls([[20, 20]] * 3), 0))] == [True, False, False]
