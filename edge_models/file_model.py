@@ -74,7 +74,7 @@ class FileModel(ABC):
     learnt_with: ClassVar[tuple[str, ...]] = ("every", "inputs")
 
     def __init__(self, config: FileModelConfig, context: ModelContext, *, limit: float, further: Sequence[str] = ()) -> None:
-        """`further` names tags that are aligned with the inputs and that the graph does not see. Raises ConfigError."""
+        """`further` names tags that are aligned with the inputs, whether they are inputs, too, or not. Raises ConfigError."""
         self._where = f"models.{context.name}"
         self._file = config.file
         opener = context.open_model or open_here
@@ -84,7 +84,9 @@ class FileModel(ABC):
         self._main, self.window = self._shape(config, said, len(names))
         window = self.window
         self._min_rows = min(config.min_rows or window, window)
-        by_asset = self._bound([*names, *further], context)
+        aligned = list(dict.fromkeys([*names, *further]))
+        by_asset = self._bound(aligned, context)
+        self._line = {name: number for number, name in enumerate(aligned)}  # of an aligned row
         self._assets_named = list(by_asset)
         self._assets = pa.array(self._assets_named, pa.string())
         self._inputs = len(names)
@@ -204,7 +206,7 @@ class FileModel(ABC):
         return main.name, window
 
     def _bound(self, names: Sequence[str], context: ModelContext) -> dict[str, list[Tag]]:
-        """The tags of each asset that has all of them, in the order of `names`. Raises ConfigError where no asset has."""
+        """The tags of each asset that has all of them, in the order of `names`. Raises ConfigError where none has, or one is no number."""
         found: dict[str, dict[str, Tag]] = {}
         for tag in context.tags:
             for name in names:
@@ -219,6 +221,19 @@ class FileModel(ABC):
                 else f"none of the tags is called {' or '.join(names[:3])}{' or …' if len(names) > 3 else ''}",
                 where=f"{self._where}.inputs", hint="inputs: names the tags of one asset in the order of the model's columns",
             )  # fmt: skip
+        for tags in bound.values():
+            named: dict[str, str] = {}  # path of the tag -> how it was named
+            for name, tag in zip(names, tags, strict=True):
+                if tag.value_type not in ("number", "integer"):
+                    raise ConfigError(
+                        f"{tag.path} is {tag.value_type}, and the model takes numbers", where=f"{self._where}.inputs",
+                        hint="choose another tag, or narrow tags: down to assets where it is a number",
+                    )  # fmt: skip
+                if named.setdefault(tag.path, name) != name:
+                    raise ConfigError(
+                        f"{named[tag.path]} and {name} are the same tag, {tag.path}", where=f"{self._where}.inputs",
+                        hint="a tag is one column; name it the same way everywhere",
+                    )  # fmt: skip
         return bound
 
     def _chosen(self, output: str | None, said: Described) -> Value:

@@ -67,7 +67,7 @@ class RemainingLife(FileModel):
         self._unit = said.metadata.get("genba.unit", "cycles")
         self.mark = f"unsigned {config.file}, sha256:{said.digest[:12]}"
         self._name, self._within, self._confidence = context.name, config.within, config.confidence
-        self._counted = config.cycle is not None
+        self._counter = None if config.cycle is None else self._line[config.cycle]
         self._cycle: Floats = np.full(len(self._assets_named), np.nan)
         self._found: list[tuple[Aligned, Floats]] = []
 
@@ -80,9 +80,9 @@ class RemainingLife(FileModel):
         )
 
     def _enters(self, rows: Aligned) -> Bools:
-        if not self._counted:
+        if self._counter is None:
             return super()._enters(rows)
-        at, count = rows.groups, rows.value[self._inputs]
+        at, count = rows.groups, rows.value[self._counter]
         before = self._cycle[at]
         fallen: Index = at[count < before]
         if len(fallen):

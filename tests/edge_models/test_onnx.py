@@ -193,6 +193,17 @@ def test_a_file_that_does_not_fit_is_named_with_the_way_out(tmp_path: Path) -> N
     assert "is named twice" in str(refused(three, inputs=["t0", "t0", "t1"]))
 
 
+def test_tags_that_are_no_numbers_or_the_same_are_refused(tmp_path: Path) -> None:
+    file = mean_graph(tmp_path / "m.onnx", window=1)
+    assert "t0 and press-0/t0 are the same tag" in str(refused(file, inputs=["t0", "press-0/t0"]))
+    config = onnx.OnnxConfig.model_validate({"kind": "onnx", "file": str(file), "inputs": ["t0", "t1"], "output": "score"})
+    for kind in ("text", "samples"):
+        tags = [make_tag(0), make_tag(1, value_type=kind)]
+        with pytest.raises(ConfigError, match=f"acme/osaka/press/t1 is {kind}, and the model takes numbers"):
+            onnx.PLUGIN.build(config, ModelContext("watch", tags))
+    onnx.PLUGIN.build(config, ModelContext("watch", [make_tag(0), make_tag(1, value_type="integer")]))
+
+
 def broken(model: Any) -> None:
     model.opset_import.add(domain="com.acme", version=1)
 

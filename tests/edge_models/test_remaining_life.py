@@ -144,6 +144,14 @@ def test_a_counter_makes_the_rows_and_a_new_life_when_it_falls(fleet: tuple[Path
     assert [row["value"] for row in again] == [row["value"] for row in fresh]
 
 
+def test_the_counter_may_be_one_of_the_inputs(tmp_path: Path) -> None:
+    metadata = {"genba.features": ["cycles", "b"], "genba.cap": "125", "genba.conformal": CONFORMAL.text()}
+    file = mean_graph(tmp_path / "m.onnx", 2, 2, metadata=metadata, change=lambda model: model.graph.output.pop(0))
+    slow = np.repeat(np.column_stack([np.arange(10.0), np.full(10, 40.0)]), 3, axis=0)
+    found = told(build(file, names=("cycles", "b"), cycle="cycles").update(polls(slow), 0), "health")
+    assert [row["value"] for row in found] == [pytest.approx((40 + count - 0.5) / 2) for count in range(1, 10)]
+
+
 def test_a_file_without_intervals_is_refused_with_the_way_out(tmp_path: Path) -> None:
     def graph(**metadata: str) -> Path:
         return mean_graph(
