@@ -10,18 +10,18 @@ from typing import ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from schemas.errors import ConfigError, StateMismatch
 from schemas.tags import Tag
 from schemas.values import Duration, Size
 
 from .aligned import Aligned, Aligner
-from .base import ModelConfig, ModelContext, Scope
+from .base import ModelConfig, ModelContext, Scope, longer_than_nothing
 from .inference import Limits, Numbers, Request, Singles, asked_here, open_here
 from .onnx_file import Described, Value
 from .scores import ScoreRows
-from .slots import Bools, Floats, Readings, decode
+from .slots import Bools, Floats, Readings, Times, decode
 from .state import pack, unpack
 from .windows import Windows
 
@@ -60,6 +60,8 @@ class FileModelConfig(ModelConfig):
         Size("512 MB"), description="Memory of the model's worker process; one that takes more is suspended."
     )
 
+    _spans = field_validator("every", "budget")(longer_than_nothing)
+
 
 class FileModel(ABC):
     """Rows of an asset, aligned, in windows, through a file's graph.
@@ -90,6 +92,9 @@ class FileModel(ABC):
         self._assets_named = list(by_asset)
         self._assets = pa.array(self._assets_named, pa.string())
         self._inputs = len(names)
+        periods = [max((max(tag.period_us, tag.report_at_least_us) for tag in tags), default=0) for tags in by_asset.values()]
+        self._slowest: Times = np.maximum(np.array(periods, dtype=np.int64), config.every.us)
+        """µs by asset: the step, or the slowest scan class of its tags."""
         self._align = Aligner(
             [[tag.id for tag in tags] for tags in by_asset.values()], every_us=config.every.us, lateness_us=config.lateness.us
         )

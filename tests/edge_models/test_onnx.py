@@ -124,6 +124,42 @@ def test_a_value_that_is_missing_at_first_is_no_part_of_the_baseline(tmp_path: P
     assert beside[-1] == pytest.approx(29.0 - 4.5, abs=1e-5)
 
 
+def test_slow_rows_fill_a_window_too(tmp_path: Path) -> None:
+    file = mean_graph(tmp_path / "m.onnx", window=2, metadata={"genba.features": ["t0", "t1"]})
+
+    def slow(apart_s: int, period_s: int = 1, count: int = 4, **options: Any) -> list[bool]:
+        config = onnx.OnnxConfig.model_validate(
+            {"kind": "onnx", "file": str(file), "output": "score", "lateness": "1d", **options}
+        )
+        tags = [
+            make_tag(0),
+            make_tag(1, period_us=period_s * 1_000_000),
+            make_tag(2, name="t0", asset="a/b/c"),
+            make_tag(3, name="t1", asset="a/b/c"),
+        ]
+        model = onnx.PLUGIN.build(config, ModelContext("watch", tags))
+        time = T0 + np.repeat(np.arange(count), 4) * apart_s * 1_000_000
+        found = rows(model.update(readings([0, 1, 2, 3] * count, [20.0] * 4 * count, time), 0))
+        return [row["score"] is not None for asset in ("acme/osaka/press", "a/b/c") for row in found if row["asset"] == asset]
+
+    every_other = [False, True, True, True]
+    assert slow(50) == 2 * every_other
+    assert slow(90) == 8 * [False]  # a pause
+    assert slow(90, period_s=90) == every_other + 4 * [False]  # not for the asset whose scan class it is
+    assert slow(90, every="90s") == slow(3600, every="1h") == slow(3600, max_gap="0s") == 2 * every_other
+    for given, options in (("5s", {"every": "5s"}), ("90s", {"period_s": 90})):
+        with pytest.raises(ConfigError, match=f"{given} is not longer than the time between two rows") as caught:
+            slow(1, max_gap=given, **options)
+        assert caught.value.where == "models.watch.max_gap"
+    assert slow(90, period_s=90, max_gap="91s") == 2 * every_other
+
+
+@pytest.mark.parametrize("option", ["every", "budget"])
+def test_a_step_or_a_budget_of_nothing_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match="must be longer than 0s"):
+        onnx.OnnxConfig.model_validate({"kind": "onnx", "file": "m.onnx", option: "0s"})
+
+
 def test_few_rows_are_enough_where_the_entry_says_so(tmp_path: Path) -> None:
     model = build(mean_graph(tmp_path / "m.onnx", window=4), min_rows=2)
     told = rows(model.update(polls([[22, 22], [26, 26]]), 0))
