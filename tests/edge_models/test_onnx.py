@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -274,6 +275,92 @@ def test_bytes_of_all_kinds_are_read_or_refused_and_never_more(tmp_path: Path) -
             describe(bytes(spoilt))
         except NotOnnx:
             continue
+
+
+def outside_tensor(name: str) -> Any:
+    tensor = constant(name, [1.0, 2.0])
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    place = tensor.external_data.add()
+    place.key, place.value = "location", "../../etc/genba/secret"
+    return tensor
+
+
+def in_a_constant(model: Any) -> None:
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=outside_tensor("c")))
+
+
+def in_a_sparse_initialiser(model: Any) -> None:
+    values, places = outside_tensor("s"), constant("", [0, 1], np.int64)
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [2]))
+
+
+def in_a_sparse_constant(model: Any) -> None:
+    sparse = helper.make_sparse_tensor(outside_tensor("s"), constant("", [0, 1], np.int64), [2])
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], sparse_value=sparse))
+
+
+def in_a_branch_of_a_branch(model: Any) -> None:
+    inner = helper.make_graph([], "inner", [], [helper.make_tensor_value_info("w", FLOAT, [2])], [outside_tensor("w")])
+    outer = helper.make_graph([helper.make_node("If", ["yes"], ["w"], then_branch=inner, else_branch=inner)], "outer", [], [])
+    model.graph.node.append(helper.make_node("Loop", ["n", "", "a"], ["b"], body=outer))
+
+
+def in_a_function(model: Any) -> None:
+    node = helper.make_node("Constant", [], ["c"], value=outside_tensor("c"))
+    model.functions.append(helper.make_function("ai.onnx", "mine", [], ["c"], [node], [helper.make_opsetid("", 17)]))
+
+
+def in_the_training(model: Any) -> None:
+    model.training_info.add().algorithm.initializer.append(outside_tensor("w"))
+
+
+def by_its_place_alone(model: Any) -> None:
+    place = model.graph.initializer[0].external_data.add()
+    place.key, place.value = "location", "weights.bin"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        in_a_constant, in_a_sparse_initialiser, in_a_sparse_constant, in_a_branch_of_a_branch, in_a_function, in_the_training,
+        by_its_place_alone,
+    ],
+)  # fmt: skip
+def test_no_tensor_lies_in_another_file_however_deep(tmp_path: Path, change: Callable[[Any], None]) -> None:
+    assert "weights lie in another file" in str(refused(mean_graph(tmp_path / "m.onnx", change=change)))
+
+
+def test_what_protocol_buffers_would_merge_or_nest_without_end_is_refused(tmp_path: Path) -> None:
+    whole = mean_graph(tmp_path / "m.onnx").read_bytes()
+    describe(whole)
+    with pytest.raises(NotOnnx, match="two graphs"):
+        describe(whole + mean_graph(tmp_path / "n.onnx", change=lambda model: model.ClearField("opset_import")).read_bytes())
+    graph = b""
+    for _ in range(60):  # a graph in an attribute of a node of a graph
+        for key in (b"\x32", b"\x2a", b"\x0a"):
+            graph = key + varint(len(graph)) + graph
+    with pytest.raises(NotOnnx, match="nested too deeply"):
+        describe(b"\x08\x08" + b"\x42\x04\x0a\x00\x10\x11" + b"\x3a" + varint(len(graph)) + graph)
+
+
+def varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])
+
+
+def test_a_pipe_or_a_device_is_no_model_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for file in (tmp_path / "pipe.onnx", Path("/dev/zero"), tmp_path):
+        assert "is no regular file" in str(refused(file))
+
+
+def test_a_file_is_not_read_beyond_what_a_model_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_models.inference.MAX_FILE", 100)
+    assert "is larger than" in str(refused(mean_graph(tmp_path / "m.onnx")))
 
 
 def test_what_only_the_runtime_can_know_is_an_error_with_the_way_out(tmp_path: Path) -> None:
