@@ -27,6 +27,8 @@ from .windows import Windows
 
 MOST_INPUTS: Final = 256
 MOST_ROWS: Final = 10_000
+MOST_NUMBERS: Final = 1 << 18
+"""In one window: the gateway makes one of each row, 1 MiB, and holds those of a whole batch until they are answered."""
 BASELINE: Final = "baseline"
 AGE: Final = "age"
 _NUMBERS: Final = {"float": np.float32, "double": np.float64}
@@ -207,6 +209,11 @@ class FileModel(ABC):
             raise ConfigError(
                 f"{self._file} wants {listed}, and the configuration gives a window of {window} rows of {columns} tags", where=where,
                 hint="name as many tags in inputs: and give the window: that the model was trained with",
+            )  # fmt: skip
+        if window * columns > MOST_NUMBERS:
+            raise ConfigError(
+                f"a window of {window} rows of {columns} tags holds {window * columns} numbers, and {MOST_NUMBERS} are the most",
+                where=where, hint="make the window shorter, the step every: longer, or take fewer tags",
             )  # fmt: skip
         return main.name, window
 

@@ -230,6 +230,21 @@ def test_a_file_that_does_not_fit_is_named_with_the_way_out(tmp_path: Path) -> N
     assert "is named twice" in str(refused(three, inputs=["t0", "t0", "t1"]))
 
 
+def test_a_window_of_too_many_numbers_is_refused(tmp_path: Path) -> None:
+    names = [f"t{n}" for n in range(64)]
+
+    def built(window: int) -> Any:
+        config = onnx.OnnxConfig.model_validate(
+            {"kind": "onnx", "file": str(file), "inputs": names, "output": "score", "window": window}
+        )
+        return onnx.PLUGIN.build(config, ModelContext("watch", [make_tag(n, name=name) for n, name in enumerate(names)]))
+
+    file = mean_graph(tmp_path / "m.onnx", window="rows", inputs="tags")
+    built(4096)
+    with pytest.raises(ConfigError, match="a window of 4097 rows of 64 tags holds 262208 numbers, and 262144 are the most"):
+        built(4097)
+
+
 def test_tags_that_are_no_numbers_or_the_same_are_refused(tmp_path: Path) -> None:
     file = mean_graph(tmp_path / "m.onnx", window=1)
     assert "t0 and press-0/t0 are the same tag" in str(refused(file, inputs=["t0", "press-0/t0"]))
