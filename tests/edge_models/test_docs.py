@@ -89,12 +89,14 @@ def test_the_memory_per_tag_is_what_is_stated(kind: str, tmp_path: Path) -> None
     if issubclass(plugin.config, FileModelConfig):
         names = [f"t{n}" for n in range(TAGS_OF_AN_ASSET)]
         metadata = {"genba.features": names, "genba.cap": "125", "genba.conformal": CONFORMAL.text()}
-        file = mean_graph(tmp_path / "m.onnx", 1, len(names), metadata=metadata, change=lambda model: model.graph.output.pop())
-        options["file"] = str(file)
+        file = mean_graph(
+            tmp_path / "m.onnx", "rows", len(names), metadata=metadata, change=lambda model: model.graph.output.pop()
+        )
+        options |= {"file": str(file), "window": 1}
 
-    def size(tags: int) -> int:
+    def size(tags: int, **further: Any) -> int:
         model = plugin.build(
-            plugin.config(**options),
+            plugin.config(**{**options, **further}),
             ModelContext(
                 "m",
                 [
@@ -112,3 +114,7 @@ def test_the_memory_per_tag_is_what_is_stated(kind: str, tmp_path: Path) -> None
     assert per_tag == pytest.approx(stated, abs=1)
     docstring = plugin.build.__doc__ or ""  # type: ignore[union-attr]
     assert f"{stated} bytes" in docstring
+    if issubclass(plugin.config, FileModelConfig):
+        assert f"{stated} bytes per tag at a window of one row" in section(kind)
+        assert "4 for each further row" in section(kind)
+        assert (size(2000, window=40) - size(1000, window=40)) / 1000 == pytest.approx(per_tag + 39 * 4, abs=0.1)

@@ -471,7 +471,7 @@ class _Conformance(ModelConformance):
     plugin = onnx.PLUGIN
     kind = "onnx"
     row_per_reading = False
-    most_bytes_per_tag = 200
+    most_bytes_per_tag = 80  # at a window of three rows; test_docs counts what a row of the window adds
     file: Path
 
     @pytest.fixture(autouse=True)
