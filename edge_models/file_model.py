@@ -90,15 +90,16 @@ class FileModel(ABC):
         self._min_rows = min(config.min_rows or window, window)
         aligned = list(dict.fromkeys([*names, *further]))
         by_asset = self._bound(aligned, context)
+        every = self._step(config, said)
         self._line = {name: number for number, name in enumerate(aligned)}  # of an aligned row
         self._assets_named = list(by_asset)
         self._assets = pa.array(self._assets_named, pa.string())
         self._inputs = len(names)
         periods = [max((max(tag.period_us, tag.report_at_least_us) for tag in tags), default=0) for tags in by_asset.values()]
-        self._slowest: Times = np.maximum(np.array(periods, dtype=np.int64), config.every.us)
+        self._slowest: Times = np.maximum(np.array(periods, dtype=np.int64), every.us)
         """µs by asset: the step, or the slowest scan class of its tags."""
         self._align = Aligner(
-            [[tag.id for tag in tags] for tags in by_asset.values()], every_us=config.every.us, lateness_us=config.lateness.us
+            [[tag.id for tag in tags] for tags in by_asset.values()], every_us=every.us, lateness_us=config.lateness.us
         )
         self._windows = Windows(len(by_asset), window, len(names))
         self._extras = [value.name for value in said.inputs if value.name in (BASELINE, AGE)]
@@ -116,6 +117,11 @@ class FileModel(ABC):
     @abstractmethod
     def _batches(self) -> list[pa.RecordBatch]:
         """SCORE and HEALTH of all rows that were `_answered` since the last call."""
+
+    def _step(self, config: FileModelConfig, said: Described) -> Duration:
+        """The step to which tags are aligned. Raises ConfigError where the file does not go with the one of the configuration."""
+        del said
+        return config.every
 
     def _missing_allowed(self) -> bool:
         return False
