@@ -37,7 +37,10 @@ _NUMBERS: Final = {"float": np.float32, "double": np.float64}
 class FileModelConfig(ModelConfig):
     """What every model takes that lies in a file."""
 
-    file: str = Field(description="The ONNX file, relative to the configuration file.", examples=["models/press.onnx"])
+    file: str = Field(
+        description="The ONNX file, relative to the configuration file, in jobs to the working directory.",
+        examples=["models/press.onnx"],
+    )
     inputs: Sequence[str] | Mapping[str, str] = Field(
         (),
         description="Names of the tags within the asset in the order of the model's columns, or the names that the file gives its columns, each with its tag; by default the tags are called as the file says.",

@@ -47,8 +47,8 @@ class RemainingLifeConfig(FileModelConfig):
 class RemainingLife(FileModel):
     """HEALTH `remaining_useful_life` for each row of an asset, with a conformal interval, and a score.
 
-    READING(n) -> SCORE and HEALTH rows of assets. The interval comes from how far the model was off on lives that it was not trained on, by what
-    it predicted (`Conformal`, in the file); an upper bound at the file's cap is null, for a longer life is not told from it. The score is the
+    READING(n) -> SCORE and HEALTH rows of assets. The interval comes from how far the model was off on lives that it was not trained on, for
+    predictions of that size (`Conformal`, in the file); an upper bound at the file's cap is null, for longer lives are not told apart. The score is the
     probability, by the same errors, that the life ends `within`. 61 bytes per tag at a window of one row where an asset has eight; 4 for each
     further row.
     """

@@ -37,7 +37,7 @@ class Recipe:
     """What is trained: the mean of boosted trees and of small networks over causal features of a window."""
 
     window: int = 30
-    cap: float = 125.0  # a longer life is not told from this one
+    cap: float = 125.0  # longer lives are not told apart
     trees: int = 250
     leaves: int = 15
     learning_rate: float = 0.03
