@@ -98,9 +98,11 @@ class FileModel(ABC):
         self._assets_named = list(by_asset)
         self._assets = pa.array(self._assets_named, pa.string())
         self._inputs = len(names)
-        periods = [max((max(tag.period_us, tag.report_at_least_us) for tag in tags), default=0) for tags in by_asset.values()]
-        self._slowest: Times = np.maximum(np.array(periods, dtype=np.int64), every.us)
-        """µs by asset: the step, or the slowest scan class of its tags."""
+        slowest = [max(max(tag.period_us, tag.report_at_least_us) for tag in tags) for tags in by_asset.values()]
+        fastest = [min(tag.period_us for tag in tags) for tags in by_asset.values()]
+        self._slowest: Times = np.maximum(np.array(slowest, dtype=np.int64), every.us)
+        self._fastest: Times = np.maximum(np.array(fastest, dtype=np.int64), every.us)
+        """µs by asset between two rows at most and at least, while every tag is read: its scan classes, or the step."""
         self._align = Aligner(
             [[tag.id for tag in tags] for tags in by_asset.values()], every_us=every.us, lateness_us=config.lateness.us
         )

@@ -87,11 +87,11 @@ class Onnx(FileModel):
         """The longest time between two rows of one window, in µs, of each asset. Raises ConfigError where every row would be too late."""
         if config.max_gap is None:
             return np.maximum(_GAP_US, _STEPS * self._slowest)
-        slowest = int(self._slowest.max(initial=0))
-        if 0 < config.max_gap.us <= slowest:
+        apart = int(self._fastest.max(initial=0))
+        if 0 < config.max_gap.us <= apart:
             raise ConfigError(
-                f"{config.max_gap} is not longer than the time between two rows, {Duration(slowest)}: the window would never fill",
-                where=f"{self._where}.max_gap", hint="leave it out, or give several times every: and the slowest scan class",
+                f"{config.max_gap} is not longer than the time between two rows, {Duration(apart)}: the window would never fill",
+                where=f"{self._where}.max_gap", hint="leave it out, or give several times every: and the scan class of the inputs",
             )  # fmt: skip
         return np.full(len(self._slowest), config.max_gap.us or np.iinfo(np.int64).max)
 

@@ -128,12 +128,13 @@ def test_a_value_that_is_missing_at_first_is_no_part_of_the_baseline(tmp_path: P
 def test_slow_rows_fill_a_window_too(tmp_path: Path) -> None:
     file = mean_graph(tmp_path / "m.onnx", window=2, metadata={"genba.features": ["t0", "t1"]})
 
-    def slow(apart_s: int, period_s: int = 1, count: int = 4, **options: Any) -> list[bool]:
+    def slow(apart_s: int, period_s: int = 1, other_s: int = 1, **options: Any) -> list[bool]:
         config = onnx.OnnxConfig.model_validate(
             {"kind": "onnx", "file": str(file), "output": "score", "lateness": "1d", **options}
         )
+        count = 4
         tags = [
-            make_tag(0),
+            make_tag(0, period_us=other_s * 1_000_000),
             make_tag(1, period_us=period_s * 1_000_000),
             make_tag(2, name="t0", asset="a/b/c"),
             make_tag(3, name="t1", asset="a/b/c"),
@@ -143,16 +144,18 @@ def test_slow_rows_fill_a_window_too(tmp_path: Path) -> None:
         found = rows(model.update(readings([0, 1, 2, 3] * count, [20.0] * 4 * count, time), 0))
         return [row["score"] is not None for asset in ("acme/osaka/press", "a/b/c") for row in found if row["asset"] == asset]
 
-    every_other = [False, True, True, True]
-    assert slow(50) == 2 * every_other
+    but_the_first = [False, True, True, True]
+    assert slow(50) == 2 * but_the_first
     assert slow(90) == 8 * [False]  # a pause
-    assert slow(90, period_s=90) == every_other + 4 * [False]  # not for the asset whose scan class it is
-    assert slow(90, every="90s") == slow(3600, every="1h") == slow(3600, max_gap="0s") == 2 * every_other
-    for given, options in (("5s", {"every": "5s"}), ("90s", {"period_s": 90})):
+    assert slow(90, period_s=90) == but_the_first + 4 * [False]  # not for the asset whose scan class it is
+    assert slow(90, every="90s") == slow(3600, every="1h") == slow(3600, max_gap="0s") == 2 * but_the_first
+    cases: dict[str, dict[str, Any]] = {"5s": {"every": "5s"}, "90s": {"period_s": 90, "other_s": 90}}
+    for given, options in cases.items():
         with pytest.raises(ConfigError, match=f"{given} is not longer than the time between two rows") as caught:
             slow(1, max_gap=given, **options)
         assert caught.value.where == "models.watch.max_gap"
-    assert slow(90, period_s=90, max_gap="91s") == 2 * every_other
+    assert slow(90, period_s=90, max_gap="91s") == 2 * but_the_first
+    assert slow(5, period_s=90, max_gap="10s") == 2 * but_the_first  # the other tag makes the rows
 
 
 @pytest.mark.parametrize("option", ["every", "budget"])

@@ -173,15 +173,17 @@ def test_a_file_says_what_its_rows_are(fleet: tuple[Path, Trained], tmp_path: Pa
     hourly = np.repeat(np.arange(5), 2) * 3_600_000_000 + T0
     hours = readings([0, 1] * 5, [50.0] * 10, hourly)
     twice = readings([0, 1] * 10, [50.0] * 20, np.repeat(hourly, 2) + np.tile([0, 0, 1_000_000, 1_000_000], 5))
-    for given in ({}, {"every": "1h"}):
+    settings: list[dict[str, Any]] = [{}, {"every": "1h"}]
+    for given in settings:
         assert len(told(made(graph("1h"), **given).update(hours, 0), "health")) == 4
         assert len(told(made(graph("1h"), **given).update(twice, 0), "health")) == 4
-    for step, options, key, said in (
+    refused: list[tuple[str, dict[str, Any], str, str]] = [
         ("1h", {"every": "1s"}, "every", r"was trained on rows 1h apart, and every: is 1s"),
         ("cycle", {}, "cycle", "was trained by cycles, and no tag says when one begins"),
         ("often", {}, "file", r"genba\.step of .* are no time"),
         ("0s", {}, "file", r"genba\.step of .* are no time"),
-    ):
+    ]
+    for step, options, key, said in refused:
         with pytest.raises(ConfigError, match=said) as caught:
             made(graph(step), **options)
         assert caught.value.where == f"models.life.{key}"
@@ -200,7 +202,7 @@ def test_a_file_says_what_its_rows_are(fleet: tuple[Path, Trained], tmp_path: Pa
         ({}, lambda given: [np.zeros((9, 3)), *given], r"lives\[0\] is no table"),
     ],
 )
-def test_what_cannot_be_trained_is_said_before_it_is(options: dict[str, str], change: Any, said: str) -> None:
+def test_what_cannot_be_trained_is_said_before_it_is(options: dict[str, Any], change: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         train(QUICK, change(lives(6)), ["a", "b"], **options)
 
