@@ -91,7 +91,7 @@ def redundant() -> bytes:
 
 def fleet() -> bytes:
     """The recipe over forty machines."""
-    return train(Recipe(window=30, cap=150, trees=100, edges=(30.0, 60.0, 100.0)), lives(40, 1), ["t0", "t1"])
+    return train(Recipe(window=30, cap=150, trees=100, edges=(30.0, 60.0, 100.0)), lives(40, 1), ["t0", "t1"], step="1s")
 
 
 def examples() -> dict[str, Example]:

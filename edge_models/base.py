@@ -40,6 +40,13 @@ def votes(count: str) -> tuple[int, int]:
     return few, many
 
 
+def longer_than_nothing(span: Duration) -> Duration:
+    """A field validator for spans that cannot be 0. Raises ValueError."""
+    if span <= 0:
+        raise ValueError("must be longer than 0s")
+    return span
+
+
 class TagAlarm(Strict):
     """Settings of the alarm layer that differ for some tags of a model; what is not given is as for the others."""
 

@@ -1,4 +1,10 @@
-"""How unusual a number is among those of its own past, as a score: for models whose output has no scale of its own."""
+"""How unusual a number is among those of its own past, as a score: for models whose output has no scale of its own.
+
+Not the tail of `tail`, though both are exponential. That one is given a statistic in standard deviations of which a known share lies beyond
+four, and learns from the peak of each excursion, which is right for alarms alone. A graph's output may be skewed or heavy-tailed on one
+side, its limit may be as low as 0.99, and its score is shown all the time: so level, spread and the share beyond a nearer threshold are
+learnt, too, and from every row.
+"""
 
 from __future__ import annotations
 

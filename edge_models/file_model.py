@@ -10,23 +10,25 @@ from typing import ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from schemas.errors import ConfigError, StateMismatch
 from schemas.tags import Tag
 from schemas.values import Duration, Size
 
 from .aligned import Aligned, Aligner
-from .base import ModelConfig, ModelContext, Scope
+from .base import ModelConfig, ModelContext, Scope, longer_than_nothing
 from .inference import Limits, Numbers, Request, Singles, asked_here, open_here
 from .onnx_file import Described, Value
 from .scores import ScoreRows
-from .slots import Bools, Floats, Readings, decode
+from .slots import Bools, Floats, Readings, Times, decode
 from .state import pack, unpack
 from .windows import Windows
 
 MOST_INPUTS: Final = 256
 MOST_ROWS: Final = 10_000
+MOST_NUMBERS: Final = 1 << 18
+"""In one window: the gateway makes one of each row, 1 MiB, and holds those of a whole batch until they are answered."""
 BASELINE: Final = "baseline"
 AGE: Final = "age"
 _NUMBERS: Final = {"float": np.float32, "double": np.float64}
@@ -35,7 +37,10 @@ _NUMBERS: Final = {"float": np.float32, "double": np.float64}
 class FileModelConfig(ModelConfig):
     """What every model takes that lies in a file."""
 
-    file: str = Field(description="The ONNX file, relative to the configuration file.", examples=["models/press.onnx"])
+    file: str = Field(
+        description="The ONNX file, relative to the configuration file, in jobs to the working directory.",
+        examples=["models/press.onnx"],
+    )
     inputs: Sequence[str] | Mapping[str, str] = Field(
         (),
         description="Names of the tags within the asset in the order of the model's columns, or the names that the file gives its columns, each with its tag; by default the tags are called as the file says.",
@@ -60,12 +65,14 @@ class FileModelConfig(ModelConfig):
         Size("512 MB"), description="Memory of the model's worker process; one that takes more is suspended."
     )
 
+    _spans = field_validator("every", "budget")(longer_than_nothing)
+
 
 class FileModel(ABC):
     """Rows of an asset, aligned, in windows, through a file's graph.
 
     The graph takes a tensor of `[1, window, inputs]`, oldest row first, or the same flat, `[1, window × inputs]`; beside it perhaps
-    `baseline` (`[1, inputs]`, the mean of the first ten rows of the life) and `age` (`[1, 1]`, rows since it began).
+    `baseline` (`[1, inputs]`, the mean of each input's first ten values in the life) and `age` (`[1, 1]`, rows since it began).
     """
 
     kind: ClassVar[str]
@@ -74,7 +81,7 @@ class FileModel(ABC):
     learnt_with: ClassVar[tuple[str, ...]] = ("every", "inputs")
 
     def __init__(self, config: FileModelConfig, context: ModelContext, *, limit: float, further: Sequence[str] = ()) -> None:
-        """`further` names tags that are aligned with the inputs and that the graph does not see. Raises ConfigError."""
+        """`further` names tags that are aligned with the inputs, whether they are inputs, too, or not. Raises ConfigError."""
         self._where = f"models.{context.name}"
         self._file = config.file
         opener = context.open_model or open_here
@@ -84,12 +91,20 @@ class FileModel(ABC):
         self._main, self.window = self._shape(config, said, len(names))
         window = self.window
         self._min_rows = min(config.min_rows or window, window)
-        by_asset = self._bound([*names, *further], context)
+        aligned = list(dict.fromkeys([*names, *further]))
+        by_asset = self._bound(aligned, context)
+        every = self._step(config, said)
+        self._line = {name: number for number, name in enumerate(aligned)}  # of an aligned row
         self._assets_named = list(by_asset)
         self._assets = pa.array(self._assets_named, pa.string())
         self._inputs = len(names)
+        slowest = [max(max(tag.period_us, tag.report_at_least_us) for tag in tags) for tags in by_asset.values()]
+        fastest = [min(tag.period_us for tag in tags) for tags in by_asset.values()]
+        self._slowest: Times = np.maximum(np.array(slowest, dtype=np.int64), every.us)
+        self._fastest: Times = np.maximum(np.array(fastest, dtype=np.int64), every.us)
+        """µs by asset between two rows at most and at least, while every tag is read: its scan classes, or the step."""
         self._align = Aligner(
-            [[tag.id for tag in tags] for tags in by_asset.values()], every_us=config.every.us, lateness_us=config.lateness.us
+            [[tag.id for tag in tags] for tags in by_asset.values()], every_us=every.us, lateness_us=config.lateness.us
         )
         self._windows = Windows(len(by_asset), window, len(names))
         self._extras = [value.name for value in said.inputs if value.name in (BASELINE, AGE)]
@@ -107,6 +122,11 @@ class FileModel(ABC):
     @abstractmethod
     def _batches(self) -> list[pa.RecordBatch]:
         """SCORE and HEALTH of all rows that were `_answered` since the last call."""
+
+    def _step(self, config: FileModelConfig, said: Described) -> Duration:
+        """The step to which tags are aligned. Raises ConfigError where the file does not go with the one of the configuration."""
+        del said
+        return config.every
 
     def _missing_allowed(self) -> bool:
         return False
@@ -136,6 +156,12 @@ class FileModel(ABC):
                 raise ConfigError(
                     f"{len(names)} tags are named, and {self._file} has {len(columns)} columns", where=where,
                     hint=f"name the tags for {', '.join(columns)}, in this order",
+                )  # fmt: skip
+            places = zip((name.rpartition("/")[2] for name in names), columns, strict=False)
+            if any(name != column and name in columns for name, column in places):
+                raise ConfigError(
+                    f"the tags are named in another order than the columns of {self._file}, which are {', '.join(columns)}", where=where,
+                    hint="leave inputs: out, or write it as column: tag where a tag is another column than that of its name",
                 )  # fmt: skip
         if not names:
             raise ConfigError(
@@ -195,10 +221,15 @@ class FileModel(ABC):
                 f"{self._file} wants {listed}, and the configuration gives a window of {window} rows of {columns} tags", where=where,
                 hint="name as many tags in inputs: and give the window: that the model was trained with",
             )  # fmt: skip
+        if window * columns > MOST_NUMBERS:
+            raise ConfigError(
+                f"a window of {window} rows of {columns} tags holds {window * columns} numbers, and {MOST_NUMBERS} are the most",
+                where=where, hint="make the window shorter, the step every: longer, or take fewer tags",
+            )  # fmt: skip
         return main.name, window
 
     def _bound(self, names: Sequence[str], context: ModelContext) -> dict[str, list[Tag]]:
-        """The tags of each asset that has all of them, in the order of `names`. Raises ConfigError where no asset has."""
+        """The tags of each asset that has all of them, in the order of `names`. Raises ConfigError where none has, or one is no number."""
         found: dict[str, dict[str, Tag]] = {}
         for tag in context.tags:
             for name in names:
@@ -213,6 +244,19 @@ class FileModel(ABC):
                 else f"none of the tags is called {' or '.join(names[:3])}{' or …' if len(names) > 3 else ''}",
                 where=f"{self._where}.inputs", hint="inputs: names the tags of one asset in the order of the model's columns",
             )  # fmt: skip
+        for tags in bound.values():
+            named: dict[str, str] = {}  # path of the tag -> how it was named
+            for name, tag in zip(names, tags, strict=True):
+                if tag.value_type not in ("number", "integer"):
+                    raise ConfigError(
+                        f"{tag.path} is {tag.value_type}, and the model takes numbers", where=f"{self._where}.inputs",
+                        hint="choose another tag, or narrow tags: down to assets where it is a number",
+                    )  # fmt: skip
+                if named.setdefault(tag.path, name) != name:
+                    raise ConfigError(
+                        f"{named[tag.path]} and {name} are the same tag, {tag.path}", where=f"{self._where}.inputs",
+                        hint="a tag is one column; name it the same way everywhere",
+                    )  # fmt: skip
         return bound
 
     def _chosen(self, output: str | None, said: Described) -> Value:
@@ -261,8 +305,6 @@ class FileModel(ABC):
             ready = (self._windows.age[at] >= self._min_rows) & (waited >= self._warm_up_us)
             if not self._missing_allowed():
                 ready &= ~np.isnan(whole).any(axis=(1, 2))
-                if BASELINE in self._extras:
-                    ready &= ~np.isnan(self._windows.total[at]).any(axis=1)
             self._asked.append((rows, ready))
             if ready.any():
                 inputs[self._main].append(whole[ready])

@@ -114,15 +114,20 @@ def read_model(file: str, base: Path, where: str) -> bytes:
     """The bytes of a model file, relative to `base`. Raises ConfigError."""
     path = base / file
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise ConfigError(f"{file} is larger than {MAX_FILE >> 20} MiB", where=where, hint="quantise or prune the model")
-        return path.read_bytes()
+        if path.exists() and not path.is_file():
+            # A pipe or a device would be waited for, or read without end.
+            raise ConfigError(f"{file} is no regular file", where=where, hint="name one .onnx file")
+        with path.open("rb") as opened:
+            data = opened.read(MAX_FILE + 1)
     except OSError as error:
         raise ConfigError(
             f"the model file {file} cannot be read: {error.strerror or error}",
             where=where,
-            hint="its path is relative to the configuration file",
+            hint="its path is relative to the configuration file, in jobs to the working directory",
         ) from error
+    if len(data) > MAX_FILE:
+        raise ConfigError(f"{file} is larger than {MAX_FILE >> 20} MiB", where=where, hint="quantise or prune the model")
+    return data
 
 
 def described(data: bytes, file: str, where: str) -> Described:

@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from schemas.errors import ConfigError, StateMismatch
 from schemas.plugin import Plugin
@@ -18,7 +18,7 @@ from schemas.tags import Tag
 from schemas.values import Duration
 
 from .aligned import Aligned, Aligner
-from .base import EdgeModel, ModelConfig, ModelContext, Scope
+from .base import EdgeModel, ModelConfig, ModelContext, Scope, longer_than_nothing
 from .components import Singles, added, components, statistics
 from .components import size as size_of
 from .scores import ScoreRows
@@ -71,6 +71,8 @@ class MultivariateConfig(ModelConfig):
         Duration("24h"),
         description="A state that has been suspicious for so long is the new normal: the asset is learnt anew; 0 is never.",
     )
+
+    _spans = field_validator("every")(longer_than_nothing)
 
 
 class Multivariate:

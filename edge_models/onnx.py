@@ -20,14 +20,17 @@ from .file_model import FileModel, FileModelConfig
 from .slots import NEVER, Bools, Floats, Times
 
 _LIMIT: Final = {"direct": 0.5, "calibrated": 0.999999}
+_GAP_US: Final = 60_000_000
+_STEPS: Final = 3
 _ROUNDING: Final = 1e-3  # a probability may be that far outside of 0..1
 
 
 class OnnxConfig(FileModelConfig):
     """Runs an ONNX file of your own on the tags of an asset. Nobody has signed it: for trials, and marked so wherever it is shown."""
 
-    max_gap: Duration = Field(
-        Duration("1m"), description="A longer time without a row empties the window, so that it never spans a pause; 0 is never."
+    max_gap: Duration | None = Field(
+        None,
+        description="A longer time without a row empties the window, so that it never spans a pause; 0 is never. By default a minute, or three times `every` or the slowest scan class of the asset's inputs where that is longer.",
     )
     output: str | None = Field(None, description="Name of the graph's output; by default the only one that holds numbers.")
     column: int = Field(-1, description="Which number of the output; by default the last one, a classifier's worse class.")
@@ -52,7 +55,7 @@ class Onnx(FileModel):
 
     READING(n) -> SCORE rows of assets, one for each row of the aligned tags; `value` is the number that the graph gave. The score is null until
     `min_rows` rows and the `warm_up`, while a value is missing, where the graph has no answer or answers what is no number, and where a
-    `direct` answer is outside of 0..1. 59 bytes per tag at a window of one row where an asset has eight; 4 for each further row.
+    `direct` answer is outside of 0..1. 60 bytes per tag at a window of one row where an asset has eight; 4 for each further row.
     """
 
     kind: ClassVar[str] = "onnx"
@@ -72,7 +75,7 @@ class Onnx(FileModel):
                 hint="one row of the output is one number, or a list of which column: picks one",
             )  # fmt: skip
         self.mark = f"unsigned {config.file}, sha256:{said.digest[:12]}"
-        self._allowed, self._max_gap_us = config.missing == "nan", config.max_gap.us
+        self._allowed, self._max_gap_us = config.missing == "nan", self._gaps(config)
         self._calibration = (
             Calibration(len(self._assets_named), memory=config.memory, side=config.worse, limit=limit)
             if config.score == "calibrated"
@@ -80,16 +83,27 @@ class Onnx(FileModel):
         )
         self._found: list[tuple[Aligned, Floats, Floats]] = []
 
+    def _gaps(self, config: OnnxConfig) -> Times:
+        """The longest time between two rows of one window, in µs, of each asset. Raises ConfigError where every row would be too late."""
+        if config.max_gap is None:
+            return np.maximum(_GAP_US, _STEPS * self._slowest)
+        apart = int(self._fastest.max(initial=0))
+        if 0 < config.max_gap.us <= apart:
+            raise ConfigError(
+                f"{config.max_gap} is not longer than the time between two rows, {Duration(apart)}: the window would never fill",
+                where=f"{self._where}.max_gap", hint="leave it out, or give several times every: and the scan class of the inputs",
+            )  # fmt: skip
+        return np.full(len(self._slowest), config.max_gap.us or np.iinfo(np.int64).max)
+
     def _missing_allowed(self) -> bool:
         return self._allowed
 
     def _enters(self, rows: Aligned) -> Bools:
         at = rows.groups
         last: Times = self._windows.last[at]
-        if self._max_gap_us:
-            gone = at[(last != NEVER) & (rows.time - last > self._max_gap_us)]
-            if len(gone):
-                self._windows.begin(gone)
+        gone = at[(last != NEVER) & (rows.time - last > self._max_gap_us[at])]
+        if len(gone):
+            self._windows.begin(gone)
         return super()._enters(rows)
 
     def _answered(self, rows: Aligned, ready: Bools, answers: Floats) -> None:

@@ -8,6 +8,7 @@ needed here have had the same numbers since version 1.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +20,24 @@ ELEMENTS: Final[Mapping[int, str]] = {
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 """The operator sets that every onnxruntime has."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_EXTERNAL: Final = 1  # data_location of a tensor that lies in another file
+_TENSOR, _FUNCTION = "tensor", "function"
+_WITHIN: Final[Mapping[str, Mapping[int, str]]] = {
+    "model": {7: "graph", 20: "training", 25: _FUNCTION},
+    "training": {1: "graph", 2: "graph"},
+    _FUNCTION: {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: _TENSOR, 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: _TENSOR, 6: "graph", 10: _TENSOR, 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: _TENSOR, 2: _TENSOR},
+}
+"""Where tensors may be, by message and number of the field: what each field holds."""
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
+_MOST_LEVELS: Final = 100  # of messages within each other, as protocol buffers have it
+_PLAIN: Final = re.compile(
+    rb"(?:[\x08\x10\x18\x20\x28\x30\x38\x40\x48\x50\x58\x60\x68\x70\x78][\x80-\xff]{0,9}[\x00-\x7f]"
+    rb"|[\x0d\x15\x1d\x25\x2d\x35\x3d\x45\x4d\x55\x5d\x65\x6d\x75\x7d][\x00-\xff]{4}){1,1000}"
+)
+"""Numbers in a row, as the attributes of trees hold them by the million."""
 
 
 class NotOnnx(ValueError):
@@ -50,7 +68,7 @@ class Described:
 
 
 def describe(data: bytes) -> Described:
-    """Read the file's own account of itself. Raises NotOnnx."""
+    """Read the file's own account of itself. Raises NotOnnx, also where any tensor, however deep, lies in another file."""
     graph: bytes | None = None
     opsets: dict[str, int] = {}
     metadata: dict[str, str] = {}
@@ -60,6 +78,8 @@ def describe(data: bytes) -> Described:
             if number == 1 and isinstance(found, int):
                 version = found
             elif number == 7 and isinstance(found, bytes):
+                if graph is not None:
+                    raise NotOnnx("it holds two graphs")  # protocol buffers would make one of them
                 graph = found
             elif number == 8 and isinstance(found, bytes):
                 one = dict(_fields(found))
@@ -69,6 +89,7 @@ def describe(data: bytes) -> Described:
                 metadata[_text(one.get(1, b""))] = _text(one.get(2, b""))
         if graph is None or not version or not opsets:
             raise NotOnnx("it is no ONNX model")
+        _whole_file(data, "model", _MOST_LEVELS)
         inputs, outputs, constants = _graph(graph)
     except (IndexError, UnicodeDecodeError, TypeError) as error:
         raise NotOnnx("it is no ONNX model, or a damaged one") from error
@@ -89,15 +110,25 @@ def _graph(graph: bytes) -> tuple[list[Value], list[Value], set[str]]:
         if not isinstance(found, bytes):
             continue
         if number == 5:
-            tensor = dict(_fields(found))
-            if tensor.get(14) == _EXTERNAL:
-                raise NotOnnx("its weights lie in another file: export it as one file")
-            constants.add(_text(tensor.get(8, b"")))
+            constants.add(_text(dict(_fields(found)).get(8, b"")))
         elif number == 11:
             inputs.append(_value(found))
         elif number == 12:
             outputs.append(_value(found))
     return inputs, outputs, constants
+
+
+def _whole_file(data: bytes, kind: str, levels: int) -> None:
+    """Raises NotOnnx where a tensor in this message lies in another file: any that the gateway may read, on whose terms nobody knows."""
+    if levels == 0:
+        raise NotOnnx("its graphs are nested too deeply")
+    within = _WITHIN.get(kind, {})
+    for number, found in _fields(data, plain=kind != _TENSOR):
+        if kind == _TENSOR:
+            if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and found != 0):
+                raise NotOnnx("its weights lie in another file: export it as one file")
+        elif number in within and isinstance(found, bytes):
+            _whole_file(found, within[number], levels - 1)
 
 
 def _value(data: bytes) -> Value:
@@ -115,10 +146,13 @@ def _value(data: bytes) -> Value:
     return Value(name, ELEMENTS.get(_whole(tensor.get(1, 0)), "unknown"), tuple(shape))
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field numbers and values of one message. Raises NotOnnx, IndexError."""
+def _fields(data: bytes, *, plain: bool = False) -> Iterator[tuple[int, int | bytes]]:
+    """Field numbers and values of one message, without most of its numbers where `plain`. Raises NotOnnx, IndexError."""
     at = 0
     while at < len(data):
+        if plain and (numbers := _PLAIN.match(data, at)) is not None:
+            at = numbers.end()
+            continue
         key, at = _varint(data, at)
         number, kind = key >> 3, key & 7
         if kind == _VARINT:

@@ -13,15 +13,20 @@ from pydantic import Field
 from schemas.errors import ConfigError
 from schemas.kinds import make_batch
 from schemas.plugin import Plugin
+from schemas.values import Duration
 
 from .aligned import Aligned
-from .base import EdgeModel, ModelContext, ScoreRow
+from .base import EdgeModel, ModelContext, ScoreRow, longer_than_nothing
 from .conformal import Conformal
 from .file_model import FileModel, FileModelConfig
+from .onnx_file import Described
 from .sentences import number
-from .slots import Bools, Floats, Index, Times
+from .slots import Bools, Floats, Times
 
 _KIND: Final = "remaining_life"
+CYCLE: Final = "cycle"
+"""The step of a file whose rows are cycles; otherwise it is a duration."""
+_LASTS: Final = 3  # rows that a counter has fallen before that is a new life and no glitch
 
 
 class RemainingLifeConfig(FileModelConfig):
@@ -29,7 +34,7 @@ class RemainingLifeConfig(FileModelConfig):
 
     cycle: str | None = Field(
         None,
-        description="Tag that counts the asset's cycles: a row whenever it changes, a new life when it falls. By default a row is a step of `every`.",
+        description="Tag that counts the asset's cycles (or hours of operation): a row whenever it rises, a new life when it has fallen for three steps. Required for a file that was trained by cycles; otherwise a row is a step of `every`, which such a file says itself.",
         examples=["cycles"],
     )
     within: float = Field(
@@ -42,9 +47,9 @@ class RemainingLifeConfig(FileModelConfig):
 class RemainingLife(FileModel):
     """HEALTH `remaining_useful_life` for each row of an asset, with a conformal interval, and a score.
 
-    READING(n) -> SCORE and HEALTH rows of assets. The interval comes from how far the model was off on lives that it was not trained on, by what
-    it predicted (`Conformal`, in the file); an upper bound at the file's cap is null, for a longer life is not told from it. The score is the
-    probability, by the same errors, that the life ends `within`. 60 bytes per tag at a window of one row where an asset has eight; 4 for each
+    READING(n) -> SCORE and HEALTH rows of assets. The interval comes from how far the model was off on lives that it was not trained on, for
+    predictions of that size (`Conformal`, in the file); an upper bound at the file's cap is null, for longer lives are not told apart. The score is the
+    probability, by the same errors, that the life ends `within`. 61 bytes per tag at a window of one row where an asset has eight; 4 for each
     further row.
     """
 
@@ -67,8 +72,9 @@ class RemainingLife(FileModel):
         self._unit = said.metadata.get("genba.unit", "cycles")
         self.mark = f"unsigned {config.file}, sha256:{said.digest[:12]}"
         self._name, self._within, self._confidence = context.name, config.within, config.confidence
-        self._counted = config.cycle is not None
+        self._counter = None if config.cycle is None else self._line[config.cycle]
         self._cycle: Floats = np.full(len(self._assets_named), np.nan)
+        self._fallen: npt.NDArray[np.uint8] = np.zeros(len(self._assets_named), dtype=np.uint8)
         self._found: list[tuple[Aligned, Floats]] = []
 
     def asset_problem(self, asset: str, row: ScoreRow) -> str:
@@ -80,16 +86,40 @@ class RemainingLife(FileModel):
         )
 
     def _enters(self, rows: Aligned) -> Bools:
-        if not self._counted:
+        if self._counter is None:
             return super()._enters(rows)
-        at, count = rows.groups, rows.value[self._inputs]
-        before = self._cycle[at]
-        fallen: Index = at[count < before]
-        if len(fallen):
-            self._windows.begin(fallen)
-        enters: Bools = ~np.isnan(count) & (count != before)
-        self._cycle[at] = np.where(np.isnan(count), before, count)
+        at, count = rows.groups, rows.value[self._counter]
+        before, known = self._cycle[at], ~np.isnan(count)
+        fallen = np.where(count < before, self._fallen[at] + 1, np.where(known, 0, self._fallen[at]))
+        anew = fallen >= _LASTS
+        if anew.any():
+            self._windows.begin(at[anew])
+        enters: Bools = known & (np.isnan(before) | (count > before) | anew)
+        self._cycle[at] = np.where(enters, count, before)
+        self._fallen[at] = np.where(anew, 0, fallen)
         return enters
+
+    def _step(self, config: FileModelConfig, said: Described) -> Duration:
+        step, where = said.metadata.get("genba.step", ""), self._where
+        if not step or (isinstance(config, RemainingLifeConfig) and config.cycle is not None):
+            return config.every
+        if step == CYCLE:
+            raise ConfigError(
+                f"{config.file} was trained by cycles, and no tag says when one begins", where=f"{where}.cycle",
+                hint="name the tag that counts them: cycle: …",
+            )  # fmt: skip
+        try:
+            every = longer_than_nothing(Duration(step))
+        except ValueError as error:
+            raise ConfigError(
+                f"the metadata genba.step of {config.file} are no time", where=f"{where}.file", hint="make the file again with the recipe"
+            ) from error  # fmt: skip
+        if "every" in config.model_fields_set and config.every != every:
+            raise ConfigError(
+                f"{config.file} was trained on rows {every} apart, and every: is {config.every}", where=f"{where}.every",
+                hint="leave every: out",
+            )  # fmt: skip
+        return every
 
     def _answered(self, rows: Aligned, ready: Bools, answers: Floats) -> None:
         value = answers[:, -1]
@@ -122,7 +152,7 @@ class RemainingLife(FileModel):
         )  # fmt: skip
 
     def _further(self) -> dict[str, npt.NDArray[np.generic]]:
-        return {"cycle": self._cycle}
+        return {"cycle": self._cycle, "fallen": self._fallen}
 
 
 PLUGIN: Plugin[RemainingLifeConfig, EdgeModel] = Plugin(RemainingLifeConfig, RemainingLife)

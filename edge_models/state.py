@@ -68,7 +68,10 @@ def _header(state: bytes) -> tuple[dict[str, Any], int]:
     (length,) = struct.unpack_from("<I", state, 4)
     if len(state) < 12 + length or zlib.crc32(state[:-4]) != struct.unpack_from("<I", state, len(state) - 4)[0]:
         raise StateMismatch("the stored state is truncated or damaged")
-    header = json.loads(state[8 : 8 + length])
+    try:
+        header = json.loads(state[8 : 8 + length])
+    except ValueError as error:
+        raise StateMismatch(f"the header of the stored state is damaged: {error}") from error
     if not isinstance(header, dict):
         raise StateMismatch("the header of the stored state is damaged")
     return header, 8 + length

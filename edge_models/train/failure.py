@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +32,6 @@ class Recipe:
     leaves: int = 15
     learning_rate: float = 0.05
     seed: int = 1
-
-
-AI4I: Final = Recipe(products=(("torque", "speed"), ("tool_wear", "torque")), differences=(("process_temp", "air_temp"),))
-"""For the AI4I 2020 data: power, overstrain, and the temperature difference that carries heat away."""
 
 
 @dataclass(frozen=True)

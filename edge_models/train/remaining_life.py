@@ -12,8 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from edge_models.base import longer_than_nothing
 from edge_models.conformal import Conformal
+from edge_models.remaining_life import CYCLE
 from edge_models.windows import BASELINE_ROWS
+from schemas.values import Duration
 
 from .conformal import calibrate
 from .graphs import Graph
@@ -34,7 +37,7 @@ class Recipe:
     """What is trained: the mean of boosted trees and of small networks over causal features of a window."""
 
     window: int = 30
-    cap: float = 125.0  # a longer life is not told from this one
+    cap: float = 125.0  # longer lives are not told apart
     trees: int = 250
     leaves: int = 15
     learning_rate: float = 0.03
@@ -67,7 +70,7 @@ class Trained:
             found = (found + np.mean(told, axis=0)) / 2.0
         return np.clip(found, 0.0, self.recipe.cap)
 
-    def onnx(self, conformal: Conformal, *, unit: str, digest: str, note: str = "") -> bytes:
+    def onnx(self, conformal: Conformal, *, unit: str, step: str, digest: str, note: str = "") -> bytes:
         """The file that `remaining_life` takes: `[1, window, inputs]`, baseline and age in, remaining life out."""
         window, count = self.recipe.window, len(self.names)
         g = Graph()
@@ -95,7 +98,7 @@ class Trained:
         g.add("Clip", found, g.constant(0.0), g.constant(self.recipe.cap), name="remaining")
         metadata = {
             "genba.kind": "remaining_life", "genba.features": json.dumps(list(self.names)), "genba.window": str(window),
-            "genba.unit": unit, "genba.cap": str(self.recipe.cap), "genba.conformal": conformal.text(),
+            "genba.unit": unit, "genba.step": step, "genba.cap": str(self.recipe.cap), "genba.conformal": conformal.text(),
             "genba.training": json.dumps({"sha256": digest, "note": note}),
         }  # fmt: skip
         return g.bytes({"rows": [window, count], "baseline": [count], "age": [1]}, {"remaining": 1}, metadata)
@@ -157,12 +160,30 @@ def intervals(recipe: Recipe, predicted: Sequence[Floats], which: Sequence[int] 
 
 
 def train(
-    recipe: Recipe, lives: Sequence[Floats], names: Sequence[str], *, unit: str = "cycles", note: str = "", folds: int = 5
+    recipe: Recipe,
+    lives: Sequence[Floats],
+    names: Sequence[str],
+    *,
+    unit: str = "cycles",
+    step: str = CYCLE,
+    note: str = "",
+    folds: int = 5,
 ) -> bytes:
-    """The whole recipe: intervals by cross-validation over lives, the model from all lives, one file."""
+    """The whole recipe: intervals by cross-validation over lives, the model from all lives, one file.
+
+    A row is one `unit`, and `step` is how the edge makes it: `cycle`, when a counter rises, or a time such as `1h`. Raises ValueError for
+    another step, fewer lives than `folds`, and lives that are no finite numbers in as many columns as `names`.
+    """
+    if step != CYCLE:
+        longer_than_nothing(Duration(step))
+    if len(lives) < folds:
+        raise ValueError(f"{len(lives)} lives are too few: give at least {folds}")
+    for number, life in enumerate(lives):
+        if life.ndim != 2 or not len(life) or life.shape[1] != len(names) or not np.isfinite(life).all():
+            raise ValueError(f"lives[{number}] is no table of finite numbers with {len(names)} columns")
     conformal = intervals(recipe, out_of_fold(recipe, lives, names, folds=folds))
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(life).tobytes() for life in lives)).hexdigest()
-    return fit(recipe, lives, names).onnx(conformal, unit=unit, digest=digest, note=note)
+    return fit(recipe, lives, names).onnx(conformal, unit=unit, step=step, digest=digest, note=note)
 
 
 def remaining(rows: int, cap: float) -> Floats:

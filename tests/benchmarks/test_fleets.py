@@ -115,7 +115,7 @@ def test_the_file_of_the_failure_recipe_says_what_the_recipe_says(tmp_path: Path
         [rng.integers(0, 3, 400), rng.normal(0, 1, (400, 5)) * [2, 1.5, 180, 10, 60] + [300, 310, 1538, 40, 108]]
     )
     failed = rows[:, 3] * rows[:, 4] > 70_000
-    recipe = replace(failure.AI4I, trees=20)
+    recipe = replace(ai4i.RECIPE, trees=20)
     data = failure.train(recipe, rows, failed, ai4i.NAMES, note="made up")
     file = InProcess(data, "failure.onnx", "models.x.file")
     assert file.described.metadata["genba.window"] == "1"

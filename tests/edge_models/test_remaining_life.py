@@ -62,7 +62,7 @@ def told(found: Sequence[pa.RecordBatch], kind: str) -> list[dict[str, Any]]:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
     """A file trained on forty lives, and the same model as numpy."""
     file = tmp_path_factory.mktemp("life") / "fleet.onnx"
-    file.write_bytes(train(QUICK, lives(40), ["a", "b"], note="made up", folds=3))
+    file.write_bytes(train(QUICK, lives(40), ["a", "b"], step="500ms", note="made up", folds=3))
     return file, fit(QUICK, lives(40), ["a", "b"])
 
 
@@ -104,6 +104,20 @@ def test_the_score_is_the_probability_that_the_life_ends_within(fleet: tuple[Pat
     assert all(a["score"] <= b["score"] for a, b in zip(sooner, scores, strict=True) if a["score"] is not None)
 
 
+def test_a_value_that_is_missing_at_first_delays_the_forecast_and_no_more(fleet: tuple[Path, Trained]) -> None:
+    life = lives(1, seed=7)[0]
+    life[0, 1] = np.nan
+    first = build(fleet[0])
+    found = told(first.update(polls(life[:5]), 0), "health")
+    then = build(fleet[0])
+    then.restore(first.snapshot())
+    found += told(then.update(polls(life[5:], 5), 0), "health")
+    delay = 2  # rows: in the next one nobody waits for the tag yet
+    assert len(found) == len(life) - QUICK.window + 1 - delay
+    truth = remaining(len(life), QUICK.cap)[QUICK.window - 1 + delay :]
+    assert np.mean([abs(row["value"] - one) for row, one in zip(found, truth, strict=True)]) < 10
+
+
 def test_the_alarm_says_how_long_and_how_sure(fleet: tuple[Path, Trained]) -> None:
     config = remaining_life.RemainingLifeConfig.model_validate(
         {"kind": "remaining_life", "tags": ["**"], "every": "500ms", "file": str(fleet[0]), "within": 20}
@@ -125,9 +139,80 @@ def test_a_counter_makes_the_rows_and_a_new_life_when_it_falls(fleet: tuple[Path
     plain = told(build(fleet[0]).update(polls(life), 0), "health")
     assert [row["value"] for row in found] == [row["value"] for row in plain]
     other = lives(1, seed=4)[0]
-    again = told(model.update(polls(np.column_stack([other, np.arange(len(other))]), len(slow)), 0), "health")
+    slow_again = np.repeat(np.column_stack([other, np.arange(len(other))]), 3, axis=0)
+    again = told(model.update(polls(slow_again, len(slow)), 0), "health")
     fresh = told(build(fleet[0]).update(polls(other), 0), "health")
     assert [row["value"] for row in again] == [row["value"] for row in fresh]
+
+
+def test_a_counter_that_falls_for_a_moment_or_is_missing_begins_no_new_life(fleet: tuple[Path, Trained]) -> None:
+    life = lives(1, seed=3)[0]
+    slow = np.repeat(np.column_stack([life, np.arange(len(life))]), 3, axis=0)
+    plain = told(build(fleet[0]).update(polls(life), 0), "health")
+    slow[30:32, 2] = 0
+    slow[60:62, 2] = [np.nan, 0]
+    slow[90:93, 2] = [np.nan, 0, 30]
+    first = build(fleet[0], names=("a", "b", "cycles"), cycle="cycles", lateness="100ms")
+    found = told(first.update(polls(slow[:31]), 0), "health")  # in the midst of a fall
+    then = build(fleet[0], names=("a", "b", "cycles"), cycle="cycles", lateness="100ms")
+    then.restore(first.snapshot())
+    found += told(then.update(polls(slow[31:], 31), 0), "health")
+    assert [row["value"] for row in found] == [row["value"] for row in plain]
+
+
+def test_a_file_says_what_its_rows_are(fleet: tuple[Path, Trained], tmp_path: Path) -> None:
+    def graph(step: str) -> Path:
+        metadata = {"genba.features": ["a", "b"], "genba.cap": "125", "genba.conformal": CONFORMAL.text(), "genba.step": step}
+        return mean_graph(tmp_path / "m.onnx", 2, 2, metadata=metadata, change=lambda model: model.graph.output.pop(0))
+
+    def made(file: Path, **options: Any) -> remaining_life.RemainingLife:
+        config = remaining_life.RemainingLifeConfig.model_validate({"kind": "remaining_life", "file": str(file), **options})
+        tags = [make_tag(n, name=name) for n, name in enumerate(("a", "b", "cycles"))]
+        return remaining_life.RemainingLife(config, ModelContext("life", tags))
+
+    hourly = np.repeat(np.arange(5), 2) * 3_600_000_000 + T0
+    hours = readings([0, 1] * 5, [50.0] * 10, hourly)
+    twice = readings([0, 1] * 10, [50.0] * 20, np.repeat(hourly, 2) + np.tile([0, 0, 1_000_000, 1_000_000], 5))
+    settings: list[dict[str, Any]] = [{}, {"every": "1h"}]
+    for given in settings:
+        assert len(told(made(graph("1h"), **given).update(hours, 0), "health")) == 4
+        assert len(told(made(graph("1h"), **given).update(twice, 0), "health")) == 4
+    refused: list[tuple[str, dict[str, Any], str, str]] = [
+        ("1h", {"every": "1s"}, "every", r"was trained on rows 1h apart, and every: is 1s"),
+        ("cycle", {}, "cycle", "was trained by cycles, and no tag says when one begins"),
+        ("often", {}, "file", r"genba\.step of .* are no time"),
+        ("0s", {}, "file", r"genba\.step of .* are no time"),
+    ]
+    for step, options, key, said in refused:
+        with pytest.raises(ConfigError, match=said) as caught:
+            made(graph(step), **options)
+        assert caught.value.where == f"models.life.{key}"
+        assert caught.value.hint
+    made(graph("cycle"), cycle="cycles")
+    made(graph(""), every="7s")
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "said"),
+    [
+        ({"step": "sometimes"}, lambda given: given, "not a duration"),
+        ({"step": "0s"}, lambda given: given, "longer than 0s"),
+        ({}, lambda given: given[:4], "4 lives are too few: give at least 5"),
+        ({}, lambda given: [*given, np.array([[1.0, np.nan]])], r"lives\[6\] is no table of finite numbers with 2 columns"),
+        ({}, lambda given: [np.zeros((9, 3)), *given], r"lives\[0\] is no table"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_it_is(options: dict[str, Any], change: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        train(QUICK, change(lives(6)), ["a", "b"], **options)
+
+
+def test_the_counter_may_be_one_of_the_inputs(tmp_path: Path) -> None:
+    metadata = {"genba.features": ["cycles", "b"], "genba.cap": "125", "genba.conformal": CONFORMAL.text()}
+    file = mean_graph(tmp_path / "m.onnx", 2, 2, metadata=metadata, change=lambda model: model.graph.output.pop(0))
+    slow = np.repeat(np.column_stack([np.arange(10.0), np.full(10, 40.0)]), 3, axis=0)
+    found = told(build(file, names=("cycles", "b"), cycle="cycles").update(polls(slow), 0), "health")
+    assert [row["value"] for row in found] == [pytest.approx((40 + count - 0.5) / 2) for count in range(1, 10)]
 
 
 def test_a_file_without_intervals_is_refused_with_the_way_out(tmp_path: Path) -> None:

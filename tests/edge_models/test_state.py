@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,6 +54,13 @@ def test_any_damage_is_noticed(data: st.DataObject) -> None:
 def test_any_bytes_are_refused(state: bytes) -> None:
     with pytest.raises(StateMismatch):
         unpack(state, "drift", 3, "p")
+
+
+@pytest.mark.parametrize("header", [b"{", b"\xff\xfe", b"[]", b"{}", b'{"kind": "drift", "version": 3, "parameters": "p"}'])
+def test_a_header_that_says_nothing_is_refused_though_its_check_is_right(header: bytes) -> None:
+    body = b"GBS1" + struct.pack("<I", len(header)) + header
+    with pytest.raises(StateMismatch):
+        unpack(body + struct.pack("<I", zlib.crc32(body)), "drift", 3, "p")
 
 
 def test_objects_are_never_stored() -> None:
