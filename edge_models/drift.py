@@ -1,10 +1,10 @@
-"""`drift`: has a tag that holds a level been creeping away from it, too slowly for any single reading to stand out?"""
+"""`drift`: has a tag that holds a level been creeping away from it, or grown restless, too slowly for any single reading to stand out?"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from math import exp, log
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ _CLIP: Final = 4.0 * _SIGMA  # standard deviations that one reading may add
 _CLIP_COLD: Final = 10.0 * _SIGMA
 _SUSPICIOUS: Final = 0.2  # share of `threshold` from which the reference is learnt slower
 _SUSPICIOUS_GAIN: Final = 0.05
+_ROOT_MEAN: Final = 0.82218  # mean and standard deviation of √|z| of a Gaussian z
+_ROOT_SIGMA: Final = 0.34914
 _ROOM: Final = 1.25  # times `threshold` is as far as a sum grows, so that it comes back soon after the fault
 
 
@@ -33,6 +35,9 @@ class DriftConfig(ModelConfig):
     """Adds up small deviations from a learnt level. For tags that are held at a level: zones, pressures, flows."""
 
     warm_up: Duration = Field(Duration("10m"), description="Time from the first good reading of a tag until it may raise alarms.")
+    of: Literal["level", "scatter"] = Field(
+        "level", description="What is watched: `level`, or `scatter`, how far readings lie from the level: noise, oscillation."
+    )
     slack: float = Field(1.0, gt=0, description="Deviation in standard deviations that is still normal and adds nothing.")
     threshold: float = Field(
         12.0, gt=0, description="Sum of the deviations beyond the slack, in standard deviations, that is a drift."
@@ -46,7 +51,8 @@ class Drift(PerTagModel):
 
     The score is 1 − 10^(−6 S/threshold) for the larger sum S: the tail of a CUSUM falls exponentially (Siegmund 1985), and the
     threshold stands for a tail of one in a million. Below a fifth of the threshold it rises evenly. While a sum is suspicious the level is learnt twenty times slower, so that a
-    drift is not followed. 72 bytes of state per tag.
+    drift is not followed. Of the scatter the sum is one-sided, of (√|z| − 0.822) / 0.349 for a reading z standard deviations from the
+    level: nearly Gaussian, and larger where readings spread wider, by noise or by oscillation (Hawkins 1981). 72 bytes of state per tag.
     """
 
     kind: ClassVar[str] = "drift"
@@ -60,12 +66,12 @@ class Drift(PerTagModel):
         "down": 0.0,
     }
     single: ClassVar[Collection[str]] = frozenset(initial) - {"level", "previous"}
-    learnt_with: ClassVar[tuple[str, ...]] = ("memory",)
+    learnt_with: ClassVar[tuple[str, ...]] = ("memory", "of")
 
     def __init__(self, config: DriftConfig, context: ModelContext) -> None:
         super().__init__(config, context, limit=_LIMIT, min_samples=config.min_samples)
         n = len(self.slots)
-        self._memory = float(config.memory)
+        self._memory, self._scatter = float(config.memory), config.of == "scatter"
         self._slack, self._threshold = config.slack * _SIGMA, config.threshold * _SIGMA
         self._decay = log(1.0 - _LIMIT) / self._threshold
         self._rise = (1.0 - exp(self._decay * self._threshold * _SUSPICIOUS)) / (self._threshold * _SUSPICIOUS)
@@ -90,11 +96,18 @@ class Drift(PerTagModel):
         far = np.greater(work, _CLIP, out=flag).nonzero()[0]
         if len(far):
             self._clip(far, s, value, ready, residual, deviation, scale)
+        if self._scatter:
+            np.abs(deviation, out=deviation)
+            deviation /= _SIGMA
+            np.sqrt(deviation, out=deviation)
+            deviation -= _ROOT_MEAN
+            deviation *= _SIGMA / _ROOT_SIGMA
         nothing = self._nothing[: len(value)]
         np.subtract(deviation, self._slack, out=work)
         up += work
         np.add(deviation, self._slack, out=work)
-        down -= work
+        if not self._scatter:  # quieter than usual is no fault
+            down -= work
         for total in (up, down):
             np.maximum(total, nothing, out=total)
             if ready is not None:
@@ -145,6 +158,8 @@ class Drift(PerTagModel):
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:
         """See Explains."""
+        if self._scatter:
+            return f"{tag.display} has grown restless: {quantity(row.value, tag)}, normally {interval(row.low, row.high, tag)}"
         usual = (row.low + row.high) / 2
         way = "up" if row.value > usual else "down"
         by = quantity(float(f"{abs(row.value - usual):.2g}"), tag)

@@ -38,10 +38,19 @@ RUN = {"active_when": "mode == run", "warm_up": "48h"}
 MEASURED = ["**/speed", "**/power", "**/*_temp", "**/pressure", "**/flow", "**/vibration", "**/force"]
 
 
-def by_recipe(kind: str, tags: list[str], **more: Any) -> dict[str, dict[str, Any]]:
+CONTROLLED = ["**/pressure", "**/vibration"]
+
+
+def by_recipe(name: str, tags: list[str], *, kind: str | None = None, **more: Any) -> dict[str, dict[str, Any]]:
     """An entry for each recipe: what is controlled has another level in each."""
     return {
-        f"{kind}-{n}": {"kind": kind, "tags": tags, "active_when": f"mode == run and recipe == {n}", "warm_up": "24h", **more}
+        f"{name}-{n}": {
+            "kind": kind or name,
+            "tags": tags,
+            "active_when": f"mode == run and recipe == {n}",
+            "warm_up": "24h",
+            **more,
+        }
         for n in range(3)
     }
 
@@ -49,18 +58,26 @@ def by_recipe(kind: str, tags: list[str], **more: Any) -> dict[str, dict[str, An
 RECOMMENDED: Settings = {
     **by_recipe(
         "ensemble",
-        ["**/pressure", "**/vibration"],
+        CONTROLLED,
         members={"forecast_residual": {}, "drift": {"threshold": 20}},
         alarm={"count": "2 of 3"},
     ),
+    **by_recipe("restless", CONTROLLED, kind="drift", of="scatter", threshold=20),
     "stuck": {"tags": MEASURED, "active_when": "mode == run", "warm_up": "24h", "at_least": "10m"},
-    "envelope": {"tags": MEASURED, **RUN},
-    "multivariate": {"tags": [*MEASURED, "**/ambient"], **RUN, "every": "30s", "lateness": "60s", "alarm": {"on_delay": "10m"}},
+    **by_recipe("envelope", [tag for tag in MEASURED if "temp" not in tag], alarm={"count": "2 of 3"}),
+    "multivariate": {
+        "tags": [*MEASURED, "**/ambient"],
+        **RUN,
+        "every": "30s",
+        "lateness": "60s",
+        "limit": 0.9999,
+        "alarm": {"on_delay": "4m"},
+    },
     "shape": {"tags": ["**/force"], **RUN, "window": 30, "history": 300},
 }
 BESIDE: Settings = {
-    **by_recipe("forecast_residual", ["**/pressure", "**/vibration"], alarm={"count": "2 of 3"}),
-    **by_recipe("drift", ["**/pressure", "**/vibration"], threshold=20),
+    **by_recipe("forecast_residual", CONTROLLED, alarm={"count": "2 of 3"}),
+    **by_recipe("drift", CONTROLLED, threshold=20),
 }
 """Not of the set: what the members of the ensemble say by themselves."""
 
@@ -80,7 +97,7 @@ def watch(made: Plant, settings: Settings) -> tuple[Watch, float]:
 
 
 def kind_of(alarm: str) -> str:
-    """The model that an alarm `pressure.drift-2` came from."""
+    """The entry that an alarm `pressure.drift-2` came from, whatever the recipe."""
     return alarm.rsplit(".", 1)[-1].partition("-")[0]
 
 
