@@ -47,7 +47,7 @@ class Regimes:
     """Follows the state tags of groups in row order and adds up how long each group has been in each regime.
 
     A regime is one value of the state tags together; a bad reading of one makes it unknown. A model tells the first `MOST_REGIMES` of them
-    apart; what comes beyond stays unknown. 360 bytes a group.
+    apart; what comes beyond stays unknown. 312 bytes a group.
     """
 
     def __init__(self, groups: Mapping[str, Sequence[Tag]], *, learn_us: int, most_us: int) -> None:
