@@ -1,22 +1,27 @@
 """Draws the picture of each model in docs/models.md: a seeded example, what the model makes of it, and its alarms.
 
-`python docs/pictures.py` writes docs/pictures/KIND.png; `--check` says which are missing. Needs matplotlib (the extra `plot`).
+`python docs/pictures.py` writes docs/pictures/KIND.png; `--check` says which are missing. Needs matplotlib (the extra `plot`), and for models in files the extras `onnx` and `train`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from edge_models import inference
 from edge_models.runtime import ModelSet
+from edge_models.train.graphs import Graph
+from edge_models.train.remaining_life import Recipe, train
 from schemas.kinds import make_batch, with_seq
 from schemas.tags import Limits, Tag
 
@@ -39,6 +44,7 @@ class Example:
     unit: str = "Cel"
     period: int = S  # of the rows of `value`, µs
     waveforms: bool = False  # `value` is [rows, samples] of one tag
+    file: Callable[[], bytes] | None = None  # the model's file, where it lies in one
 
 
 def noise(rows: int, seed: int = 1) -> Numbers:
@@ -61,6 +67,31 @@ def cycles(rows: int, seed: int = 1) -> Numbers:
     rng = np.random.default_rng(seed)
     turn = np.cumsum(rng.normal(1.0, 0.05, rows)) / 50 * 2 * np.pi
     return np.asarray(10 + np.sin(turn) + 0.4 * np.sin(2 * turn + 1) + rng.normal(0, 0.05, rows))
+
+
+def lives(count: int, seed: int) -> list[Numbers]:
+    """Machines, each of them two tags from its first row to its failure, that wear ever faster."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        rows = int(rng.integers(150, 350))
+        wear = np.exp(-np.arange(rows)[::-1] / 50)
+        found.append(rng.normal(50, 1, 2) + np.outer(wear, [6.0, -4.0]) + rng.normal(0, 0.3, (rows, 2)))
+    return found
+
+
+def redundant() -> bytes:
+    """A graph that says how far two sensors of the same are apart, over ten rows."""
+    graph = Graph()
+    apart = graph.add("MatMul", "rows", graph.constant([[1.0], [-1.0]]))
+    mean = graph.add("MatMul", graph.constant(np.full((1, 10), 0.1)), apart)
+    graph.add("Flatten", graph.add("Abs", mean), name="distance", axis=1)
+    return graph.bytes({"rows": [10, 2]}, {"distance": 1}, {"genba.features": '["t0", "t1"]', "genba.window": "10"})
+
+
+def fleet() -> bytes:
+    """The recipe over forty machines."""
+    return train(Recipe(window=30, cap=150, trees=100, edges=(30.0, 60.0, 100.0)), lives(40, 1), ["t0", "t1"])
 
 
 def examples() -> dict[str, Example]:
@@ -121,6 +152,11 @@ def examples() -> dict[str, Example]:
             blocks[block, int(strike) + n] += 5 * np.exp(-n / 30) * np.sin(2 * np.pi * 4000 / 25_600 * n)
     bearing = {"sample_rate": 25600, "rpm": 1482, "bearing": {"balls": 9, "ball_diameter": 7.94, "pitch_diameter": 39.04}}
     found["vibration"] = Example(blocks, (90, 120), {**bearing, "warm_up": "0s"}, first=40, unit="m/s2", waveforms=True)
+    pair = np.stack([cycles(2000, 5), cycles(2000, 5)]) + np.random.default_rng(6).normal(0, 0.05, (2, 2000))
+    pair[1, 1500:1700] += 0.3
+    found["onnx"] = Example(pair, (1500, 1700), {"score": "calibrated"}, shown=1, first=1200, file=redundant)
+    (life,) = lives(1, 11)
+    found["remaining_life"] = Example(life.T, (len(life) - 20, len(life)), {"within": 20}, file=fleet)
     return found
 
 
@@ -154,8 +190,17 @@ def draw(kind: str, example: Example, path: Path) -> None:
         for n in range(count)
     ]  # fmt: skip
     plugin = import_module(f"edge_models.{kind}").PLUGIN
-    configs = {} if kind == "limits" else {kind: plugin.config.model_validate({"kind": kind, "tags": ["**"], **example.options})}
-    models = ModelSet.build(configs, tags, lambda _: plugin)
+    options = {"kind": kind, "tags": ["**"], **example.options}
+    with TemporaryDirectory() as folder:
+        if example.file is not None:
+            (Path(folder) / "model.onnx").write_bytes(example.file())
+            options["file"] = "model.onnx"
+        configs = {} if kind == "limits" else {kind: plugin.config.model_validate(options)}
+
+        def opened(file: str, limits: inference.Limits, where: str) -> inference.Executor:
+            return inference.InProcess(inference.read_model(file, Path(folder), where), file, where)
+
+        models = ModelSet.build(configs, tags, lambda _: plugin, open_model=opened)
     scores, alerts = [], []
     for at in range(0, batch.num_rows, count):
         out = models.update(batch.slice(at, count), T0 + at // count * period)
@@ -171,7 +216,7 @@ def draw(kind: str, example: Example, path: Path) -> None:
     value = np.sqrt((example.value**2).mean(axis=1)) if example.waveforms else example.value[example.shown]
     above.plot(np.arange(len(value)), value, lw=0.7, color="#1f4e79")
     banded = [row for row in mine if row["low"] is not None and row["high"] is not None and kind != "vibration"]
-    if banded and kind != "trend_to_limit":
+    if banded and kind not in ("trend_to_limit", "remaining_life"):
         above.fill_between([number(row) for row in banded], [row["low"] for row in banded], [row["high"] for row in banded],
                            color="#9dc3e6", alpha=0.5, lw=0)  # fmt: skip
     for limit in () if example.limits is None else (example.limits.high, example.limits.high_high):
@@ -189,7 +234,7 @@ def draw(kind: str, example: Example, path: Path) -> None:
     above.set_ylabel("RMS" if example.waveforms else "value", fontsize=8)
     below.set_ylabel("score", fontsize=8)
     raised = [row for row in alerts if row["transition"] == "raised"]
-    above.set_title(raised[0]["problem"] if raised else "no alarm", fontsize=8, loc="left")
+    above.set_title(fill(raised[0]["problem"], 120) if raised else "no alarm", fontsize=8, loc="left")
     figure.savefig(path, metadata={"Software": None})
 
 

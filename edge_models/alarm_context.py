@@ -1,6 +1,8 @@
 """The readings before an alarm: the last minute of every tag, kept as the arrays of the batches that came, so that it costs nothing.
 
-At most `MOST_ROWS` readings are kept, 28 bytes each; where more come in a minute, the context is shorter. It is no part of the state.
+Batches of few rows are copied behind each other: what a batch takes beside its rows would be most of it, and looking through
+thousands of them would hold up the loop. At most `MOST_ROWS` readings are kept, 28 bytes each; where more come in a minute, the context is shorter.
+It is no part of the state.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,10 @@ import numpy.typing as npt
 from .slots import Bools, Floats, Readings, Times
 
 SPAN_US: Final = 60_000_000
+FEW: Final = 1_000
+"""Rows of a batch below which it is copied."""
+_ROOM: Final = 4 * FEW
+"""Rows of a piece that is made of copies."""
 MOST_ROWS: Final = 500_000
 MOST_AT_ONCE: Final = 100
 """Alarms of one batch that get a context."""
@@ -33,29 +39,50 @@ class _Piece:
     time: Times
     value: Floats
 
+    @property
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        return self.seq, self.tag, self.time, self.value
+
 
 class Recent:
     """The readings of the last minute."""
 
     def __init__(self) -> None:
         self._pieces: deque[_Piece] = deque()
+        self._room: list[npt.NDArray[Any]] = []
+        self._filled = _ROOM  # rows of `_room` that the last piece shows; all of them where it is another one
         self.rows = 0
 
     def add(self, readings: Readings) -> None:
-        """Keep a batch that is not empty. Its arrays are shared, where they are not a part of something larger."""
+        """Keep a batch that is not empty. The arrays of one that is not small are shared, where they are not a part of something larger."""
         n = len(readings)
         lag = readings.batch.column("lag")[n - 1].as_py() or 0
         last = int(readings.time[-1]) + lag * 1000
         arrays = (readings.seq, readings.tag, readings.time, readings.value)
-        buffer = readings.batch.column("time").buffers()[1]
-        if n > MOST_ROWS:
-            arrays = tuple(array[-MOST_ROWS:].copy() for array in arrays)  # type: ignore[assignment]
-        elif buffer is not None and (buffer.parent is not None or buffer.size > 2 * 8 * n + 64):
-            arrays = tuple(array.copy() for array in arrays)  # type: ignore[assignment]
-        self._pieces.append(_Piece(last, *arrays))
+        if n < FEW:
+            self._copy(_Piece(last, *arrays))
+        else:
+            self._filled = _ROOM
+            buffer = readings.batch.column("time").buffers()[1]
+            if n > MOST_ROWS:
+                arrays = tuple(array[-MOST_ROWS:].copy() for array in arrays)  # type: ignore[assignment]
+            elif buffer is not None and (buffer.parent is not None or buffer.size > 2 * 8 * n + 64):
+                arrays = tuple(array.copy() for array in arrays)  # type: ignore[assignment]
+            self._pieces.append(_Piece(last, *arrays))
         self.rows += len(arrays[0])
         while self.rows > MOST_ROWS or self._pieces[0].last_us < last - SPAN_US:
             self.rows -= len(self._pieces.popleft().seq)
+
+    def _copy(self, few: _Piece) -> None:
+        n = len(few.seq)
+        if self._filled + n > _ROOM:
+            self._room = [np.empty(_ROOM, dtype=array.dtype) for array in few.arrays]
+            self._filled = 0
+            self._pieces.append(few)
+        for room, array in zip(self._room, few.arrays, strict=True):
+            room[self._filled : self._filled + n] = array
+        self._filled += n
+        self._pieces[-1] = _Piece(few.last_us, *(room[: self._filled] for room in self._room))
 
     def explain(self, wanted: Sequence[tuple[int, int, int]]) -> list[str | None]:
         """For each (tag, upto, time) the readings of the minute before `time` (µs), up to row `upto`: JSON [[µs, value], …].

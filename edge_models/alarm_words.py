@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from schemas.tags import Tag
 
 from .alarm_records import Entry
-from .base import Explains, ScoreRow
+from .base import Explains, ExplainsAssets, Marked, ScoreRow
 from .sentences import number, quantity
 
 
@@ -21,9 +21,16 @@ def measure(entry: Entry, row: ScoreRow, *, limits: bool) -> None:
 
 
 def problem(model: object, tag: Tag | None, asset: str, row: ScoreRow, contributions: str | None) -> str:
-    """The one sentence: the model's own, or how unusual it is and what contributes most."""
+    """The one sentence: the model's own, or how unusual it is and what contributes most; with the mark of a model that has one."""
+    said = _said(model, tag, asset, row, contributions)
+    return f"{said} ({model.mark})" if isinstance(model, Marked) else said
+
+
+def _said(model: object, tag: Tag | None, asset: str, row: ScoreRow, contributions: str | None) -> str:
     if tag is not None and isinstance(model, Explains):
         return model.problem(tag, row)
+    if tag is None and isinstance(model, ExplainsAssets):
+        return model.asset_problem(asset.rsplit("/", 1)[-1], row)
     what = asset.rsplit("/", 1)[-1] if tag is None else f"{tag.display} at {quantity(row.value, tag)}"
     said = f"{what} is unusual, its score is {number(row.score)} of 1"
     most = _most(contributions) if tag is None else []

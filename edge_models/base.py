@@ -20,6 +20,8 @@ from schemas.values import Duration, Rate, Strict
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .inference import OpenModel
+
 
 Scope = Literal["tag", "asset", "gateway"]
 """Which rows a score can depend on: those of its own tag, of the tags of its asset, or any that the gateway reads."""
@@ -124,11 +126,17 @@ class ModelConfig(Strict):
 
 @dataclass(frozen=True, slots=True)
 class ModelContext:
-    """What the gateway (or a job over a file) hands to a model: its name, the tags that its patterns match, the plant's clock."""
+    """What the gateway (or a job over a file) hands to a model: its name, the tags that its patterns match, the plant's clock.
+
+    `open_model` opens the files of models that lie in one (None: in this process); `whole` is False where the tags are a part of the
+    plant, so that nothing is missed in them.
+    """
 
     name: str
     tags: Sequence[Tag]
     time_zone: str = "UTC"  # IANA name
+    open_model: OpenModel | None = None
+    whole: bool = True
 
 
 class EdgeModel(Protocol):
@@ -189,11 +197,28 @@ class Measures(Protocol):
 
 
 @runtime_checkable
+class ExplainsAssets(Protocol):
+    """The same of a model whose scores are about assets."""
+
+    def asset_problem(self, asset: str, row: ScoreRow) -> str:
+        """One plain sentence without a full stop; `asset` is its name, the last part of its path."""
+        ...
+
+
+@runtime_checkable
 class Scoped(Protocol):
     """A model that says which rows its scores depend on, so that a job over the lake may give parts of the plant to many
     processors. Without this it gets all rows of a gateway, in one piece."""
 
     scope: ClassVar[Scope]
+
+
+@runtime_checkable
+class Marked(Protocol):
+    """A model that is shown with a mark wherever it appears: versions, status, alarms."""
+
+    mark: str
+    """Such as `unsigned press.onnx, sha256:0123456789ab`."""
 
 
 @runtime_checkable

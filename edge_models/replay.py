@@ -62,7 +62,7 @@ class Replay:
 
     def _models(self, group: int) -> ModelSet:
         tags = [tag for tag, number in zip(self.tags, self.groups, strict=True) if number == group]
-        return ModelSet.build({self.name: self.config}, tags, lambda _: self.plugin)
+        return ModelSet.build({self.name: self.config}, tags, lambda _: self.plugin, whole=False)
 
 
 def scope_of(config: ModelConfig, plugin: Plugin[Any, EdgeModel], name: str) -> Scope:

@@ -19,8 +19,9 @@ from schemas.tags import Tag
 
 from . import limits
 from .alarms import AlarmLayer
-from .base import EdgeModel, ModelConfig, ModelContext, SiteAlarms
+from .base import EdgeModel, Marked, ModelConfig, ModelContext, SiteAlarms
 from .gate import Gate, parse
+from .inference import Executor, Infers, Numbers, OpenModel, Request, answer_here
 from .limits import LimitsConfig
 from .slots import NEVER, Bools, Index, Readings, TagColumns, TakesReadings, Times, decode
 from .state import array_text, pack, text_array, unpack
@@ -100,6 +101,7 @@ class _Member:
     def __init__(self, name: str, config: ModelConfig, model: EdgeModel, gate: Gate | None, tags: Sequence[Tag]) -> None:
         self.name, self.model, self.gate = name, model, gate
         self._take = model.take if isinstance(model, TakesReadings) else None
+        self.infers = model if isinstance(model, Infers) else None
         self.kind, self.alarm = config.kind, config.alarm.name or name
         self.warmth = Warmth(tags, config.warm_up.us)
         self.ids = np.zeros(max((tag.id for tag in tags), default=-1) + 2, dtype=bool)
@@ -109,8 +111,8 @@ class _Member:
         self._asset = np.zeros(len(self.ids), dtype=np.intp)
         self._asset[[tag.id for tag in tags]] = [number[tag.asset] for tag in tags]
 
-    def update(self, batch: pa.RecordBatch, readings: Readings | None, now: int) -> tuple[list[pa.RecordBatch], Bools | None]:
-        """SCORE and HEALTH batches, and which rows of `batch` are gated (None: none)."""
+    def begin(self, readings: Readings | None) -> _Turn:
+        """Gate and warm-up of one batch, and what is to be inferred for it."""
         shut: Bools | None = None
         if readings is not None:
             if self.gate is not None:
@@ -118,12 +120,21 @@ class _Member:
                 mine = self.ids[np.minimum(readings.tag, len(self.ids) - 1)]
                 if (mine & ~active).any():
                     shut = ~active
-                    batch = batch.append_column("active", pa.array(active))
+                    batch = readings.batch.append_column("active", pa.array(active))
                     readings = replace(readings.gated(active), batch=batch)
             self.warmth.see(readings)
-            if self._take is not None:
-                return self._take(readings), shut
-        return self.model.update(batch, now), shut
+        request = None if readings is None or self.infers is None else self.infers.ask(readings)
+        return _Turn(self, readings, shut, request)
+
+    def finish(self, turn: _Turn, batch: pa.RecordBatch, now: int, answers: Numbers | None) -> list[pa.RecordBatch]:
+        """SCORE and HEALTH batches of the turn."""
+        if self.infers is not None:
+            return [] if turn.request is None else self.infers.hear(answers)
+        if turn.readings is None:
+            return self.model.update(batch, now)
+        if self._take is not None:
+            return self._take(turn.readings)
+        return self.model.update(turn.readings.batch, now)
 
     def falls_idle(self, readings: Readings, shut: Bools) -> pa.RecordBatch:
         """SCORE rows without a score for the assets whose gate is shut at a row of theirs and was not at the one before.
@@ -139,6 +150,35 @@ class _Member:
         by_row = np.argsort(own[order[begins]], kind="stable")
         rows, names = own[order[begins]][by_row], [self.assets[at] for at in asset[begins][by_row].tolist()]
         return make_batch("score", len(rows), time=readings.time[rows], seq=readings.seq[rows], asset=names, limit=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One batch on its way through one model. `shut` says which of its rows are gated (None: none)."""
+
+    member: _Member
+    readings: Readings | None
+    shut: Bools | None
+    request: Request | None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A batch that all models have taken and that some want something inferred for."""
+
+    batch: pa.RecordBatch
+    now: int
+    readings: Readings | None
+    turns: list[_Turn]
+
+    @property
+    def requests(self) -> list[tuple[str, Executor, Request]]:
+        """What is to be inferred: name of the model, its executor, and the rows."""
+        return [
+            (turn.member.name, turn.member.infers.executor, turn.request)
+            for turn in self.turns
+            if turn.member.infers is not None and turn.request is not None
+        ]
 
 
 class ModelSet:
@@ -174,10 +214,14 @@ class ModelSet:
         plugin_of: Callable[[str], Plugin[Any, EdgeModel]],
         site: SiteAlarms | None = None,
         time_zone: str = "UTC",
+        *,
+        open_model: OpenModel | None = None,
+        whole: bool = True,
     ) -> ModelSet:
         """The models of a configuration over resolved tags; limits are watched without an entry. `time_zone` is the plant's.
 
-        An entry whose patterns match nothing watches nothing. Raises ConfigError where a condition cannot be followed.
+        An entry whose patterns match nothing watches nothing. `open_model` and `whole` are for the context of the models. Raises ConfigError
+        where a condition cannot be followed or a model's file cannot be used.
         """
         members: dict[str, tuple[ModelConfig, EdgeModel, Gate | None, Sequence[Tag]]] = {}
         for name, config in configs.items():
@@ -190,7 +234,8 @@ class ModelSet:
                 except ValueError as error:
                     raise ConfigError(str(error), where=f"{where}.active_when") from error
                 gate = Gate(condition, found, tags, where=f"{where}.active_when")
-            members[name] = (config, plugin_of(config.kind).build(config, ModelContext(name, found, time_zone)), gate, found)
+            context = ModelContext(name, found, time_zone, open_model, whole)
+            members[name] = (config, plugin_of(config.kind).build(config, context), gate, found)
         limited = [tag for tag in tags if tag.limits is not None]
         if limited and not any(config.kind == _LIMITS for config in configs.values()):
             config = LimitsConfig(kind=_LIMITS)
@@ -204,16 +249,37 @@ class ModelSet:
         return [member.name for member in self._members]
 
     @property
+    def executors(self) -> dict[str, Executor]:
+        """What runs the files of those models that lie in one, by name of the model."""
+        return {member.name: member.infers.executor for member in self._members if member.infers is not None}
+
+    @property
     def versions(self) -> dict[str, str]:
-        """Kind and version of each model's algorithm by name: `stuck 1`."""
-        return {member.name: f"{member.kind} {getattr(member.model, 'version', '')}".strip() for member in self._members}
+        """Kind and version of each model's algorithm by name: `stuck 1`; of a file, what it is: `onnx 1, unsigned press.onnx, sha256:…`."""
+        found = {member.name: f"{member.kind} {getattr(member.model, 'version', '')}".strip() for member in self._members}
+        for member in self._members:
+            if isinstance(member.model, Marked):
+                found[member.name] += f", {member.model.mark}"
+        return found
 
     def update(self, batch: pa.RecordBatch, now: int) -> Outputs:
         """TELEMETRY(n) with `seq` at `now` (µs) -> scores, alerts, health and events."""
+        begun = self.begin(batch, now)
+        return self.finish(begun, {name: answer_here(executor, request) for name, executor, request in begun.requests})
+
+    def begin(self, batch: pa.RecordBatch, now: int) -> Begun:
+        """The first half of `update`: whoever lets models compute elsewhere answers the requests and calls `finish`, before the
+        next `begin`, `snapshot` or `restore`."""
         readings = decode(batch, self._columns) if batch.num_rows else None
+        return Begun(batch, now, readings, [member.begin(readings) for member in self._members])
+
+    def finish(self, begun: Begun, answers: Mapping[str, Numbers | None]) -> Outputs:
+        """The second half: the answers by name of the model; one that has none here scores null."""
         out = Outputs()
-        for member in self._members:
-            found, shut = member.update(batch, readings, now)
+        readings = begun.readings
+        for turn in begun.turns:
+            member, shut = turn.member, turn.shut
+            found = member.finish(turn, begun.batch, begun.now, answers.get(member.name))
             idle = None if shut is None or readings is None else member.falls_idle(readings, shut)
             told: set[str] = set()
             for one in found:
@@ -226,7 +292,7 @@ class ModelSet:
             if idle is not None:
                 for alarm in self.alarms.about_assets(member.name) - told:
                     self.alarms.feed(member.name, alarm, idle, inactive=np.ones(idle.num_rows, dtype=bool))
-        alerts = self.alarms.settle(readings, now)
+        alerts = self.alarms.settle(readings, begun.now)
         if alerts is not None:
             out.alerts.append(alerts)
         return out

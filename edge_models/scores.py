@@ -83,8 +83,9 @@ class ScoreRows:
         return made.set_column(_CONTRIBUTIONS, SCORE.field(_CONTRIBUTIONS), pa.array(contributions, pa.string()))
 
     def of_assets(
-        self, time: Times, seq: Times, asset: pa.Array, score: Floats, contributions: Mapping[int, str]
-    ) -> pa.RecordBatch:
+        self, time: Times, seq: Times, asset: pa.Array, score: Floats, contributions: Mapping[int, str], *,
+        value: Floats | None = None, low: Floats | None = None, high: Floats | None = None,
+    ) -> pa.RecordBatch:  # fmt: skip
         """SCORE rows about assets (strings) from arrays of the same length; NaN is null. `contributions` are JSON, by row."""
         n = len(score)
         nothing = pa.nulls(n, pa.float64())
@@ -92,10 +93,11 @@ class ScoreRows:
         told = constant["contributions"]
         if contributions:
             told = pa.array([contributions.get(row) for row in range(n)], pa.string())
+        value, low, high = (nothing if one is None else pa.array(one, from_pandas=True) for one in (value, low, high))
         return pa.RecordBatch.from_arrays(
             [
-                _times(time), pa.array(seq), pa.nulls(n, pa.int32()), asset, nothing,
-                pa.array(score, from_pandas=True), constant["limit"], nothing, nothing, constant["model"], constant["alarm"],
+                _times(time), pa.array(seq), pa.nulls(n, pa.int32()), asset, value,
+                pa.array(score, from_pandas=True), constant["limit"], low, high, constant["model"], constant["alarm"],
                 constant["since"], told,
             ],
             schema=SCORE,

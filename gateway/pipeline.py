@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from .building import build_adapter
 from .collector import Collector, Put
 from .config import Configuration
 from .delivery import Delivery
+from .isolation.inference import open_worker
 from .latest import Latest
 from .registry import TagRegistry
 from .router import Router, destinations
@@ -139,7 +141,7 @@ async def open_pipeline(
             registry=registry,
             tags=tags,
             latest=Latest(len(registry)),
-            models=build_models(configuration, tags),
+            models=await asyncio.to_thread(build_models, configuration, tags, log),  # some lie in files
             asset=f"{plant.enterprise}/{plant.site}/{plant.gateway}",
             spool_budget=int(plant.spool.max_size),
         )
@@ -174,10 +176,13 @@ async def open_pipeline(
     return pipeline
 
 
-def build_models(configuration: Configuration, tags: Sequence[Tag]) -> ModelSet:
-    """The models of the file over the resolved tags, with the implicit limit watch."""
+def build_models(configuration: Configuration, tags: Sequence[Tag], log: structlog.stdlib.BoundLogger) -> ModelSet:
+    """The models of the file over the resolved tags, with the implicit limit watch; those that lie in files run in workers."""
     plant = configuration.plant
-    return ModelSet.build(plant.models, tags, lambda kind: catalogue.plugin("models", kind), plant.alarms, plant.time_zone)
+    return ModelSet.build(
+        plant.models, tags, lambda kind: catalogue.plugin("models", kind), plant.alarms, plant.time_zone,
+        open_model=open_worker(configuration.directory, log),
+    )  # fmt: skip
 
 
 def build_collectors(

@@ -16,12 +16,14 @@ from pathlib import Path
 import pyarrow as pa
 import structlog
 
-from edge_models.runtime import ModelSet
+from edge_models.inference import NOTHING, Numbers
+from edge_models.runtime import Begun, ModelSet, Outputs
 from schemas.clock import Clock
 from schemas.errors import Busy
 from schemas.kinds import Kind, with_seq
 
 from .collector import Put
+from .isolation.inference import WorkerExecutor
 from .spool import Spool
 
 _REMEMBERED = 100_000
@@ -61,6 +63,10 @@ class ModelRunner:
         self._finishing = False
         self._now = 0
         self._stumbled = -1  # row of the batch on which a model crashed
+        self._workers = _workers(models)
+        self._retired: list[WorkerExecutor] = []  # of models that were replaced
+        self._begun: Begun | None = None  # while workers are asked
+        self._unanswered: Outputs | None = None  # of a batch whose models were replaced meanwhile
         self._unstored = ""  # why the newest snapshot could not be stored
         self._store_soon = False
 
@@ -78,10 +84,25 @@ class ModelRunner:
         return self._spool.end("telemetry") - self.cursor
 
     def replace(self, models: ModelSet) -> None:
-        """Go on with the same models built over tags that are read at other times; what they know goes along."""
+        """Go on with the same models built over tags that are read at other times; what they know goes along.
+
+        A batch for which workers are being asked is finished at once, without their answers.
+        """
+        if self._begun is not None:
+            self._unanswered = self.models.finish(self._begun, {})
+            self._begun = None
         for name, reason in models.restore(self.models.snapshot()).items():
             self._log.warning("model starts fresh", model=name, error=reason)
         self.models = models
+        for worker in self._workers.values():
+            worker.abandon()
+            self._retired.append(worker)
+        self._workers = _workers(models)
+
+    @property
+    def suspended(self) -> dict[str, str]:
+        """Each model that runs in a worker, and why it is suspended; empty where it is not."""
+        return {name: worker.suspended for name, worker in self._workers.items()}
 
     def finish(self) -> None:
         """Score what there is and let `run` return."""
@@ -134,7 +155,18 @@ class ModelRunner:
         self._wake.set()
 
     async def run(self) -> None:
-        """Score until `finish()` and nothing is left, or cancelled."""
+        """Score until `finish()` and nothing is left, or cancelled. The workers of models end with it."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for worker in self._workers.values():
+                    group.create_task(worker.prepare())
+            await self._run()
+        finally:
+            for worker in (*self._retired, *self._workers.values()):
+                await worker.close()
+            self._retired.clear()
+
+    async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         next_snapshot = loop.time() + self._snapshot_every_s
         while True:
@@ -194,7 +226,12 @@ class ModelRunner:
             self._now = max(self._now, self._clock.now_us())
             try:
                 # Without a model the rows need no numbers: nobody looks at them.
-                out = self.models.update(with_seq(batch, first), self._now) if self.models.names else self.models.tick(self._now)
+                if not self.models.names:
+                    out = self.models.tick(self._now)
+                elif self._workers:
+                    out = await self._ask(with_seq(batch, first))
+                else:
+                    out = self.models.update(with_seq(batch, first), self._now)
             except Exception as error:
                 if self._stumbled != first:
                     self._stumbled = first  # once more after the restart
@@ -217,6 +254,26 @@ class ModelRunner:
                 for batch in batches:
                     await self._put(kind, batch)
 
+    async def _ask(self, batch: pa.RecordBatch) -> Outputs:
+        """`ModelSet.update` with the workers' answers; each has its own budget, and they work side by side."""
+        begun = self._begun = self.models.begin(batch, self._now)
+        workers = self._workers
+        asked = [(name, workers[name], request) for name, _, request in begun.requests]
+        answers: dict[str, Numbers | None] = {name: NOTHING for name, _, _ in asked}
+        try:
+            if any(request.rows for _, _, request in asked):
+                async with asyncio.TaskGroup() as group:
+                    tasks = {name: group.create_task(worker.answer(request)) for name, worker, request in asked}
+                answers = {name: task.result() for name, task in tasks.items()}
+            while self._retired:
+                await self._retired.pop().close()
+        finally:
+            self._begun = None
+        if self._unanswered is not None:
+            out, self._unanswered = self._unanswered, None
+            return out
+        return self.models.finish(begun, answers)
+
     async def snapshot(self) -> None:
         """Store the models' state as of `cursor`, durable, after every row up to it is durable.
 
@@ -234,6 +291,10 @@ class ModelRunner:
         self._unstored = ""
         self.stored += 1
         await self._spool.ledger.pin("telemetry", "models", oldest)
+
+
+def _workers(models: ModelSet) -> dict[str, WorkerExecutor]:
+    return {name: one for name, one in models.executors.items() if isinstance(one, WorkerExecutor)}
 
 
 def _snapshots(directory: Path) -> list[tuple[int, Path]]:

@@ -17,7 +17,7 @@ from .clock import WallClock
 from .commands import answers
 from .config import Configuration
 from .control import serving
-from .memory import give_back_now_and_then, use_the_leanest_pool
+from .memory import free_at_once, give_back_now_and_then
 from .metrics import registry_for
 from .pipeline import Pipeline, open_pipeline
 from .supervisor import Supervisor
@@ -37,7 +37,7 @@ async def running(
 
     The pipeline may be read after the block too: counters stand as they were at the end.
     """
-    use_the_leanest_pool()
+    free_at_once()
     rng = random.Random()
     stop = asyncio.Event()
     pipeline = await open_pipeline(configuration, clock=WallClock(), log=log, rng=rng, endpoints=endpoints)

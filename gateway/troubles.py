@@ -169,6 +169,12 @@ class Troubles:
                 "models_behind", "models", self._above("models", behind, 1_000_000, 100_000), "warning",
                 f"the models have {behind} readings still to see", "Give fewer tags to models or use a faster machine",
             )  # fmt: skip
+            for name, why in p.runner.suspended.items():
+                yield Trouble(
+                    f"model_suspended.{name}", name, bool(why), "warning",
+                    f"the model {name} is suspended, its rows have no score: {why}",
+                    f"Give {name} a larger budget or memory limit, a smaller model, or take it out",
+                )  # fmt: skip
         for name, crashes in list(p.crashes.items()):
             yield Trouble(
                 f"task_crashing.{name.replace(' ', '_')}", name, steady_s - crashes.last_s < _CALM_S, "critical",

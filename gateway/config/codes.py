@@ -193,6 +193,12 @@ _ALL: Final = (
         "Leave `shadow: true` to one of them.",
     ),
     Code(
+        "E046",
+        "a model's file cannot be used",
+        "The ONNX file is not there, is damaged, or wants other inputs than the entry gives it: other shapes, other types, other tags.",
+        "The message names what the file says and what the entry gives. Correct `file`, `inputs`, `window` or `output`, or export the model again.",
+    ),
+    Code(
         "E050",
         "a secret or variable is missing",
         "An environment variable or a file that the configuration refers to is not there.",

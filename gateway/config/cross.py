@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from adapters.base import AdapterConfig
 from cloud_sinks.base import SinkConfig
-from edge_models.base import ModelConfig
+from edge_models.base import ModelConfig, ModelContext
 from gateway.destinations import DEFAULTS, destinations
 from gateway.suggest import did_you_mean, listed, nearest
 from schemas.asset import matches_any
 from schemas.data import KINDS, Kind
+from schemas.errors import ConfigError
+from schemas.plugin import Plugin
 from schemas.tags import Tag
 
 from .places import Loc, Section, find
@@ -112,6 +115,24 @@ def check_model(name: str, config: ModelConfig, tags: Sequence[Tag], root: Secti
     check_patterns(config.tags, tags, (*loc, "tags"), root, report)
     if config.active_when is not None:
         _check_condition(config.active_when, config.tags, tags, (*loc, "active_when"), root, report)
+
+
+def check_model_file(
+    name: str, config: ModelConfig, plugin: Plugin[Any, Any], tags: Sequence[Tag], directory: Path, root: Section, report: Report
+) -> None:  # fmt: skip
+    """The file of a model that lies in one: whether it is there and takes what the entry gives it. It is read, not run."""
+    if not isinstance(getattr(config, "file", None), str):
+        return
+    from edge_models import inference  # needs Arrow: only for those who use it
+
+    def read(file: str, limits: inference.Limits, where: str) -> inference.Executor:
+        return inference.InProcess(inference.read_model(file, directory, where), file, where)
+
+    watched = [replace(tag, id=number) for number, tag in enumerate(tags) if matches_any(tag.path, config.tags)]
+    try:
+        plugin.build(config, ModelContext(name, watched, open_model=read))
+    except ConfigError as error:
+        report.at("E046", root, ("models", name, error.where.rpartition(".")[2]), error.message, hint=error.hint)
 
 
 def check_patterns(patterns: Sequence[str], tags: Sequence[Tag], loc: Loc, root: Section, report: Report) -> None:

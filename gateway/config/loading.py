@@ -291,6 +291,8 @@ class _Examination:
             for name, config in found["models"].configs.items():
                 if isinstance(config, ModelConfig):
                     cross.check_model(name, config, tags, whole, self._report)
+                    plugin = found["models"].plugins[name]
+                    cross.check_model_file(name, config, plugin, tags, self._path.absolute().parent, whole, self._report)
 
     def _status(self, plant: PlantConfig, whole: Section) -> None:
         listen = plant.status.listen

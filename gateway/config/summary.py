@@ -107,7 +107,10 @@ def overview(configuration: Configuration) -> str:
             counted(len(configuration.bound[name]), "tag"),
         ]
         adapters.append(f"{name} ({', '.join(parts)})")
-    models = [f"{name} ({config.kind}, {counted(_watched(configuration, name), 'tag')})" for name, config in plant.models.items()]
+    models = []
+    for name, model in plant.models.items():
+        unsigned = ["unsigned file"] if isinstance(getattr(model, "file", None), str) else []
+        models.append(f"{name} ({', '.join([model.kind, *unsigned, counted(_watched(configuration, name), 'tag')])})")
     limited = sum(tag.limits is not None for tag in configuration.tags)
     if limited:
         models.append(f"limits of {counted(limited, 'tag')}")

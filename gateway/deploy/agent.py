@@ -164,7 +164,7 @@ class ShadowAgent:
         assert p.adapter_of is not None
         seen = {one.name: one.seen_us for one in p.collectors}
         adapters = {name: p.adapter_of(configuration, name, tags, seen[name]) for name in changed}
-        models = build_models(configuration, tags)  # some know how often their tags are read
+        models = await asyncio.to_thread(build_models, configuration, tags, p.log)  # some know how often their tags are read
         p.tags = await p.registry.resolve(tags, p.clock.now_us())
         if p.runner is not None:
             p.runner.replace(models)

@@ -35,12 +35,14 @@ class Say(IntEnum):
     CREDIT = 4  # one batch more
     STOP = 5  # end what is under way; answered
     CLOSE = 6  # let go of everything and exit
+    INFER = 7  # rows for a model, as `requests` packs them; followed by ANSWERS
 
     ANSWER = 16  # JSON: how SETUP, CONNECT or STOP went
     BATCH = 17  # an Arrow record batch
     ENDED = 18  # JSON: why there are no more batches
     LOG = 19  # JSON: one log record
     CERTIFICATES = 21  # JSON: the certificates that the connection rests on, whenever they have changed
+    ANSWERS = 22  # what the model says of them
     BEAT = 20  # a sign of life, with the bytes of memory that are in use
 
 

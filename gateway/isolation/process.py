@@ -37,7 +37,11 @@ End = Literal["closed", "killed", "exited", "memory", "hung", "garbled"]
 class ChildProcess(asyncio.Protocol):
     """One process. Made by `start`; `on_frame` gets what it says besides answers, `on_end` the reason when it is gone, once."""
 
-    def __init__(self, *, memory_limit: int, on_frame: Callable[[Frame], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, *, memory_limit: int, on_frame: Callable[[Frame], None], on_end: Callable[[], None], module: str = "child"
+    ) -> None:
+        """`module` of this package is what runs in it."""
+        self._module = module
         self._loop = asyncio.get_running_loop()
         self._memory_limit, self._on_frame, self._on_end = memory_limit, on_frame, on_end
         self._frames = Frames()
@@ -71,7 +75,7 @@ class ChildProcess(asyncio.Protocol):
 
     async def start(self) -> None:
         """Start the interpreter; raises OSError where the system does not let us."""
-        command = [sys.executable, "-P", "-m", f"{__package__}.child", str(os.getpid())]
+        command = [sys.executable, "-P", "-m", f"{__package__}.{self._module}", str(os.getpid())]
         popen = self._popen = subprocess.Popen(  # noqa: ASYNC220 (a vfork of a millisecond; asyncio's own does the same)
             command,
             stdin=subprocess.PIPE,
@@ -173,7 +177,7 @@ class ChildProcess(asyncio.Protocol):
                 error = errors.from_json(frame.payload)
                 if self._answer is not None and not self._answer.done():
                     self._answer.set_result(error)
-            case Say.BATCH | Say.ENDED | Say.LOG | Say.CERTIFICATES:
+            case Say.BATCH | Say.ENDED | Say.LOG | Say.CERTIFICATES | Say.ANSWERS:
                 self._on_frame(frame)
             case _:
                 raise Garbled(f"a frame that says {frame.say}")

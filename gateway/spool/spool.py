@@ -34,6 +34,9 @@ Tap = Callable[[int, pa.RecordBatch], None]
 """Sees (first row number, batch) of every put, in row order, before the rows are durable. Must not wait or raise."""
 
 _UNLIMITED: Final = 1 << 62
+_RECENT_BYTES: Final[Mapping[Kind, int]] = {"telemetry": 4 << 20, "score": 4 << 20, "image": 4 << 20}
+_FEW_RECENT_BYTES: Final = 256 << 10
+"""Of the kinds with few rows, which would fill a larger window over hours: to its owner that looks like a leak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Spool:
         self._durable = dict(self._end)
         self._durable_us = {kind: report.last_durable_us for kind, report in opened.recovery.items()}
         self._waiting = Waiting(options.buffer_bytes)
-        self._recent = {kind: Recent(4 << 20) for kind in KINDS}
+        self._recent = {kind: Recent(_RECENT_BYTES.get(kind, _FEW_RECENT_BYTES)) for kind in KINDS}
         self._taps: dict[Kind, list[Tap]] = {kind: [] for kind in KINDS}
         self._failures = Failures(log)
         self._closing = self._closed = False

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_models.alarm_context import MOST_POINTS, MOST_ROWS, SPAN_US, Recent, series, told
+from edge_models.alarm_context import FEW, MOST_POINTS, MOST_ROWS, SPAN_US, Recent, series, told
 from edge_models.slots import Readings, decode
 from schemas.kinds import make_batch
 from tests.conformance.model import T0, make_tag, readings
@@ -68,8 +68,26 @@ def test_memory_is_bounded_however_fast_readings_come() -> None:
     assert recent.rows == 1
     # A part of a large batch must not keep the whole of it.
     whole = readings([0] * n, [1.0] * n, T0 + 80 * S)
-    recent.add(decode(whole.slice(10, 5)))
-    assert all(array.base is None for array in (recent._pieces[-1].time, recent._pieces[-1].value))
+    for few in (5, FEW):
+        part = decode(whole.slice(10, few))
+        recent.add(part)
+        assert not any(np.shares_memory(getattr(recent._pieces[-1], name), getattr(part, name)) for name in ("time", "value"))
+
+
+def test_small_batches_are_kept_together_and_in_order_beside_large_ones() -> None:
+    recent = Recent()
+    sizes = [3, FEW - 1, 3 * FEW, 1, *([7] * 2_000), FEW, 2]
+    value, first = np.arange(float(sum(sizes))), 0
+    for n in sizes:
+        part = value[first : first + n]
+        recent.add(rows([first % 2] * n, part.tolist(), (part * 0.001).tolist(), first_seq=first))
+        first += n
+    assert recent.rows == first
+    assert len(recent._pieces) < 10
+    assert [v for piece in recent._pieces for v in piece.value] == value.tolist()
+    assert [n for piece in recent._pieces for n in piece.seq] == list(range(first))
+    recent.add(rows([0], [-1.0], [100.0], first_seq=first))
+    assert recent.rows == 3  # the piece that still grows goes as a whole
 
 
 def test_a_mass_of_alarms_costs_one_pass() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,8 @@ from edge_models import (
     limits,
     multivariate,
     novelty,
+    onnx,
+    remaining_life,
     rules,
     seasonal,
     shape,
@@ -24,7 +27,11 @@ from edge_models import (
     vibration,
 )
 from edge_models.base import AlarmConfig, ModelConfig, ModelContext
+from edge_models.file_model import FileModelConfig
 from tests.conformance.model import make_tag
+
+from .graphs import mean_graph
+from .test_remaining_life import CONFORMAL
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 PLUGINS = {
@@ -42,6 +49,8 @@ PLUGINS = {
     "shape": shape.PLUGIN,
     "ensemble": ensemble.PLUGIN,
     "multivariate": multivariate.PLUGIN,
+    "onnx": onnx.PLUGIN,
+    "remaining_life": remaining_life.PLUGIN,
 }
 REQUIRED = {"vibration": {"sample_rate": 25_600}}
 TAG = {"vibration": {"value_type": "samples", "unit": "m/s2"}}
@@ -61,7 +70,7 @@ def test_every_parameter_stands_there_with_its_default(kind: str) -> None:
         if field.is_required()
         else "none"
         if field.default is None
-        else str(field.default).replace("True", "true")
+        else str(field.default).replace("True", "true").partition(" ")[0]
         for name, field in fields.items()
         if name not in ModelConfig.model_fields
     }
@@ -74,14 +83,26 @@ def test_the_alarm_settings_stand_there() -> None:
 
 
 @pytest.mark.parametrize("kind", PLUGINS)
-def test_the_memory_per_tag_is_what_is_stated(kind: str) -> None:
+def test_the_memory_per_tag_is_what_is_stated(kind: str, tmp_path: Path) -> None:
     plugin = PLUGINS[kind]
+    options: dict[str, Any] = {"kind": kind, **REQUIRED.get(kind, {})}
+    if issubclass(plugin.config, FileModelConfig):
+        names = [f"t{n}" for n in range(TAGS_OF_AN_ASSET)]
+        metadata = {"genba.features": names, "genba.cap": "125", "genba.conformal": CONFORMAL.text()}
+        file = mean_graph(tmp_path / "m.onnx", 1, len(names), metadata=metadata, change=lambda model: model.graph.output.pop())
+        options["file"] = str(file)
 
     def size(tags: int) -> int:
         model = plugin.build(
-            plugin.config(kind=kind, **REQUIRED.get(kind, {})),
+            plugin.config(**options),
             ModelContext(
-                "m", [make_tag(n, asset=f"acme/osaka/press-{n // TAGS_OF_AN_ASSET}", **TAG.get(kind, {})) for n in range(tags)]
+                "m",
+                [
+                    make_tag(
+                        n, name=f"t{n % TAGS_OF_AN_ASSET}", asset=f"acme/osaka/press-{n // TAGS_OF_AN_ASSET}", **TAG.get(kind, {})
+                    )
+                    for n in range(tags)
+                ],
             ),
         )
         return len(model.snapshot())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -14,6 +17,19 @@ from gateway import memory
 def resident_mb() -> float:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096 / 1e6
+
+
+def test_all_of_arrow_takes_its_memory_from_the_pool_that_gives_it_back() -> None:
+    """Also what Arrow takes for itself, as to write a lake file, which `set_memory_pool` does not reach."""
+    code = (
+        "from gateway import memory; import io, pyarrow as pa, pyarrow.parquet as pq; memory.free_at_once();"
+        "pq.write_table(pa.table({'n': range(10_000)}), io.BytesIO(), compression='zstd');"
+        "print(pa.default_memory_pool().backend_name, pa.mimalloc_memory_pool().max_memory())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["jemalloc", "0"]
+    assert done.stderr == ""
 
 
 async def test_what_lies_free_between_blocks_in_use_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ class ScriptedModels:
     """Stands where a ModelSet does: notes rows and ticks, and crashes on rows it is told to."""
 
     names = ("scripted",)
+    executors: dict[str, object] = {}  # noqa: RUF012
 
     def __init__(self, *, poison=(), times=1 << 30, outputs=None):
         self.seen: list[int] = []

@@ -29,7 +29,7 @@ class Pipeline:
         self.alarms = AlarmLayer([])
         self.collectors = [self.room("press", clock)]
         self.deliveries = [self.room("lake", clock)]
-        self.runner = SimpleNamespace(behind_rows=0)
+        self.runner = SimpleNamespace(behind_rows=0, suspended={})
         self.crashes: dict[str, Crashes] = {}
         self.losses: list[Loss] = []
         self.used = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -14,6 +14,8 @@ from typing import Final
 import numpy as np
 
 SLOPE_MB_PER_H: Final = 1.0
+TOGETHER: Final = 6
+"""Samples of which the lowest counts: a minute of the release tier."""
 MORE: Final = 2
 """Descriptors or tasks that the median of the last third may be above that of the first: what is open just now varies."""
 MORE_THREADS: Final = 6
@@ -61,9 +63,21 @@ def slope_per_h(at_s: Sequence[float], values: Sequence[float]) -> float:
     return float(np.median((y[other] - y[one]) / (x[other] - x[one])) * 3600)
 
 
+def floors(samples: Sequence[Sample], of: Callable[[Sample], float]) -> tuple[list[float], list[float]]:
+    """When and what: the lowest of each `TOGETHER` samples. What a lake file in the making takes for a few seconds is no growth."""
+    parts = [samples[at : at + TOGETHER] for at in range(0, len(samples) - TOGETHER + 1, TOGETHER)]
+    lowest = [min(part, key=of) for part in parts]
+    return [one.at_s for one in lowest], [of(one) for one in lowest]
+
+
 def rss_slope(samples: Sequence[Sample]) -> float:
     """Of the resident set, MB per hour."""
-    return slope_per_h([one.at_s for one in samples], [one.rss_mb for one in samples])
+    return slope_per_h(*floors(samples, lambda one: one.rss_mb))
+
+
+def anonymous_slope(samples: Sequence[Sample]) -> float:
+    """The same of what is no file's in it."""
+    return slope_per_h(*floors(samples, lambda one: one.anonymous_mb))
 
 
 def growth(values: Sequence[float]) -> float:

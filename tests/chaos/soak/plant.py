@@ -97,7 +97,7 @@ def sinks(stands: Stands, lake: Path, roll: str) -> dict[str, Any]:
     """The sinks and routes: two lakes, a stream and the broker."""
     telemetry = [{"data": "telemetry", "tags": [STREAMED], "to": ["stream"]}]
     return {
-        "spool": {"segment_size": "4 MiB", "max_size": "2 GB"},
+        "spool": {"segment_size": "1 MiB", "max_size": "2 GB"},
         "status": {"listen": "127.0.0.1:0"},
         "sinks": {
             "iot": {

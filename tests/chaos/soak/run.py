@@ -270,7 +270,7 @@ async def soak(folder: Path, seed: int, course: Course, samples: Path | None = N
         "tags": 28 * course.times,
         **{name: round(value, 1) for name, value in life.load.items()},
         "warm_up_s": course.warm_up_s, "samples": len(steady), "rss_slope_mb_per_h": round(judge.rss_slope(steady), 3),
-        "anonymous_slope_mb_per_h": round(judge.slope_per_h([one.at_s for one in steady], [one.anonymous_mb for one in steady]), 3),
+        "anonymous_slope_mb_per_h": round(judge.anonymous_slope(steady), 3),
         "rss_mb": last.rss_mb, "rss_highest_mb": max(one.rss_mb for one in life.samples), "descriptors": last.descriptors,
         "threads": last.threads, "tasks": last.tasks,
     }  # fmt: skip

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from gateway.config import load
 from gateway.pipeline import build_models
+from tests.edge_models.graphs import mean_graph
+from tests.edge_models.test_remaining_life import CONFORMAL
 
 Genba = Callable[..., Any]
 PLANT = """\
@@ -78,14 +81,53 @@ def test_a_fine_file_is_summed_up(genba: Genba) -> None:
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-@pytest.mark.parametrize("name", ["condition.yaml"])
+@pytest.mark.parametrize("name", ["condition.yaml", "energy.yaml"])
 def test_an_example_has_nothing_to_complain_about_and_its_models_can_be_built(genba: Genba, name: str) -> None:
     done = genba("check", EXAMPLES / name)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"{EXAMPLES / name} is fine\n")
     configuration = load(EXAMPLES / name)
     tags = [replace(tag, id=number) for number, tag in enumerate(configuration.tags)]
-    assert set(build_models(configuration, tags).names) == set(configuration.plant.models)
+    assert set(build_models(configuration, tags, structlog.get_logger()).names) == set(configuration.plant.models)
+
+
+FLEET = """\
+enterprise: acme
+site: osaka
+gateway: gw-1
+adapters:
+  plc:
+    kind: modbus
+    endpoint: tcp://10.0.0.7:502
+    devices:
+      stamping/line-1/press-1:
+        tags: {force: {address: "hr:1", type: float32}, motor_current: {address: "hr:3", type: float32}, oil_temp: {address: "hr:5", type: float32}}
+      pumps/p-1:
+        unit_id: 2
+        tags: {flow: {address: "hr:1", type: float32}, vibration: {address: "hr:3", type: float32}, cycles: {address: "hr:5", type: uint32}}
+sinks:
+  lake: {kind: parquet, location: ./lake}
+"""
+
+
+def test_the_models_in_files_that_the_docs_show_are_fine_and_one_that_does_not_fit_is_named(genba: Genba, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    shown = [section(page, kind).partition("```yaml\nmodels:\n")[2].partition("```")[0] for kind in ("onnx", "remaining_life")]
+    mean_graph(tmp_path / "models" / "press.onnx", 30, 3, change=lambda model: model.graph.output.pop())
+    metadata = {"genba.features": ["flow", "vibration"], "genba.cap": "125", "genba.conformal": CONFORMAL.text()}
+    mean_graph(tmp_path / "models" / "pumps.onnx", 30, 2, metadata=metadata, change=lambda model: model.graph.output.pop())
+    plant = FLEET + "models:\n" + "".join(shown)
+    done = genba("check", written(plant))
+    assert (done.status, done.err) == (0, "")
+    assert "press-failure (onnx, unsigned file, 3 tags), pump-life (remaining_life, unsigned file, 3 tags)" in done.out
+    done = genba("check", written(plant.replace("window: 30", "window: 20").replace("cycle: cycles", "cycle: strokes")))
+    assert done.status == 2
+    assert "E046 models.press-failure.file: models/press.onnx wants rows: float[batch, 30, 3]" in done.out
+    assert "E046 models.pump-life.inputs: no asset has all tags of the model: acme/osaka/pumps/p-1 has no strokes" in done.out
+
+
+def section(page: str, kind: str) -> str:
+    return page.partition(f"### `{kind}`\n")[2].partition("\n### ")[0]
 
 
 def test_check_opens_no_socket(genba: Genba, monkeypatch: pytest.MonkeyPatch) -> None:

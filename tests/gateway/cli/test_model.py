@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from gateway.cli.model import command
 from schemas.errors import ConfigError
+from tests.edge_models.graphs import mean_graph
 from tests.gateway.cli.conftest import Genba
 from tests.gateway.jobs.plant import START_US, Plant
 
@@ -63,6 +64,20 @@ def test_score_writes_the_scores_and_says_what_it_found(recording: Path, tmp_pat
     assert "2026-03-01 00:03:20  temp.forecast_residual: temp is " in done.output
     assert str(output) in done.output
     assert pq.read_table(output).num_rows == 300
+
+
+def test_a_model_in_a_file_scores_a_recording(recording: Path, tmp_path: Path) -> None:
+    file, output = mean_graph(tmp_path / "m.onnx", 5, 1, level=30.0), tmp_path / "scores.parquet"
+    arguments = ["score", "--model", "onnx", "--input", str(recording), "--output", str(output)]
+    for setting in (f"file={file}", "inputs=[temp]", "output=score", "min_rows=1"):
+        arguments += ["--set", setting]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert done.output.startswith("300 readings of 1 tag, 300 scored, ")
+    assert f"(unsigned {file}, sha256:" in done.output
+    table = pq.read_table(output)
+    assert (table.column("score").to_numpy()[205:] > 0.99).all()
+    assert table.column("tag").null_count == 300
 
 
 def test_mistakes_are_configuration_errors(recording: Path, tmp_path: Path) -> None:
