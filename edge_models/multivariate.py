@@ -125,7 +125,6 @@ class Multivariate:
         parameters = {"memory", "smoothing", "every"} | ({"regimes"} if config.regimes else set())
         self._parameters = config.model_dump_json(include=parameters)
         self._regimes = Regimes(states, learn_us=config.learn_regime.us, most_us=_APART * config.every.us) if states else None
-        self._news: list[pa.RecordBatch] = []
         self._accept_us = config.accept_after.us
         self._rows = ScoreRows(context.name, config.alarm.name or context.name, config.limit)
         width, n = self._align.width, len(by_asset)
@@ -171,10 +170,9 @@ class Multivariate:
             self._regimes.see(readings)
         with np.errstate(all="ignore"):  # what is cold computes nonsense that nobody reads
             scored = [self._score(rows) for rows in found]
-        if self._regimes is not None:
-            self._regimes.leave()
-        news, self._news = self._news, []
-        return [self._told(found, scored), *news] if found else []
+        news = None if self._regimes is None else self._regimes.leave(self._rows.model)
+        told = [self._told(found, scored)] if found else []
+        return told if news is None else [*told, news]
 
     def _told(self, found: Sequence[Aligned], scored: Sequence[tuple[Floats, dict[int, str]]]) -> pa.RecordBatch:
         """The scores of all rows in the order of what they were made from."""
@@ -222,11 +220,10 @@ class Multivariate:
             ready = (each["fitted"] > 0.0) & (ready | waited)
             score = np.where(ready, score, np.nan)
         suspicious = score >= _SUSPICIOUS
-        if regime is not None:
+        if regime is not None and self._regimes is not None:
             score = np.where(regime.waiting, np.nan, score)
             suspicious &= ~regime.waiting
-            news = None if self._regimes is None else self._regimes.news(rows, regime.learning & ready, self._rows.model)
-            self._news += [news] if news is not None else []
+            self._regimes.tell(rows, regime.learning & ready)
         because = {
             nth: self._because(int(rows.groups[nth]), standard[:, nth], part[:, nth], bool(off[nth] > plane[nth]))
             for nth in np.flatnonzero(score >= self._rows.limit).tolist()
@@ -418,6 +415,8 @@ class Multivariate:
                 line[anew] = 0.0
             self._each["next_fit"][anew] = _FIRST_FIT
             self._cells["widest"][:, anew] = np.inf
+            if self._regimes is not None:
+                self._regimes.forget(anew)
             self._steady = False
             self._first[anew] = self._since[anew] = NEVER
 

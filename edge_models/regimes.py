@@ -66,6 +66,7 @@ class Regimes:
         self._told: Bools = np.zeros((MOST_REGIMES, n), dtype=bool)
         self._names: list[str] = []
         self._said: list[list[str | None]] = [[None] * len(tags) for tags in self._tags]
+        self._news: list[tuple[int, int, int, str]] = []  # row, time, group, regime for people
         self._turns: dict[int, list[tuple[int, int]]] = {}  # by group: rows at which its regime becomes another, and which one
 
     def see(self, readings: Readings) -> None:
@@ -117,33 +118,38 @@ class Regimes:
         learning = known & (spent < self._learn_us)
         return Place(changed, learning | ~known, learning, learning & (after >= self._learn_us))
 
-    def leave(self) -> None:
-        """The rows of a batch are through: what its state tags said last holds."""
+    def tell(self, rows: Aligned, learning: Bools) -> None:
+        """Note each asset of the row that is `learning` its regime, once for each regime, for `leave`."""
+        groups = rows.groups
+        fresh = np.flatnonzero(learning & ~self._told[np.maximum(self._now[groups], 0), groups])
+        for nth in fresh.tolist():
+            at = int(groups[nth])
+            self._told[self._now[at], at] = True
+            self._news.append((int(rows.seq[nth]), int(rows.time[nth]), at, self._named(at)))
+
+    def leave(self, model: str) -> pa.RecordBatch | None:
+        """The rows of a batch are through: what its state tags said last holds. EVENT `regime_new` of what was noted, in row order, or None."""
         for at, turns in self._turns.items():
             if turns:
                 self._now[at] = turns[-1][1]
         self._turns.clear()
-
-    def news(self, rows: Aligned, learning: Bools, model: str) -> pa.RecordBatch | None:
-        """EVENT `regime_new` for each asset of the row that is `learning` its regime, once for each regime; None for nothing."""
-        groups = rows.groups
-        fresh = np.flatnonzero(learning & ~self._told[np.maximum(self._now[groups], 0), groups])
-        if not len(fresh):
+        news, self._news = sorted(self._news), []
+        if not news:
             return None
-        at: Index = groups[fresh]
-        self._told[self._now[at], at] = True
-        names = [self._named(group) for group in at.tolist()]
-        for_ = span(self._learn_us)
+        said = f"it is learnt for {span(self._learn_us)}, and nothing is raised meanwhile"
         return make_batch(
-            "event", len(at), time=rows.time[fresh], asset=[self._assets[group] for group in at.tolist()], source=model, event="regime_new",
-            severity="info",
+            "event", len(news), time=np.array([time for _, time, _, _ in news]), asset=[self._assets[at] for _, _, at, _ in news],
+            source=model, event="regime_new", severity="info",
             message=[
-                f"{self._assets[group].rsplit('/', 1)[-1]} works in a regime that {model} does not know yet: {name}; "
-                f"it is learnt for {for_}, and nothing is raised meanwhile"
-                for group, name in zip(at.tolist(), names, strict=True)
+                f"{self._assets[at].rsplit('/', 1)[-1]} works in a regime that {model} does not know yet: {name}; {said}"
+                for _, _, at, name in news
             ],
-            attributes=[json.dumps({"regime": name, "learn_s": self._learn_us / 1e6}, ensure_ascii=False) for name in names],
+            attributes=[json.dumps({"regime": name, "learn_s": self._learn_us / 1e6}, ensure_ascii=False) for *_, name in news],
         )  # fmt: skip
+
+    def forget(self, groups: Index) -> None:
+        """These groups are learnt anew, all their regimes with them."""
+        self._spent[:, groups] = 0
 
     def _named(self, group: int) -> str:
         """The regime of a group for people: `recipe 2`."""
