@@ -203,6 +203,26 @@ def test_of_too_many_values_the_first_are_regimes() -> None:
     assert np.isnan(score[400 + 2 * MOST_REGIMES :]).all()
 
 
+def test_assets_that_stay_keep_their_regimes_when_others_come_and_go() -> None:
+    values, recipe = plant(700, assets=2, change=500)
+    old = build(2, warm_up="150s")
+    run(old, rows(values, recipe))
+    before = old._regimes
+    new = build(3, warm_up="150s")
+    new.restore(old.snapshot())
+    after = new._regimes
+    assert before is not None
+    assert after is not None
+    known, kept = before.arrays(), after.arrays()
+    for name in ("now", "before", "last", "spent", "told"):
+        assert np.array_equal(kept[name][..., :2], known[name])
+    assert (kept["now"][2], kept["spent"][:, 2].sum()) == (-1, 0)
+    fewer = build(1, warm_up="150s")
+    fewer.restore(new.snapshot())
+    assert fewer._regimes is not None
+    assert np.array_equal(fewer._regimes.arrays()["spent"], known["spent"][:, :1])
+
+
 def test_an_asset_without_the_state_tag_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"press-0 has no tag 'product'"):
         build(regimes=["product"])
