@@ -17,7 +17,7 @@ from schemas.values import Duration
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
 from .per_tag import UNKNOWN_STEP, PerTagModel, Scratch, Singles, finer_step
 from .sentences import interval, quantity
-from .slots import At, Bools, Floats, Index, Times
+from .slots import NEVER, At, Bools, Floats, Index, Times
 
 _LIMIT: Final = 0.999999  # the score at which the sum has reached `threshold`
 _SIGMA: Final = 1.2533  # standard deviation over mean absolute deviation of a Gaussian; the spread is kept as the latter
@@ -42,6 +42,10 @@ class DriftConfig(ModelConfig):
     threshold: float = Field(
         12.0, gt=0, description="Sum of the deviations beyond the slack, in standard deviations, that is a drift."
     )
+    forget_after: Duration = Field(
+        Duration("4h"),
+        description="Behind a pause of so long (a stop, another product) what had added up to a drift before it is forgotten; 0 is never.",
+    )
     memory: int = Field(20_000, ge=50, description="Readings over which level and spread are learnt.", examples=[20_000])
     min_samples: int = Field(15, ge=10, description="Readings of a tag before its first score.")
 
@@ -52,11 +56,12 @@ class Drift(PerTagModel):
     The score is 1 − 10^(−6 S/threshold) for the larger sum S: the tail of a CUSUM falls exponentially (Siegmund 1985), and the
     threshold stands for a tail of one in a million. Below a fifth of the threshold it rises evenly. While a sum is suspicious the level is learnt twenty times slower, so that a
     drift is not followed. Of the scatter the sum is one-sided, of (√|z| − 0.822) / 0.349 for a reading z standard deviations from the
-    level: nearly Gaussian, and larger where readings spread wider, by noise or by oscillation (Hawkins 1981). 72 bytes of state per tag.
+    level: nearly Gaussian, and larger where readings spread wider, by noise or by oscillation (Hawkins 1981). Behind a
+    pause of `forget_after` a sum that had reached the threshold begins anew. 80 bytes of state per tag.
     """
 
     kind: ClassVar[str] = "drift"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     initial: ClassVar[Mapping[str, float]] = {
         "level": 0.0,
         "spread": 0.0,  # mean absolute deviation, robust
@@ -75,8 +80,19 @@ class Drift(PerTagModel):
         self._slack, self._threshold = config.slack * _SIGMA, config.threshold * _SIGMA
         self._decay = log(1.0 - _LIMIT) / self._threshold
         self._rise = (1.0 - exp(self._decay * self._threshold * _SUSPICIOUS)) / (self._threshold * _SUSPICIOUS)
+        self._forget_us = config.forget_after.us
+        self._over: Times = np.full(n, NEVER)  # time of the newest reading, where the sum had reached the threshold
+        self._any_over = True
         self._nothing = np.zeros(n, dtype=np.float32)  # numpy is faster with an array than with a number
         self._scratch = Scratch(n, 5)
+
+    def _times(self) -> dict[str, Times]:
+        return {"over": self._over}
+
+    def restore(self, state: bytes) -> None:
+        """See EdgeModel."""
+        super().restore(state)
+        self._any_over = True
 
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
         s = self.view(at)
@@ -115,7 +131,10 @@ class Drift(PerTagModel):
         np.maximum(up, down, out=largest)
 
         suspicious = np.greater(largest, self._threshold * _SUSPICIOUS, out=flag).nonzero()[0]
-        if len(suspicious) and (largest[suspicious] > self._threshold).any():
+        over = bool(len(suspicious)) and bool((largest[suspicious] > self._threshold).any())
+        if over or self._any_over:
+            self._pause(at, time, up, down, largest)
+        if over:
             room = np.float32(self._threshold * _ROOM)
             for total in (up, down, largest):
                 total[suspicious] = np.minimum(total[suspicious], room)
@@ -142,6 +161,17 @@ class Drift(PerTagModel):
         np.copyto(s["previous"], value)
         self.keep(at, s)
         return score, low, high
+
+    def _pause(self, at: At, time: Times, up: Singles, down: Singles, largest: Singles) -> None:
+        """Begin anew, in place, where the sum had reached the threshold before a long pause."""
+        before, beyond = self._over[at], largest > self._threshold
+        if self._forget_us:
+            lapsed = beyond & (before != NEVER) & (time - before >= self._forget_us)
+            for total in (up, down, largest):
+                total[lapsed] = 0.0
+            beyond &= ~lapsed
+        self._over[at] = np.where(beyond, time, NEVER)
+        self._any_over = bool((self._over != NEVER).any())
 
     @staticmethod
     def _clip(

@@ -20,10 +20,12 @@ def built(**options: object) -> Drift:
     return model
 
 
-def scores(values: npt.NDArray[np.float64], **options: object) -> npt.NDArray[np.float64]:
-    """The scores of TAGS tags, one a column."""
+def scores(
+    values: npt.NDArray[np.float64], pause_us: npt.NDArray[np.int64] | int = 0, **options: object
+) -> npt.NDArray[np.float64]:
+    """The scores of TAGS tags, one a column; `pause_us` is how much later than else each poll is."""
     polls = len(values)
-    time = np.repeat(T0 + np.arange(polls) * POLL_US, TAGS)
+    time = np.repeat(T0 + np.arange(polls) * POLL_US + pause_us, TAGS)
     (found,) = built(**options).update(readings(np.tile(np.arange(TAGS, dtype=np.int32), polls), values.ravel(), time), T0)
     return np.asarray(found.column("score").to_numpy(zero_copy_only=False)).reshape(polls, TAGS)
 
@@ -51,6 +53,21 @@ def test_quiet_readings_and_ordinary_ones_raise_nothing() -> None:
     values = steady(6000, seed=6)
     values[3000:3500] = 50 + (values[3000:3500] - 50) / 20
     assert (scores(values, of="scatter")[50:] < 0.999999).all()
+
+
+@pytest.mark.parametrize(("hours", "told_again"), [(3, True), (5, False)])
+def test_a_drift_before_a_long_pause_is_not_told_again_behind_it(hours: int, told_again: bool) -> None:
+    values = steady(1200)
+    values[1000:1100] += 5
+    pause = np.where(np.arange(1200) >= 1100, hours * 3_600_000_000, 0)
+    found = scores(values, pause)
+    assert (found[1090:1100] >= 0.999999).all()
+    assert ((found[1100] >= 0.999999) == told_again).all()
+    if not told_again:
+        assert (found[1100:] < 0.999999).all()
+        values[1150:] += 5  # what comes behind it is
+        assert (scores(values, pause)[1170:] >= 0.999999).any(axis=0).all()
+        assert (scores(values, pause, forget_after="0s")[1100] >= 0.999999).all()
 
 
 def test_it_says_that_the_tag_has_grown_restless() -> None:
