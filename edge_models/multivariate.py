@@ -43,7 +43,7 @@ _LOCATION: Final = 1.2  # of the statistic and its mean absolute deviation, befo
 _SPREAD: Final = 0.25
 _WITNESSES: Final = 20.0  # how many independent rows that assumption counts for
 _PROJECTIONS: Final = 6
-_APART: Final = 10  # steps between two rows that still count as time spent in a regime
+_APART: Final = 10  # steps between two rows that still belong together
 _NAMED: Final = 5
 _ALL: Final = slice(None)
 
@@ -92,12 +92,12 @@ class Multivariate:
     averaged exponentially over `smoothing` rows and measured in standard deviations. The greater of T² and SPE, each divided by its expected
     value, is scored by how unusual its cube root is for this asset: that of a χ² is nearly Gaussian (Wilson and Hilferty 1931). Suspicious rows
     are learnt a hundred times slower; those of a regime that is new to the asset (`regimes`) as fast as in the warm-up, and have no score. Correlations are estimated anew whenever a fifth more was learnt, asset by asset. A tag that is missing
-    counts as where the others put it; one that comes later joins at the next estimate. 460 bytes
-    per tag where an asset has eight: 8 for each pair, 396 for each tag.
+    counts as where the others put it; one that comes later joins at the next estimate. 461 bytes
+    per tag where an asset has eight: 8 for each pair, 397 for each tag.
     """
 
     kind: ClassVar[str] = "multivariate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Scope] = "asset"
 
     def __init__(self, config: MultivariateConfig, context: ModelContext) -> None:
@@ -124,7 +124,8 @@ class Multivariate:
         self._explained, self._memory, self._warm_up_us = config.explained, float(config.memory), config.warm_up.us
         parameters = {"memory", "smoothing", "every"} | ({"regimes"} if config.regimes else set())
         self._parameters = config.model_dump_json(include=parameters)
-        self._regimes = Regimes(states, learn_us=config.learn_regime.us, most_us=_APART * config.every.us) if states else None
+        self._apart_us = max(_APART * config.every.us, config.lateness.us)
+        self._regimes = Regimes(states, learn_us=config.learn_regime.us, most_us=self._apart_us) if states else None
         self._accept_us = config.accept_after.us
         self._rows = ScoreRows(context.name, config.alarm.name or context.name, config.limit)
         width, n = self._align.width, len(by_asset)
@@ -156,6 +157,7 @@ class Multivariate:
         self._least = np.array([2.0 * config.smoothing * len(tags) for tags in self._tags])
         self._steady = False  # everything is learnt and there
         self._first: Times = np.full(n, NEVER)
+        self._last: Times = np.full(n, NEVER)  # its newest row
         self._since: Times = np.full(n, NEVER)  # since when it has been suspicious
 
     def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
@@ -191,7 +193,8 @@ class Multivariate:
     def _score(self, rows: Aligned) -> tuple[Floats, dict[int, str]]:
         """Score one row of k assets by what was known before, then learn it; and by their place what the abnormal ones come from."""
         at = rows.at
-        regime = self._entered(rows)
+        regime = None if self._regimes is None else self._regimes.enter(rows)
+        self._restart(rows, regime)
         steady = rows.complete and self._steady
         cells = {name: array[:, at] for name, array in self._cells.items()}
         each = {name: array[at] for name, array in self._each.items()}
@@ -253,15 +256,16 @@ class Multivariate:
             self._steady = bool((self._each["learnt"] > 0.0).all() and (self._each["fitted"] > 0.0).all() and everything.all())
         return score, because
 
-    def _entered(self, rows: Aligned) -> Place | None:
-        """In which regimes the assets of this row are. Whoever has changed it is smoothed anew, lest two regimes be averaged."""
-        if self._regimes is None:
-            return None
-        regime = self._regimes.enter(rows)
-        if regime.changed.any():
-            self._cells["fresh"][:, rows.groups[regime.changed]] = 0.0
+    def _restart(self, rows: Aligned, regime: Place | None) -> None:
+        """Assets behind a pause or in another regime are smoothed anew, lest what was before be averaged with what is."""
+        last = self._last[rows.at]
+        anew = (last != NEVER) & (rows.time - last > self._apart_us)
+        self._last[rows.at] = rows.time
+        if regime is not None:
+            anew |= regime.changed
+        if anew.any():
+            self._cells["fresh"][:, rows.groups[anew]] = 0.0
             self._steady = False
-        return regime
 
     def _smoothed(self, cells: Mapping[str, Floats], deviation: Floats) -> None:
         """Clip the deviations and let the smoothed readings follow, both in place."""
@@ -472,6 +476,7 @@ class Multivariate:
             **self._pairs,
             **self._each,
             "first": self._first,
+            "last": self._last,
             "since": self._since,
         }
         return mine
