@@ -150,7 +150,9 @@ class EdgeModel(Protocol):
     """Scores readings. `now` (µs UTC) is its only clock and never decreases between calls; an empty batch is a tick."""
 
     def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
-        """READING(n) with `seq` -> SCORE batches (and HEALTH): each SCORE row names the `seq` it was made from.
+        """READING(n) with `seq` -> SCORE batches (and HEALTH, and EVENT for what is worth knowing and no alarm).
+
+        Each SCORE row names the `seq` it was made from.
 
         `batch` holds telemetry rows of any tags in `seq` order, several per tag allowed; rows of tags that are not the
         model's, and bad rows, are passed over (only `stuck` looks at bad ones). Causal: rows 0..k give the same scores

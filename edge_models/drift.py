@@ -1,10 +1,10 @@
-"""`drift`: has a tag that holds a level been creeping away from it, too slowly for any single reading to stand out?"""
+"""`drift`: has a tag that holds a level been creeping away from it, or grown restless, too slowly for any single reading to stand out?"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from math import exp, log
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from schemas.values import Duration
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
 from .per_tag import UNKNOWN_STEP, PerTagModel, Scratch, Singles, finer_step
 from .sentences import interval, quantity
-from .slots import At, Bools, Floats, Index, Times
+from .slots import NEVER, At, Bools, Floats, Index, Times
 
 _LIMIT: Final = 0.999999  # the score at which the sum has reached `threshold`
 _SIGMA: Final = 1.2533  # standard deviation over mean absolute deviation of a Gaussian; the spread is kept as the latter
@@ -26,6 +26,8 @@ _CLIP: Final = 4.0 * _SIGMA  # standard deviations that one reading may add
 _CLIP_COLD: Final = 10.0 * _SIGMA
 _SUSPICIOUS: Final = 0.2  # share of `threshold` from which the reference is learnt slower
 _SUSPICIOUS_GAIN: Final = 0.05
+_ROOT_MEAN: Final = 0.82218  # mean and standard deviation of √|z| of a Gaussian z
+_ROOT_SIGMA: Final = 0.34914
 _ROOM: Final = 1.25  # times `threshold` is as far as a sum grows, so that it comes back soon after the fault
 
 
@@ -33,9 +35,16 @@ class DriftConfig(ModelConfig):
     """Adds up small deviations from a learnt level. For tags that are held at a level: zones, pressures, flows."""
 
     warm_up: Duration = Field(Duration("10m"), description="Time from the first good reading of a tag until it may raise alarms.")
+    of: Literal["level", "scatter"] = Field(
+        "level", description="What is watched: `level`, or `scatter`, how far readings lie from the level: noise, oscillation."
+    )
     slack: float = Field(1.0, gt=0, description="Deviation in standard deviations that is still normal and adds nothing.")
     threshold: float = Field(
         12.0, gt=0, description="Sum of the deviations beyond the slack, in standard deviations, that is a drift."
+    )
+    forget_after: Duration = Field(
+        Duration("4h"),
+        description="Behind a pause of so long (a stop, another product) what had added up to a drift before it is forgotten; 0 is never.",
     )
     memory: int = Field(20_000, ge=50, description="Readings over which level and spread are learnt.", examples=[20_000])
     min_samples: int = Field(15, ge=10, description="Readings of a tag before its first score.")
@@ -46,11 +55,13 @@ class Drift(PerTagModel):
 
     The score is 1 − 10^(−6 S/threshold) for the larger sum S: the tail of a CUSUM falls exponentially (Siegmund 1985), and the
     threshold stands for a tail of one in a million. Below a fifth of the threshold it rises evenly. While a sum is suspicious the level is learnt twenty times slower, so that a
-    drift is not followed. 72 bytes of state per tag.
+    drift is not followed. Of the scatter the sum is one-sided, of (√|z| − 0.822) / 0.349 for a reading z standard deviations from the
+    level: nearly Gaussian, and larger where readings spread wider, by noise or by oscillation (Hawkins 1981). Behind a
+    pause of `forget_after` a sum that had reached the threshold begins anew. 80 bytes of state per tag.
     """
 
     kind: ClassVar[str] = "drift"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     initial: ClassVar[Mapping[str, float]] = {
         "level": 0.0,
         "spread": 0.0,  # mean absolute deviation, robust
@@ -60,17 +71,28 @@ class Drift(PerTagModel):
         "down": 0.0,
     }
     single: ClassVar[Collection[str]] = frozenset(initial) - {"level", "previous"}
-    learnt_with: ClassVar[tuple[str, ...]] = ("memory",)
+    learnt_with: ClassVar[tuple[str, ...]] = ("memory", "of")
 
     def __init__(self, config: DriftConfig, context: ModelContext) -> None:
         super().__init__(config, context, limit=_LIMIT, min_samples=config.min_samples)
         n = len(self.slots)
-        self._memory = float(config.memory)
+        self._memory, self._scatter = float(config.memory), config.of == "scatter"
         self._slack, self._threshold = config.slack * _SIGMA, config.threshold * _SIGMA
         self._decay = log(1.0 - _LIMIT) / self._threshold
         self._rise = (1.0 - exp(self._decay * self._threshold * _SUSPICIOUS)) / (self._threshold * _SUSPICIOUS)
+        self._forget_us = config.forget_after.us
+        self._over: Times = np.full(n, NEVER)  # time of the newest reading, where the sum had reached the threshold
+        self._any_over = True
         self._nothing = np.zeros(n, dtype=np.float32)  # numpy is faster with an array than with a number
         self._scratch = Scratch(n, 5)
+
+    def _times(self) -> dict[str, Times]:
+        return {"over": self._over}
+
+    def restore(self, state: bytes) -> None:
+        """See EdgeModel."""
+        super().restore(state)
+        self._any_over = True
 
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
         s = self.view(at)
@@ -90,11 +112,18 @@ class Drift(PerTagModel):
         far = np.greater(work, _CLIP, out=flag).nonzero()[0]
         if len(far):
             self._clip(far, s, value, ready, residual, deviation, scale)
+        if self._scatter:
+            np.abs(deviation, out=deviation)
+            deviation /= _SIGMA
+            np.sqrt(deviation, out=deviation)
+            deviation -= _ROOT_MEAN
+            deviation *= _SIGMA / _ROOT_SIGMA
         nothing = self._nothing[: len(value)]
         np.subtract(deviation, self._slack, out=work)
         up += work
         np.add(deviation, self._slack, out=work)
-        down -= work
+        if not self._scatter:  # quieter than usual is no fault
+            down -= work
         for total in (up, down):
             np.maximum(total, nothing, out=total)
             if ready is not None:
@@ -102,7 +131,10 @@ class Drift(PerTagModel):
         np.maximum(up, down, out=largest)
 
         suspicious = np.greater(largest, self._threshold * _SUSPICIOUS, out=flag).nonzero()[0]
-        if len(suspicious) and (largest[suspicious] > self._threshold).any():
+        over = bool(len(suspicious)) and bool((largest[suspicious] > self._threshold).any())
+        if over or self._any_over:
+            self._pause(at, time, up, down, largest)
+        if over:
             room = np.float32(self._threshold * _ROOM)
             for total in (up, down, largest):
                 total[suspicious] = np.minimum(total[suspicious], room)
@@ -130,6 +162,17 @@ class Drift(PerTagModel):
         self.keep(at, s)
         return score, low, high
 
+    def _pause(self, at: At, time: Times, up: Singles, down: Singles, largest: Singles) -> None:
+        """Begin anew, in place, where the sum had reached the threshold before a long pause."""
+        before, beyond = self._over[at], largest > self._threshold
+        if self._forget_us:
+            lapsed = beyond & (before != NEVER) & (time - before >= self._forget_us)
+            for total in (up, down, largest):
+                total[lapsed] = 0.0
+            beyond &= ~lapsed
+        self._over[at] = np.where(beyond, time, NEVER)
+        self._any_over = bool((self._over != NEVER).any())
+
     @staticmethod
     def _clip(
         far: Index, s: Mapping[str, npt.NDArray[Any]], value: Floats, ready: Bools | None, residual: Singles, deviation: Singles, scale: Singles
@@ -145,6 +188,8 @@ class Drift(PerTagModel):
 
     def problem(self, tag: Tag, row: ScoreRow) -> str:
         """See Explains."""
+        if self._scatter:
+            return f"{tag.display} has grown restless: {quantity(row.value, tag)}, normally {interval(row.low, row.high, tag)}"
         usual = (row.low + row.high) / 2
         way = "up" if row.value > usual else "down"
         by = quantity(float(f"{abs(row.value - usual):.2g}"), tag)

@@ -96,7 +96,7 @@ class Ensemble:
     The harmonic mean p̄ = m / Σ 1/pᵢ of m probabilities holds however they hang together (Wilson 2019): m members that see the same
     fault with p count as p, one of m that sees it alone as m p. Members without a score do not count. Where the members are not as
     right as they claim, −ln p̄ beyond p̄ = 0.01 is longer than its due mean of 1; that mean is learnt per tag from the peak of each
-    excursion that came back, never below 1, and stretches the tail. 40 bytes of state per tag besides the members': 308 bytes
+    excursion that came back, never below 1, and stretches the tail. 40 bytes of state per tag besides the members': 316 bytes
     with the three default ones.
     """
 

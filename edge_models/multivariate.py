@@ -21,6 +21,7 @@ from .aligned import Aligned, Aligner
 from .base import EdgeModel, ModelConfig, ModelContext, Scope, longer_than_nothing
 from .components import Singles, added, components, statistics
 from .components import size as size_of
+from .regimes import Place, Regimes, state_tags
 from .scores import ScoreRows
 from .slots import NEVER, Bools, Floats, Index, Readings, Times, decode
 from .state import pack, unpack
@@ -42,6 +43,7 @@ _LOCATION: Final = 1.2  # of the statistic and its mean absolute deviation, befo
 _SPREAD: Final = 0.25
 _WITNESSES: Final = 20.0  # how many independent rows that assumption counts for
 _PROJECTIONS: Final = 6
+_APART: Final = 10  # steps between two rows that still belong together
 _NAMED: Final = 5
 _ALL: Final = slice(None)
 
@@ -60,6 +62,15 @@ class MultivariateConfig(ModelConfig):
     limit: float = Field(0.999999, gt=0.5, lt=1, description="A score at or above it is abnormal.")
     smoothing: int = Field(
         10, ge=1, le=1000, description="Rows that are averaged: more finds smaller faults later.", examples=[10]
+    )
+    regimes: Sequence[str] = Field(
+        (),
+        description="Names of tags of the same asset that say in which regime it works; `tags` must match them too. A regime that is new "
+        "to an asset is learnt and told as an event, and raises nothing until then.",
+        examples=[["recipe"]],
+    )
+    learn_regime: Duration = Field(
+        Duration("2h"), description="Time that an asset must have been in a regime, in all, before it may raise alarms there."
     )
     explained: float = Field(
         0.95, gt=0.1, lt=1, description="Share of the variance that is taken for the machine's ways; the rest should stay noise."
@@ -82,19 +93,23 @@ class Multivariate:
     READING(n) -> SCORE rows of assets. The tags of an asset are aligned (`aligned`), their deviations from a slow mean are
     averaged exponentially over `smoothing` rows and measured in standard deviations. The greater of T² and SPE, each divided by its expected
     value, is scored by how unusual its cube root is for this asset: that of a χ² is nearly Gaussian (Wilson and Hilferty 1931). Suspicious rows
-    are learnt a hundred times slower. Correlations are estimated anew whenever a fifth more was learnt, asset by asset. A tag that is missing
-    counts as where the others put it; one that comes later joins at the next estimate. 460 bytes
-    per tag where an asset has eight: 8 for each pair, 396 for each tag.
+    are learnt a hundred times slower; those of a regime that is new to the asset (`regimes`) as fast as in the warm-up, and have no score. Correlations are estimated anew whenever a fifth more was learnt, asset by asset. A tag that is missing
+    counts as where the others put it; one that comes later joins at the next estimate. 461 bytes
+    per tag where an asset has eight: 8 for each pair, 397 for each tag.
     """
 
     kind: ClassVar[str] = "multivariate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Scope] = "asset"
 
     def __init__(self, config: MultivariateConfig, context: ModelContext) -> None:
         by_asset: dict[str, list[Tag]] = {}
         for tag in context.tags:
             by_asset.setdefault(tag.asset, []).append(tag)
+        states: dict[str, list[Tag]] = {}
+        if config.regimes:
+            states = state_tags(config.regimes, by_asset, where=f"models.{context.name}.regimes")
+            by_asset = {asset: [tag for tag in tags if tag.name not in config.regimes] for asset, tags in by_asset.items()}
         for asset, tags in by_asset.items():
             if len(tags) > MOST_TAGS:
                 raise ConfigError(
@@ -109,7 +124,10 @@ class Multivariate:
         )
         self._smoothing, self._keep = config.smoothing, 1.0 - 1.0 / config.smoothing
         self._explained, self._memory, self._warm_up_us = config.explained, float(config.memory), config.warm_up.us
-        self._parameters = config.model_dump_json(include={"memory", "smoothing", "every"})
+        parameters = {"memory", "smoothing", "every"} | ({"regimes"} if config.regimes else set())
+        self._parameters = config.model_dump_json(include=parameters)
+        self._apart_us = max(_APART * config.every.us, config.lateness.us)
+        self._regimes = Regimes(states, learn_us=config.learn_regime.us, most_us=self._apart_us) if states else None
         self._accept_us = config.accept_after.us
         self._rows = ScoreRows(context.name, config.alarm.name or context.name, config.limit)
         width, n = self._align.width, len(by_asset)
@@ -141,6 +159,7 @@ class Multivariate:
         self._least = np.array([2.0 * config.smoothing * len(tags) for tags in self._tags])
         self._steady = False  # everything is learnt and there
         self._first: Times = np.full(n, NEVER)
+        self._last: Times = np.full(n, NEVER)  # its newest row
         self._since: Times = np.full(n, NEVER)  # since when it has been suspicious
 
     def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
@@ -151,13 +170,19 @@ class Multivariate:
     def take(self, readings: Readings) -> list[pa.RecordBatch]:
         """See TakesReadings."""
         found = self._align.take(readings)
-        if not found:
-            return []
+        if self._regimes is not None:
+            self._regimes.see(readings)
         with np.errstate(all="ignore"):  # what is cold computes nonsense that nobody reads
             scored = [self._score(rows) for rows in found]
+        news = None if self._regimes is None else self._regimes.leave(self._rows.model)
+        told = [self._told(found, scored)] if found else []
+        return told if news is None else [*told, news]
+
+    def _told(self, found: Sequence[Aligned], scored: Sequence[tuple[Floats, dict[int, str]]]) -> pa.RecordBatch:
+        """The scores of all rows in the order of what they were made from."""
         if len(found) == 1 and found[0].complete:  # in row order
             [rows], [(score, because)] = found, scored
-            return [self._rows.of_assets(rows.time, rows.seq, self._assets, score, because)]
+            return self._rows.of_assets(rows.time, rows.seq, self._assets, score, because)
         groups = np.concatenate([rows.groups for rows in found])
         seq, time = np.concatenate([rows.seq for rows in found]), np.concatenate([rows.time for rows in found])
         order = np.argsort(seq, kind="stable")
@@ -165,11 +190,13 @@ class Multivariate:
         starts = np.cumsum([0, *(len(rows.groups) for rows in found)])
         texts = {int(start) + nth: text for start, (_, told) in zip(starts, scored, strict=False) for nth, text in told.items()}
         because = {place: texts[at] for place, at in enumerate(order.tolist()) if at in texts} if texts else {}
-        return [self._rows.of_assets(time[order], seq[order], self._assets.take(pa.array(groups[order])), score, because)]
+        return self._rows.of_assets(time[order], seq[order], self._assets.take(pa.array(groups[order])), score, because)
 
     def _score(self, rows: Aligned) -> tuple[Floats, dict[int, str]]:
         """Score one row of k assets by what was known before, then learn it; and by their place what the abnormal ones come from."""
         at = rows.at
+        regime = None if self._regimes is None else self._regimes.enter(rows)
+        self._restart(rows, regime)
         steady = rows.complete and self._steady
         cells = {name: array[:, at] for name, array in self._cells.items()}
         each = {name: array[at] for name, array in self._each.items()}
@@ -197,21 +224,29 @@ class Multivariate:
             waited = (rows.time - first >= self._warm_up_us) & (each["rows"] >= self._least[at])
             ready = (each["fitted"] > 0.0) & (ready | waited)
             score = np.where(ready, score, np.nan)
+        suspicious = score >= _SUSPICIOUS
+        if regime is not None and self._regimes is not None:
+            score = np.where(regime.waiting, np.nan, score)
+            suspicious &= ~regime.waiting
+            self._regimes.tell(rows, regime.learning & ready)
         because = {
             nth: self._because(int(rows.groups[nth]), standard[:, nth], part[:, nth], bool(off[nth] > plane[nth]))
             for nth in np.flatnonzero(score >= self._rows.limit).tolist()
         }
 
-        suspicious = score >= _SUSPICIOUS
         gain = np.where(suspicious, _SUSPICIOUS_GAIN, 1.0) / self._memory
+        self._calibrate(each, size, gain, ready if regime is None else ready & ~regime.waiting)
+        if regime is not None:  # a new regime weighs as much per row as what was learnt in the warm-up
+            gain = np.where(regime.learning, 1.0 / np.clip(each["rows"], 1.0, self._memory), gain)
         self._learn(rows, cells, each, known, deviation, gain, ready, ~suspicious)
-        self._calibrate(each, size, gain, ready)
         if not isinstance(at, slice):
             for name, array in cells.items():
                 self._cells[name][:, at] = array
             for name, line in each.items():
                 self._each[name][at] = line
         due = self._each["rows"][at] >= self._each["next_fit"][at]
+        if regime is not None:
+            due |= regime.learnt
         if not steady:
             due |= ready & (each["learnt"] == 0.0)
             self._each["learnt"][at] = np.where(ready, 1.0, self._each["learnt"][at])
@@ -222,6 +257,17 @@ class Multivariate:
             everything = (self._cells["fresh"] >= self._smoothing) & (self._cells["count"] >= _GROWN)
             self._steady = bool((self._each["learnt"] > 0.0).all() and (self._each["fitted"] > 0.0).all() and everything.all())
         return score, because
+
+    def _restart(self, rows: Aligned, regime: Place | None) -> None:
+        """Assets behind a pause or in another regime are smoothed anew, lest what was before be averaged with what is."""
+        last = self._last[rows.at]
+        anew = (last != NEVER) & (rows.time - last > self._apart_us)
+        self._last[rows.at] = rows.time
+        if regime is not None:
+            anew |= regime.changed
+        if anew.any():
+            self._cells["fresh"][:, rows.groups[anew]] = 0.0
+            self._steady = False
 
     def _smoothed(self, cells: Mapping[str, Floats], deviation: Floats) -> None:
         """Clip the deviations and let the smoothed readings follow, both in place."""
@@ -302,6 +348,7 @@ class Multivariate:
         np.copyto(cells["previous"], rows.value, where=present & young)
         cells["count"][:] += present & young
         share = np.maximum(1.0 / np.maximum(cells["count"], 1.0), 1.0 / self._memory) * np.where(ready, slow * self._memory, 1.0)
+        share = np.minimum(share, 1.0)
         gain: Floats = np.where(young, share, np.minimum(np.where(turn, _EVERY_NTH * slow, 0.0), 1.0))
         gain[~present] = 0.0
         return gain, young
@@ -374,6 +421,8 @@ class Multivariate:
                 line[anew] = 0.0
             self._each["next_fit"][anew] = _FIRST_FIT
             self._cells["widest"][:, anew] = np.inf
+            if self._regimes is not None:
+                self._regimes.forget(anew)
             self._steady = False
             self._first[anew] = self._since[anew] = NEVER
 
@@ -429,6 +478,7 @@ class Multivariate:
             **self._pairs,
             **self._each,
             "first": self._first,
+            "last": self._last,
             "since": self._since,
         }
         return mine
@@ -436,11 +486,14 @@ class Multivariate:
     def snapshot(self) -> bytes:
         """See EdgeModel."""
         aligned = {f"aligned/{name}": array for name, array in self._align.arrays().items()}
+        if self._regimes is not None:
+            aligned |= {f"regimes/{name}": array for name, array in self._regimes.arrays().items()}
         return pack(self.kind, self.version, self._parameters, {**aligned, **self._arrays()})
 
     def restore(self, state: bytes) -> None:
         """See EdgeModel. An asset whose tags have changed is estimated anew from what is known of those that stayed."""
         stored = unpack(state, self.kind, self.version, self._parameters)
+        regimes = {name.removeprefix("regimes/"): stored.pop(name) for name in [*stored] if name.startswith("regimes/")}
         aligned = {name.removeprefix("aligned/"): array for name, array in stored.items() if name.startswith("aligned/")}
         mine = self._arrays()
         if (
@@ -454,7 +507,10 @@ class Multivariate:
         if any(stored[name].shape != ((_KEPT, *cell) if name == "past" else shapes[array.ndim]) for name, array in mine.items()):
             raise StateMismatch("the stored state holds arrays of other shapes than this version writes")
         self._steady = False
+        known = None if self._regimes is None else self._regimes.stored(regimes)
         moved = self._align.restore(aligned)
+        if self._regimes is not None and known is not None:
+            self._regimes.restore(known, moved)
         for name, array in mine.items():
             given = stored[name].astype(array.dtype)
             if array.ndim == 1:

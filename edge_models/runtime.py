@@ -36,11 +36,12 @@ _ALARMS: Final = "\0alarms"  # no model can be called that
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What one update brought: SCORE, ALERT and HEALTH batches, any of them none."""
+    """What one update brought: SCORE, ALERT, HEALTH and EVENT batches, any of them none."""
 
     scores: list[pa.RecordBatch] = field(default_factory=list)
     alerts: list[pa.RecordBatch] = field(default_factory=list)
     health: list[pa.RecordBatch] = field(default_factory=list)
+    events: list[pa.RecordBatch] = field(default_factory=list)
 
 
 class Warmth:
@@ -262,7 +263,7 @@ class ModelSet:
         return found
 
     def update(self, batch: pa.RecordBatch, now: int) -> Outputs:
-        """TELEMETRY(n) with `seq` at `now` (µs) -> scores, alerts and health."""
+        """TELEMETRY(n) with `seq` at `now` (µs) -> scores, alerts, health and events."""
         begun = self.begin(batch, now)
         return self.finish(begun, {name: answer_here(executor, request) for name, executor, request in begun.requests})
 
@@ -284,6 +285,8 @@ class ModelSet:
             for one in found:
                 if kind_of(one) == "score":
                     told.add(self._score(member, one, readings, shut, idle, out))
+                elif kind_of(one) == "event":
+                    out.events.append(one)
                 else:
                     out.health.append(one)
             if idle is not None:

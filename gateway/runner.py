@@ -246,6 +246,8 @@ class ModelRunner:
         for batch in out.alerts:
             self.alerts += batch.num_rows
             await self._put("alert", batch)
+        for batch in out.events:
+            await self._put("event", batch)
         outputs: tuple[tuple[Kind, list[pa.RecordBatch]], ...] = (("health", out.health), ("score", out.scores))
         for kind, batches in outputs:
             if kind in self._keep:

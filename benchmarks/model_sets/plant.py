@@ -8,8 +8,12 @@ for half an hour after each stop and change, then `run`; models look at `run` on
 them each machine has two faults of twelve kinds (in standard deviations of the sensor's noise: spike of 15 for 30 s, step of 5 and fivefold noise
 for 2 h, drift to 40 in 6 h, oscillation of 3 for 1 h, wear to 30 in 8 h; a frozen and a silent sensor for 1 h, a flow that
 goes its own way within its range for 3 h, three odd cycles within the range, ten minutes 20 % beyond the range, two sensors swapped for
-4 h). Found is a fault when an alarm of its tag, or of its asset where a model knows no tags, comes while it lasts. Every other alarm is
-false, but for those of a machine in the half hour behind a fault. The kinds and sizes of faults are ours: other plants have others.
+4 h). The set stands in docs/models.md ("A set to begin with"). Found is a fault when an alarm of its tag, or of its asset where a model knows no tags, comes while it lasts. Every other alarm is
+false, but for those of a machine in the half hour behind a fault. The kinds and sizes of faults are ours: other plants have others,
+and the set was made for this one. It was chosen on other seeds (101 to 103 with 12 machines, about a dozen variants: limits and delays of `multivariate`, ranges
+with and without recipes and temperatures; `drift` of the scatter was written because nothing found the oscillation), looked at once on seed 201 with 50 machines,
+and then on the seed that is printed. Seed 201 gave two of the means: each model tells of at most one alarm a day of a machine (`budget_per_asset: 1/day`), and `drift` begins
+anew behind a pause (`forget_after`). The alarm layer has no budget of the site and knows no floods here.
 """
 
 from __future__ import annotations
@@ -38,31 +42,56 @@ RUN = {"active_when": "mode == run", "warm_up": "48h"}
 MEASURED = ["**/speed", "**/power", "**/*_temp", "**/pressure", "**/flow", "**/vibration", "**/force"]
 
 
-def by_recipe(kind: str, tags: list[str], **more: Any) -> dict[str, dict[str, Any]]:
+CONTROLLED = ["**/pressure", "**/vibration"]
+
+
+def by_recipe(name: str, tags: list[str], *, kind: str | None = None, **more: Any) -> dict[str, dict[str, Any]]:
     """An entry for each recipe: what is controlled has another level in each."""
     return {
-        f"{kind}-{n}": {"kind": kind, "tags": tags, "active_when": f"mode == run and recipe == {n}", "warm_up": "24h", **more}
+        f"{name}-{n}": {
+            "kind": kind or name,
+            "tags": tags,
+            "active_when": f"mode == run and recipe == {n}",
+            "warm_up": "24h",
+            **more,
+        }
         for n in range(3)
     }
 
 
+DAILY = {"budget_per_asset": "1/day"}
+"""What is held back is in the list, and told when its turn comes if it still holds."""
 RECOMMENDED: Settings = {
     **by_recipe(
         "ensemble",
-        ["**/pressure", "**/vibration"],
+        CONTROLLED,
         members={"forecast_residual": {}, "drift": {"threshold": 20}},
-        alarm={"count": "2 of 3"},
+        alarm={"count": "2 of 3", **DAILY},
     ),
-    "stuck": {"tags": MEASURED, "active_when": "mode == run", "warm_up": "24h", "at_least": "10m"},
-    "envelope": {"tags": MEASURED, **RUN},
-    "multivariate": {"tags": [*MEASURED, "**/ambient"], **RUN, "every": "30s", "lateness": "60s", "alarm": {"on_delay": "10m"}},
-    "shape": {"tags": ["**/force"], **RUN, "window": 30, "history": 300},
+    **by_recipe("restless", CONTROLLED, kind="drift", of="scatter", threshold=20, alarm=DAILY),
+    **by_recipe("envelope", [tag for tag in MEASURED if "temp" not in tag], alarm={"count": "2 of 3", **DAILY}),
+    "stuck": {"tags": MEASURED, "active_when": "mode == run", "warm_up": "24h", "at_least": "10m", "alarm": DAILY},
+    "multivariate": {
+        "tags": [*MEASURED, "**/ambient"],
+        **RUN,
+        "every": "30s",
+        "lateness": "60s",
+        "limit": 0.9999,
+        "alarm": {"on_delay": "4m", **DAILY},
+    },
+    "shape": {"tags": ["**/force"], **RUN, "window": 30, "history": 300, "alarm": DAILY},
 }
 BESIDE: Settings = {
-    **by_recipe("forecast_residual", ["**/pressure", "**/vibration"], alarm={"count": "2 of 3"}),
-    **by_recipe("drift", ["**/pressure", "**/vibration"], threshold=20),
+    **by_recipe("forecast_residual", CONTROLLED, alarm={"count": "2 of 3"}),
+    **by_recipe("drift", CONTROLLED, threshold=20),
+    "with_regimes": {
+        **RECOMMENDED["multivariate"],
+        "kind": "multivariate",
+        "tags": [*RECOMMENDED["multivariate"]["tags"], "**/recipe"],
+        "regimes": ["recipe"],
+    },
 }
-"""Not of the set: what the members of the ensemble say by themselves."""
+"""Not of the set: what the members of the ensemble say by themselves, and what `multivariate` does that waits in recipes it does not know."""
 
 
 def watch(made: Plant, settings: Settings) -> tuple[Watch, float]:
@@ -80,7 +109,7 @@ def watch(made: Plant, settings: Settings) -> tuple[Watch, float]:
 
 
 def kind_of(alarm: str) -> str:
-    """The model that an alarm `pressure.drift-2` came from."""
+    """The entry that an alarm `pressure.drift-2` came from, whatever the recipe."""
     return alarm.rsplit(".", 1)[-1].partition("-")[0]
 
 
@@ -155,7 +184,8 @@ def run(data: Path, calibrate: Path, quick: bool) -> Measured:
         ]
     weak = [f"{kind} ({hits} of {of})" for kind, (hits, of) in whole.of.items() if hits < of]
     notes = [
-        f"The set is {', '.join(kinds)}; forecast_residual and drift are the members of the ensemble by themselves, beside it.",
+        f"The set is {', '.join(kinds)} (`restless` is `drift` of the scatter). Beside it: forecast_residual and drift, the members of the "
+        "ensemble by themselves, and `with_regimes`, the multivariate of the set with `regimes: [recipe]`.",
         f"{made.assets} machines, {len(made.tags)} tags, {rows} readings, {len(made.faults)} faults, seed {SEED}; {seconds:.0f} s of CPU.",
         *(
             f"`{kind}` finds {', '.join(f'{name} ({hits} of {of})' for name, (hits, of) in one.of.items() if hits) or 'none'}."

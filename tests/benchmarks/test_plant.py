@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from model_sets._plant import DAY, KINDS, NAMES, Plant, plant
-from model_sets.plant import MEASURED, found_by, labels_of, only, watch
+from model_sets.plant import MEASURED, RECOMMENDED, found_by, labels_of, only, watch
 
 from gateway.jobs.backtest import Alarm
 from gateway.jobs.labels import Labels, resolved
@@ -52,6 +55,17 @@ def test_rows_are_those_that_were_sent_in_order_and_bad_ones_have_no_value(small
     dropouts = [fault for fault in small.faults if fault.kind == "dropout"]
     assert dropouts
     assert not any(small.sent[fault.names[0]][fault.start : fault.end, fault.asset].any() for fault in dropouts)
+
+
+def test_the_set_in_the_docs_is_the_one_that_is_measured() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    shown = yaml.safe_load(page.partition("### A set to begin with")[2].partition("```yaml\n")[2].partition("```")[0])["models"]
+    measured = {name: {"kind": name, **entry} for name, entry in RECOMMENDED.items() if name[-2:] not in ("-1", "-2")}
+    assert shown == measured
+    for number in ("-1", "-2"):  # the other recipes differ in nothing else
+        for name in [name for name in measured if name.endswith("-0")]:
+            condition = f"mode == run and recipe == {number[1]}"
+            assert RECOMMENDED[name[:-2] + number] == {**RECOMMENDED[name], "active_when": condition}
 
 
 def test_frozen_and_silent_sensors_are_found_and_counted(small: Plant) -> None:

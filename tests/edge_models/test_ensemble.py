@@ -132,7 +132,7 @@ def test_a_state_whose_member_cannot_be_taken_back_changes_nothing() -> None:
         ({"stuck": {}}, "'stuck' cannot be a member; there are forecast_residual, drift, envelope, novelty, shape"),
         ({"drift": {"tags": ["**"]}}, "drift: `tags` stands at the ensemble"),
         ({"drift": {"treshold": 3}}, "drift.treshold: "),
-        ({"drift": {"threshold": -3}}, "it has memory, min_samples, slack, threshold"),
+        ({"drift": {"threshold": -3}}, "it has forget_after, memory, min_samples, of, slack, threshold"),
     ],
 )
 def test_mistakes_in_members_are_told(members: dict[str, Any], says: str) -> None:

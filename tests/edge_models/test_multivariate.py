@@ -96,6 +96,20 @@ def test_a_tag_may_fall_silent_come_back_and_come_late() -> None:
     assert (score[260:] >= 0.999999).mean() < 0.01  # neither the absence nor the return is an alarm
 
 
+@pytest.mark.parametrize("pause_s", [0, 60])
+def test_what_was_before_a_pause_is_not_averaged_with_what_is_behind_it(pause_s: int) -> None:
+    values = machine(1600)
+    values[1400:1500, 1] += 8  # mended in the pause
+    whole = polls(values)
+    time = whole.column("time").view(pa.int64()).to_numpy() + pause_s * 1_000_000 * (np.arange(whole.num_rows) >= 1500 * 6)
+    stream = readings(whole.column("tag").to_numpy(), whole.column("value").to_numpy(), time)
+    score = pa.Table.from_batches(build(range(6)).update(stream, 0)).column("score").to_numpy(zero_copy_only=False)
+    assert (score[1490:1500] >= 0.999999).all()
+    assert (score[1500] >= 0.999999) == (pause_s == 0)
+    assert (score[1540:] >= 0.999999).mean() < 0.05
+    assert pause_s == 0 or (score[1500:] < 0.999999).all()
+
+
 def test_copies_and_constants_are_no_trouble() -> None:
     values = machine(1200)
     values[:, 1], values[:, 5] = values[:, 0], 7.0

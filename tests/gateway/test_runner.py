@@ -427,8 +427,8 @@ def batch_of(kind):
 
 
 @pytest.mark.parametrize("keep", [("alert",), ("alert", "health"), ("alert", "health", "score")])
-async def test_scores_and_health_are_stored_only_where_somebody_wants_them_alerts_always(start, keep):
-    outputs = lambda: Outputs([batch_of("score")], [batch_of("alert")], [batch_of("health")])  # noqa: E731
+async def test_scores_and_health_are_stored_only_where_somebody_wants_them_alerts_and_events_always(start, keep):
+    outputs = lambda: Outputs([batch_of("score")], [batch_of("alert")], [batch_of("health")], [batch_of("event")])  # noqa: E731
     rig = await start(ScriptedModels(outputs=outputs), keep=keep)
     await rig.put([1.0])
     await rig.finished()
@@ -436,7 +436,7 @@ async def test_scores_and_health_are_stored_only_where_somebody_wants_them_alert
     assert {kind: rig.spool.end(kind) for kind in ("alert", "health", "score")} == {
         kind: 2 if kind in keep else 0 for kind in ("alert", "health", "score")
     }
-    assert rig.runner.alerts == 2
+    assert rig.runner.alerts == rig.spool.end("event") == 2
 
 
 async def test_alerts_are_stored_though_no_sink_takes_them(start):
