@@ -109,6 +109,7 @@ async def test_answers_are_those_of_this_process_bit_for_bit(tmp_path: Path) -> 
         assert (await worker.answer(asked(0))) is not None
         assert worker.pid == pid
         assert worker.unscored == 0
+        assert os.listdir(f"/proc/{pid}/cwd") == []  # names in a graph that are relative lead nowhere
         assert os.getpriority(os.PRIO_PROCESS, pid) >= min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -374,7 +375,7 @@ def rig(spool: Any, manual_clock: Any, tmp_path: Path) -> Callable[..., Any]:
 
 async def told(spool: Any, kind: str) -> list[dict[str, Any]]:
     await spool.flush()
-    return [row for _, batch in await spool.read(kind, 0, max_rows=10_000) for row in batch.to_pylist()]
+    return [row for _, batch in await spool.read(kind, 0, max_rows=100_000) for row in batch.to_pylist()]
 
 
 @pytest.mark.parametrize("room", [32 << 20, 40])
@@ -453,10 +454,16 @@ async def test_what_comes_while_workers_are_asked_is_one_batch(rig: Any, spool: 
     cuts: list[int] = []
     begin = made.begin
     made.begin = lambda batch, now: (cuts.append(batch.num_rows), begin(batch, now))[1]  # type: ignore[method-assign]
-    async with rig(made) as (_, feed):
-        await asyncio.gather(*(feed([50.0] * 3) for _ in range(5)))
-    assert sum(cuts) == 30
-    assert len([cut for cut in cuts if cut]) < 5
+    async with rig(made) as (runner, feed):
+        pid = runner.workers["watch"].pid
+        os.kill(pid, signal.SIGSTOP)
+        feeding = [asyncio.create_task(feed([50.0] * 3))]
+        await until(lambda: runner.workers["watch"]._piece is not None)
+        feeding += [asyncio.create_task(feed([50.0] * 3)) for _ in range(4)]
+        await until(lambda: spool.end("telemetry") == 30 and len(runner._memory) == 4)
+        os.kill(pid, signal.SIGCONT)
+        await asyncio.gather(*feeding)
+    assert [cut for cut in cuts if cut] == [6, 24]
 
 
 async def test_models_may_be_replaced_while_a_worker_is_asked(rig: Any, spool: Any, tmp_path: Path) -> None:
