@@ -26,7 +26,7 @@ from structlog.testing import capture_logs
 from edge_models import onnx
 from edge_models.base import ModelConfig, ModelContext
 from edge_models.inference import InProcess, Limits, NoAnswer, Request
-from edge_models.runtime import ModelSet
+from edge_models.runtime import Begun, ModelSet
 from gateway import catalogue
 from gateway import runner as runner_module
 from gateway.isolation import inference, requests
@@ -453,7 +453,12 @@ async def test_what_comes_while_workers_are_asked_is_one_batch(rig: Any, spool: 
     made = await asyncio.to_thread(models, mean_graph(tmp_path / "m.onnx", window=1), tmp_path)
     cuts: list[int] = []
     begin = made.begin
-    made.begin = lambda batch, now: (cuts.append(batch.num_rows), begin(batch, now))[1]  # type: ignore[method-assign]
+
+    def counted(batch: pa.RecordBatch, now: int) -> Begun:
+        cuts.append(batch.num_rows)
+        return begin(batch, now)
+
+    made.begin = counted  # type: ignore[method-assign]
     async with rig(made) as (runner, feed):
         pid = runner.workers["watch"].pid
         os.kill(pid, signal.SIGSTOP)
