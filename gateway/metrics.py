@@ -104,6 +104,16 @@ class GatewayMetrics(Collector):
         yield CounterMetricFamily("genba_spool_corrupt_records", "Damaged records found since the start", p.spool.corrupt_records)
         if p.runner is not None:
             yield GaugeMetricFamily("genba_model_behind_rows", "Rows that the models have not seen", p.runner.behind_rows)
+            unscored = CounterMetricFamily(
+                "genba_model_unscored_rows", "Rows that a model in a file was asked for and did not answer", labels=["model"]
+            )
+            resident = GaugeMetricFamily(
+                "genba_model_process_resident_bytes", "Memory of the worker process of a model in a file", labels=["model"]
+            )
+            for name, worker in p.runner.workers.items():
+                unscored.add_metric([name], worker.unscored)
+                resident.add_metric([name], worker.resident)
+            yield from (unscored, resident)
             yield CounterMetricFamily("genba_alert_rows", "Alert transitions of models and limits", p.runner.alerts)
         alarms = GaugeMetricFamily("genba_alarms", "Open alarms", labels=["state", "severity"])
         open_ = p.alarms.counts()

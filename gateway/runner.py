@@ -10,13 +10,13 @@ import asyncio
 import os
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 import structlog
 
-from edge_models.inference import NOTHING, Numbers
 from edge_models.runtime import Begun, ModelSet, Outputs
 from schemas.clock import Clock
 from schemas.errors import Busy
@@ -27,6 +27,8 @@ from .isolation.inference import WorkerExecutor
 from .spool import Spool
 
 _REMEMBERED = 100_000
+_AT_ONCE: Final = 50_000  # rows
+_WINDOW_BYTES: Final = 32 << 20
 _NAME = re.compile(r"state-(\d+)\.bin")
 
 
@@ -54,7 +56,8 @@ class ModelRunner:
         self.cursor = 0  # next telemetry row
         self.alerts = 0
         self.stored = 0  # snapshots that are durable
-        self._spool, self._put, self._keep, self._clock = spool, put, frozenset(keep), clock
+        self._spool, self._put, self._clock = spool, put, clock
+        self._keep_kinds = frozenset(keep)
         self._directory, self._log = directory, log
         self._snapshot_every_s, self._max_rows = snapshot_every_s, max_rows
         self._memory: deque[tuple[int, pa.RecordBatch]] = deque()
@@ -64,7 +67,8 @@ class ModelRunner:
         self._now = 0
         self._stumbled = -1  # row of the batch on which a model crashed
         self._workers = _workers(models)
-        self._retired: list[WorkerExecutor] = []  # of models that were replaced
+        self._keepers: list[asyncio.Task[None]] = []  # of the workers' processes
+        self._group: asyncio.TaskGroup | None = None  # they run in, while `run` does
         self._begun: Begun | None = None  # while workers are asked
         self._unanswered: Outputs | None = None  # of a batch whose models were replaced meanwhile
         self._unstored = ""  # why the newest snapshot could not be stored
@@ -86,18 +90,33 @@ class ModelRunner:
     def replace(self, models: ModelSet) -> None:
         """Go on with the same models built over tags that are read at other times; what they know goes along.
 
-        A batch for which workers are being asked is finished at once, without their answers.
+        A batch for which workers are being asked is finished at once, without their answers. New workers start beside the data.
         """
         if self._begun is not None:
             self._unanswered = self.models.finish(self._begun, {})
+            for name, _, request in self._begun.requests:
+                self._workers[name].unscored += request.rows
             self._begun = None
         for name, reason in models.restore(self.models.snapshot()).items():
             self._log.warning("model starts fresh", model=name, error=reason)
         self.models = models
-        for worker in self._workers.values():
-            worker.abandon()
-            self._retired.append(worker)
-        self._workers = _workers(models)
+        before, self._workers = self._workers, _workers(models)
+        for name, worker in self._workers.items():
+            worker.unscored = before[name].unscored if name in before else 0
+        self._keep()
+
+    def _keep(self) -> None:
+        """Let the processes of the workers run, and those of workers before them end. Nobody waits for either."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        self._keepers = (
+            [] if self._group is None else [self._group.create_task(worker.keep()) for worker in self._workers.values()]
+        )
+
+    @property
+    def workers(self) -> Mapping[str, WorkerExecutor]:
+        """The workers of those models that lie in files, by name of the model."""
+        return self._workers
 
     @property
     def suspended(self) -> dict[str, str]:
@@ -155,16 +174,19 @@ class ModelRunner:
         self._wake.set()
 
     async def run(self) -> None:
-        """Score until `finish()` and nothing is left, or cancelled. The workers of models end with it."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for worker in self._workers.values():
-                    group.create_task(worker.prepare())
-            await self._run()
-        finally:
-            for worker in (*self._retired, *self._workers.values()):
-                await worker.close()
-            self._retired.clear()
+        """Score until `finish()` and nothing is left, or cancelled. The workers of models start beside it and end with it."""
+        crash: Exception | None = None
+        async with asyncio.TaskGroup() as self._group:
+            self._keep()
+            try:
+                await self._run()
+            except Exception as error:  # noqa: BLE001 (raised below as it is, not within a group)
+                crash = error
+            finally:
+                self._group = None
+                self._keep()
+        if crash is not None:
+            raise crash
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -193,56 +215,81 @@ class ModelRunner:
                     await self._wake.wait()
             except TimeoutError:
                 # A tick: off-delays run out and missing updates are noticed although nothing arrives.
-                await self._score(None)
+                await self._tick()
 
     async def _step(self) -> bool:
         """Score the next rows, wherever they are. False when there are none."""
         while self._memory and self._memory[0][0] + self._memory[0][1].num_rows <= self.cursor:
             self._memory_rows -= self._memory.popleft()[1].num_rows
         if self._memory and self._memory[0][0] <= self.cursor:
-            first, batch = self._memory.popleft()
-            self._memory_rows -= batch.num_rows
+            first, batch = self._from_memory()
             skip = self.cursor - first
-            await self._score((self.cursor, batch.slice(skip) if skip else batch))
+            await self._score(self.cursor, batch.slice(skip) if skip else batch)
             return True
         end = self._memory[0][0] if self._memory else self._spool.end("telemetry")
         if self.cursor >= end:
             return False
         if self._spool.durable("telemetry") <= self.cursor:
             await self._spool.flush()
-        read = await self._spool.read("telemetry", self.cursor, max_rows=50_000)
+        read = await self._spool.read("telemetry", self.cursor, max_rows=_AT_ONCE)
         if not read:
             self.cursor = min(end, self._spool.durable("telemetry"))  # quarantined rows: nobody will ever read them
-        for first, batch in read:
-            await self._score((first, batch))
+        for first, batch in _joined(read) if self._workers else read:
+            await self._score(first, batch)
         return True
 
-    async def _score(self, rows: tuple[int, pa.RecordBatch] | None) -> None:
-        if rows is None:
-            self._now = max(self._now, self._clock.now_us())
-            out = self.models.tick(self._now)
-        else:
-            first, batch = rows
-            self._now = max(self._now, self._clock.now_us())
-            try:
-                # Without a model the rows need no numbers: nobody looks at them.
-                if not self.models.names:
-                    out = self.models.tick(self._now)
-                elif self._workers:
-                    out = await self._ask(with_seq(batch, first))
-                else:
-                    out = self.models.update(with_seq(batch, first), self._now)
-            except Exception as error:
-                if self._stumbled != first:
-                    self._stumbled = first  # once more after the restart
-                    raise
-                # Not for ever: the limits of every other tag are watched by the same models.
-                self.cursor = first + batch.num_rows
-                self._log.error(
-                    "models cannot take these rows and go on behind them", first=first, rows=batch.num_rows, error=repr(error)
-                )
-                return
+    def _from_memory(self) -> tuple[int, pa.RecordBatch]:
+        """The oldest batch; beside workers all that wait: whoever waits for a worker waits once, however much has come meanwhile."""
+        taken = [self._memory.popleft()]
+        first, count = taken[0][0], taken[0][1].num_rows
+        while self._workers and self._memory and self._memory[0][0] == first + count:
+            if count + self._memory[0][1].num_rows > _AT_ONCE:
+                break
+            taken.append(self._memory.popleft())
+            count += taken[-1][1].num_rows
+        self._memory_rows -= count
+        return _joined(taken)[0]
+
+    async def _score(self, first: int, batch: pa.RecordBatch) -> None:
+        """One batch. Beside workers in parts, so that the windows of its rows take a bounded room; its budget is one."""
+        since: float | None = None
+        began = asyncio.get_running_loop().time()
+        at = 0
+        while at < batch.num_rows:
+            room = sum(worker.row_bytes for worker in self._workers.values())
+            part = batch.slice(at, max(1, _WINDOW_BYTES // room)) if room else batch
+            await self._score_part(first + at, part, since)
+            at += part.num_rows
+            since = began
+
+    async def _score_part(self, first: int, batch: pa.RecordBatch, since: float | None) -> None:
+        self._now = max(self._now, self._clock.now_us())
+        try:
+            # Without a model the rows need no numbers: nobody looks at them.
+            if not self.models.names:
+                out = self.models.tick(self._now)
+            elif self._workers:
+                out = await self._ask(with_seq(batch, first), since)
+            else:
+                out = self.models.update(with_seq(batch, first), self._now)
+        except Exception as error:
+            if self._stumbled != first:
+                self._stumbled = first  # once more after the restart
+                raise
+            # Not for ever: the limits of every other tag are watched by the same models.
             self.cursor = first + batch.num_rows
+            self._log.error(
+                "models cannot take these rows and go on behind them", first=first, rows=batch.num_rows, error=repr(error)
+            )
+            return
+        self.cursor = first + batch.num_rows
+        await self._tell(out)
+
+    async def _tick(self) -> None:
+        self._now = max(self._now, self._clock.now_us())
+        await self._tell(self.models.tick(self._now))
+
+    async def _tell(self, out: Outputs) -> None:
         for batch in out.alerts:
             self.alerts += batch.num_rows
             await self._put("alert", batch)
@@ -250,29 +297,23 @@ class ModelRunner:
             await self._put("event", batch)
         outputs: tuple[tuple[Kind, list[pa.RecordBatch]], ...] = (("health", out.health), ("score", out.scores))
         for kind, batches in outputs:
-            if kind in self._keep:
+            if kind in self._keep_kinds:
                 for batch in batches:
                     await self._put(kind, batch)
 
-    async def _ask(self, batch: pa.RecordBatch) -> Outputs:
-        """`ModelSet.update` with the workers' answers; each has its own budget, and they work side by side."""
+    async def _ask(self, batch: pa.RecordBatch, since: float | None) -> Outputs:
+        """`ModelSet.update` with the workers' answers; each has its own budget, and they work side by side. `since`: see `answer`."""
         begun = self._begun = self.models.begin(batch, self._now)
         workers = self._workers
-        asked = [(name, workers[name], request) for name, _, request in begun.requests]
-        answers: dict[str, Numbers | None] = {name: NOTHING for name, _, _ in asked}
         try:
-            if any(request.rows for _, _, request in asked):
-                async with asyncio.TaskGroup() as group:
-                    tasks = {name: group.create_task(worker.answer(request)) for name, worker, request in asked}
-                answers = {name: task.result() for name, task in tasks.items()}
-            while self._retired:
-                await self._retired.pop().close()
+            async with asyncio.TaskGroup() as group:
+                tasks = {name: group.create_task(workers[name].answer(one, since)) for name, _, one in begun.requests}
         finally:
+            replaced, self._unanswered = self._unanswered, None
             self._begun = None
-        if self._unanswered is not None:
-            out, self._unanswered = self._unanswered, None
-            return out
-        return self.models.finish(begun, answers)
+        if replaced is not None:
+            return replaced
+        return self.models.finish(begun, {name: task.result() for name, task in tasks.items()})
 
     async def snapshot(self) -> None:
         """Store the models' state as of `cursor`, durable, after every row up to it is durable.
@@ -295,6 +336,18 @@ class ModelRunner:
 
 def _workers(models: ModelSet) -> dict[str, WorkerExecutor]:
     return {name: one for name, one in models.executors.items() if isinstance(one, WorkerExecutor)}
+
+
+def _joined(batches: Sequence[tuple[int, pa.RecordBatch]]) -> list[tuple[int, pa.RecordBatch]]:
+    """Batches with their first rows; those that follow one another without a hole are one."""
+    runs: list[tuple[int, list[pa.RecordBatch]]] = []
+    end = -1
+    for first, batch in batches:
+        if first != end:
+            runs.append((first, []))
+        runs[-1][1].append(batch)
+        end = first + batch.num_rows
+    return [(first, run[0] if len(run) == 1 else pa.concat_batches(run)) for first, run in runs]
 
 
 def _snapshots(directory: Path) -> list[tuple[int, Path]]:

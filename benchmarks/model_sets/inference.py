@@ -73,7 +73,11 @@ async def _worker(file: bytes, request: Request, expected: bytes, repetitions: i
     """Seconds per row in batches, seconds for one row, resident bytes, and whether the answers are the expected ones."""
     worker = WorkerExecutor(file, "life.onnx", Limits(30.0, 1 << 30), "models.life.file", log=structlog.get_logger())
     single = Request({name: array[:1] for name, array in request.inputs.items()}, request.output)
+    keeper = asyncio.create_task(worker.keep())
     try:
+        async with asyncio.timeout(60):
+            while not worker.pid:  # noqa: ASYNC110 (a process that starts)
+                await asyncio.sleep(0.01)
         found = await worker.answer(request)
         took: dict[int, list[float]] = {1: [], request.rows: []}
         for _ in range(repetitions):
@@ -87,4 +91,5 @@ async def _worker(file: bytes, request: Request, expected: bytes, repetitions: i
             found is not None and found.tobytes() == expected,
         )  # fmt: skip
     finally:
-        await worker.close()
+        keeper.cancel()
+        await asyncio.wait([keeper])

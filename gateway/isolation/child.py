@@ -11,7 +11,6 @@ import gc
 import json
 import logging
 import os
-import signal
 import sys
 from contextlib import aclosing, suppress
 from dataclasses import asdict
@@ -25,7 +24,7 @@ from gateway.clock import WallClock
 from gateway.handover import from_plain
 from gateway.logs import quiet_libraries
 
-from . import errors, memory
+from . import errors, memory, pipes
 from .batches import pack
 from .frames import BEAT_S, MAX_SETUP, Frame, Frames, Garbled, Say, encode
 
@@ -202,17 +201,11 @@ async def _main(down: BinaryIO, up: BinaryIO) -> None:
 
 def main(parent: int) -> None:
     """Run until the gateway lets go or is gone; what libraries print goes to stderr."""
-    memory.die_with(parent)
-    for number in (signal.SIGINT, signal.SIGTERM):  # a service manager signals every process; the gateway says when to end
-        signal.signal(number, signal.SIG_IGN)
-    down, up = os.dup(0), os.dup(1)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
+    down, up = pipes.taken(parent)
     logging.basicConfig(level=logging.ERROR)
     quiet_libraries()
     try:
-        asyncio.run(_main(os.fdopen(down, "rb", 0), os.fdopen(up, "wb", 0)))
+        asyncio.run(_main(down, up))
     except MemoryError:
         os._exit(memory.OUT_OF_MEMORY)
 

@@ -113,8 +113,11 @@ class ChildProcess(asyncio.Protocol):
         answer = self._answer = self._loop.create_future()
         if self.end is not None:
             return
-        self.send(frame)
         try:
+            if len(frame.payload) < _PIPE:
+                self.send(frame)
+            else:
+                await self._send_large(frame)
             error = await answer
         finally:
             self._answer = None
@@ -122,6 +125,19 @@ class ChildProcess(asyncio.Protocol):
             self._patience_s = HUNG_S
         if error is not None:
             raise error
+
+    async def _send_large(self, frame: Frame) -> None:
+        """As `send`, so that the loop is not held up by the checksum and the copy of hundreds of megabytes."""
+        data = memoryview(await asyncio.to_thread(encode, frame))
+        for at in range(0, len(data), _PIPE):
+            if self._down is None or self._down.is_closing():
+                return
+            self._down.write(data[at : at + _PIPE])
+            await asyncio.sleep(0)
+
+    async def gone(self) -> None:
+        """Wait until a process that was started has ended, whatever the reason."""
+        await self._gone.wait()
 
     async def close(self, patience_s: float) -> None:
         """Ask it to let go of the device and to end; kill it when it does not. It is gone afterwards, also where this is cancelled."""

@@ -18,6 +18,8 @@ from .frames import Garbled
 _ASKED: Final = "inference"
 _OUTPUT: Final = "\0output"  # no input of a graph is called that
 _LENGTH: Final = struct.Struct("<I")
+_NONSENSE: Final = (StateMismatch, KeyError, ValueError, RecursionError)
+"""What `unpack` raises for bytes that nobody packed; JSON that is none, or is nested without end, among them."""
 
 
 def setup_to_bytes(data: bytes, file: str, where: str, memory_limit: int) -> bytes:
@@ -43,7 +45,7 @@ def request_from_bytes(payload: bytes) -> Request:
     try:
         arrays = unpack(payload, _ASKED, 1, "")
         output = array_text(arrays.pop(_OUTPUT))
-    except (StateMismatch, KeyError) as error:
+    except _NONSENSE as error:
         raise Garbled(f"not a request: {error}") from error
     return Request({name: _numbers(array) for name, array in arrays.items()}, output)
 
@@ -59,7 +61,7 @@ def answers_from_bytes(payload: bytes) -> tuple[Numbers | None, str]:
     try:
         arrays = unpack(payload, _ASKED, 1, "")
         why = array_text(arrays["why"])
-    except (StateMismatch, KeyError) as error:
+    except _NONSENSE as error:
         raise Garbled(f"not answers: {error}") from error
     found = arrays.get("answers")
     if found is not None and found.ndim != 2:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
 from edge_models.inference import NoAnswer, infer, session
 
-from . import errors, memory, requests
+from . import errors, memory, pipes, requests
 from .frames import BEAT_S, MAX_SETUP, Frame, Frames, Say, encode
 
 _NICER: Final = 10
@@ -86,17 +86,19 @@ def _frames(down: BinaryIO) -> Iterator[Frame]:
         yield from frames.feed(data)
 
 
+def _go_nowhere() -> None:
+    """Work in a directory that is empty and stays so: a relative name in a graph leads to no file of the gateway's."""
+    directory = tempfile.mkdtemp()
+    os.chdir(directory)
+    os.rmdir(directory)
+
+
 def main(parent: int) -> None:
     """Run until the gateway lets go or is gone; what libraries print goes to stderr."""
-    memory.die_with(parent)
+    down, up = pipes.taken(parent)
     os.nice(_NICER)  # collecting and delivering go first
-    for number in (signal.SIGINT, signal.SIGTERM):  # a service manager signals every process; the gateway says when to end
-        signal.signal(number, signal.SIG_IGN)
-    down, up = os.dup(0), os.dup(1)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-    Worker(os.fdopen(up, "wb", 0)).run(_frames(os.fdopen(down, "rb", 0)))
+    _go_nowhere()
+    Worker(up).run(_frames(down))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import socket
 import urllib.request
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -66,6 +67,7 @@ async def scraped(gateway):
         pipeline.collectors.append(
             Collector("apart", apart, [], put=pipeline.put, clock=pipeline.clock, rng=Random(), log=pipeline.log)
         )
+        pipeline.runner._workers = {"press-health": SimpleNamespace(resident=5e7, unscored=3, row_bytes=0, suspended="")}
         return await asyncio.to_thread(fetch, port)
 
 
@@ -83,6 +85,8 @@ async def test_the_metrics_parse_and_the_rows_add_up(gateway):
     assert samples["genba_task_crashes_total", ("task", "models")] == 2
     assert samples["genba_adapter_process_ends_total", ("adapter", "apart"), ("reason", "memory")] == 3
     assert samples["genba_adapter_process_resident_bytes", ("adapter", "apart")] == 0
+    assert samples["genba_model_unscored_rows_total", ("model", "press-health")] == 3
+    assert samples["genba_model_process_resident_bytes", ("model", "press-health")] == 5e7
     assert 0 <= samples["genba_spool_oldest_row_age_seconds", ("sink", "lake")] < 60
     rows = {
         labels[1][1]: value
