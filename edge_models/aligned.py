@@ -7,8 +7,9 @@ reading of a later step comes. So it depends on the readings before it alone, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from .slots import NEVER, Bools, Floats, Index, Readings, Slots, Times
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 _ALL: Final = slice(None)
+_WORTH_IT: Final = 32  # rows of a poll from which on it is cheaper than its rows one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,43 @@ class Aligner:
         place, group, time = self.place[slots], self.group[slots], readings.time[rows]
         seq, value = readings.seq[rows], readings.value[rows]
         step = time // self._every
+
+        def live(part: slice, rest: Index) -> list[bool]:
+            found: list[bool] = (~readings.backfilled()[rows][part][rest]).tolist()
+            return found
+
+        found: list[Aligned] = []
+        for part in self._stretches(slots):
+            columns = slots[part], place[part], group[part], time[part], step[part], seq[part], value[part]
+            found += self._part(*columns, partial(live, part))
+        return found
+
+    def _stretches(self, slots: Index) -> list[slice]:
+        """Stretches of rows in which no tag comes twice, where they are long enough to be worth it; else all rows as one.
+
+        However rows are cut, what comes of them is the same; whole polls are faster than rows one by one.
+        """
+        n = len(slots)
+        if np.bincount(slots, minlength=1).max() == 1:
+            return [_ALL]
+        order = np.argsort(slots, kind="stable")
+        again = np.full(n, n)  # the next row of the same tag
+        same = np.flatnonzero(slots[order[1:]] == slots[order[:-1]])
+        again[order[same]] = order[same + 1]
+        ends = np.minimum.accumulate(again[::-1])[::-1]  # of the stretch that begins here
+        found: list[slice] = []
+        at = 0
+        while at < n:
+            found.append(slice(at, int(ends[at])))
+            at = found[-1].stop
+            if len(found) * _WORTH_IT > n:
+                return [_ALL]
+        return found
+
+    def _part(
+        self, slots: Index, place: Index, group: Index, time: Times, step: Times, seq: Times, value: Floats,
+        live: Callable[[Index], list[bool]],
+    ) -> list[Aligned]:  # fmt: skip
         odd = self._odd(slots, place, group, time, step)
         found: list[Aligned] = []
         if odd is None:
@@ -108,10 +147,9 @@ class Aligner:
             if len(plain):
                 found += self._polls(place[plain], group[plain], time[plain], step[plain], seq[plain], value[plain])
             rest = np.flatnonzero(odd)
-            live = ~readings.backfilled()[rows][rest]
             found += self._one_by_one(
                 place[rest].tolist(), group[rest].tolist(), time[rest].tolist(), step[rest].tolist(), seq[rest].tolist(),
-                value[rest].tolist(), live.tolist(),
+                value[rest].tolist(), live(rest),
             )  # fmt: skip
         return found
 

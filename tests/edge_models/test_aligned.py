@@ -116,3 +116,22 @@ def test_a_state_goes_with_its_tags() -> None:
     assert rows(fewer.take(decode(rest)), 0)[3:] == [(time, seq, [b, a]) for time, seq, (a, b, _) in rows(expected, 2)][3:]
     with pytest.raises(StateMismatch):
         aligner().restore({**old.arrays(), "value": np.zeros((2, 2))})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_polls_in_one_batch_are_the_rows_of_polls_one_by_one(seed: int) -> None:
+    """Wide enough that a batch is taken poll by poll; some tags are missing, some rows late or of another step."""
+    rng = np.random.default_rng(seed)
+    groups = tuple(tuple(range(at * 6, at * 6 + 6)) for at in range(9))
+    tag = np.concatenate([rng.permutation(54)[: rng.integers(40, 55)] for _ in range(40)]).astype(np.int32)
+    poll = np.cumsum(np.r_[0, np.diff(np.arange(len(tag)) // 50)])
+    time = T0 + poll * S // 2 + rng.integers(0, S // 5, len(tag)) - (rng.random(len(tag)) < 0.02) * S
+    batch = readings(tag, rng.normal(size=len(tag)), time)
+    whole, pieces = aligner(groups), aligner(groups)
+    found = fed(batch, whole)
+    one_by_one = [row for at in range(batch.num_rows) for row in fed(batch.slice(at, 1), pieces)]
+    for group in range(9):
+        assert rows(found, group) == rows(one_by_one, group) != []
+    assert all(
+        np.array_equal(a, b, equal_nan=True) for a, b in zip(whole.arrays().values(), pieces.arrays().values(), strict=True)
+    )
