@@ -59,7 +59,7 @@ class FileModelConfig(ModelConfig):
     )
     budget: Duration = Field(
         Duration("1s"),
-        description="Time for the rows of one batch, up to 256 of them; a model that takes longer is suspended with an alert.",
+        description="Time for the rows of one batch; rows beyond it have no score, and a model that does not keep up is suspended with an alert.",
     )
     memory_limit: Size = Field(
         Size("512 MB"), description="Memory of the model's worker process; one that takes more is suspended."
