@@ -111,7 +111,7 @@ def _swallows_everything(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("run", "data", "said"),
     [
-        (_unbounded, b"\x7f\xff\xff\xff", "took 1342"),
+        (_unbounded, b"\x7f\xff\xff\xff", "took 134"),
         (_endless, b"x", "still at work"),
         (_slow, b"x", "of CPU time, every time"),
         (_untyped, b"", "IndexError is not among its errors"),
@@ -146,7 +146,7 @@ def test_a_search_finds_a_count_that_is_believed() -> None:
     def search(data: bytes) -> None:
         judge(target, data)
 
-    with pytest.raises(Violation, match="took 1342"):
+    with pytest.raises(Violation, match="took 134"):
         search()
 
 
