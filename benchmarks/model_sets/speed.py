@@ -79,6 +79,18 @@ def asset_polls(count: int, first: int) -> Iterator[pa.RecordBatch]:
         yield with_seq(telemetry(time_us=(k + 1) * 1_000_000, tag=ids, value=value, quality=quality), k * TAGS)
 
 
+def updating(models: ModelSet, pending: Iterator[pa.RecordBatch]) -> Callable[[], float]:
+    """ns per tag-sample of the next poll through the models and the alarm layer."""
+
+    def measure() -> float:
+        batch = next(pending)
+        began = time.thread_time()
+        models.update(batch, 0)
+        return (time.thread_time() - began) / TAGS * 1e9
+
+    return measure
+
+
 def assets(rounds: int) -> Callable[[], float]:
     """A contestant: ns per tag-sample of one poll of all assets through `multivariate` and the alarm layer."""
     tags = [
@@ -92,14 +104,7 @@ def assets(rounds: int) -> Callable[[], float]:
         out = models.update(batch, 0)
     assert out.scores[0].column("score").null_count == 0, "not warm"
     pending = asset_polls(rounds, LEARNT)
-
-    def measure() -> float:
-        batch = next(pending)
-        began = time.thread_time()
-        models.update(batch, 0)
-        return (time.thread_time() - began) / TAGS * 1e9
-
-    return measure
+    return updating(models, pending)
 
 
 def end_to_end(
@@ -113,14 +118,7 @@ def end_to_end(
         # `stuck` says nothing about tags that have never changed.
         assert scores.column("score").null_count <= (TAGS // 2 if still else 0), "not warm"
     pending = polls(rounds, WARM, spoil=spoil, still=still)
-
-    def measure() -> float:
-        batch = next(pending)
-        began = time.thread_time()
-        models.update(batch, 0)
-        return (time.thread_time() - began) / TAGS * 1e9
-
-    return measure
+    return updating(models, pending)
 
 
 def kernels(kinds: tuple[str, ...], rounds: int) -> Callable[[], float]:
