@@ -27,7 +27,8 @@ _STARTING_S: Final = 60.0
 """As long may it take to import its libraries and to plan its requests; small computers are slow at both."""
 _PIPE: Final = 2**20  # bytes: a batch goes through in one piece
 _REAP_S: Final = 0.005
-_LINGERS_S: Final = 2.0  # between the end of its pipe and the kill, and between the kill and giving it up to the operating system
+_LINGERS_S: Final = 2.0  # between the end of its pipe and the kill
+_DYING_S: Final = 10.0  # between the kill and giving it up to the operating system: others come first on a busy machine
 _STDERR: Final = 2000  # bytes of what it printed last that go into the log
 _KEPT_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TZDIR", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONTZPATH")  # fmt: skip
 
@@ -151,12 +152,12 @@ class ChildProcess(asyncio.Protocol):
                 await self._gone.wait()
         except TimeoutError:
             self.kill("hung", f"did not let go within {patience_s:g} s")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LINGERS_S):
-                    await self._gone.wait()
         finally:
             if not self._gone.is_set():
                 self.kill("closed", "")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_DYING_S):
+                        await self._gone.wait()
         await asyncio.sleep(0)  # the transports let go of their pipes on the loop's next turn
 
     def kill(self, end: End, why: str) -> None:

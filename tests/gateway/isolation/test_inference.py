@@ -32,6 +32,7 @@ from gateway import runner as runner_module
 from gateway.isolation import inference, requests
 from gateway.isolation.frames import Frame, Garbled, Say
 from gateway.isolation.inference import ROWS, WorkerExecutor, open_worker
+from gateway.isolation.process import ChildProcess
 from gateway.runner import ModelRunner
 from schemas.kinds import with_seq
 from schemas.tags import Limits as TagLimits
@@ -144,7 +145,7 @@ async def test_a_batch_has_one_budget_and_what_is_not_done_by_then_has_no_answer
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with working(slow_graph(tmp_path / "busy.onnx", 1), budget_s=1.0, pause_s=3600) as worker:
-        await ready(worker)
+        pid = await ready(worker)
         found = await worker.answer(pair(50_000))
         assert found is not None
         missing = np.isnan(found[:, 0])
@@ -152,9 +153,11 @@ async def test_a_batch_has_one_budget_and_what_is_not_done_by_then_has_no_answer
         assert not missing[: 50_000 - worker.unscored].any()
         assert (found[~missing] == 0.25).all()
         assert worker.suspended == ""
+        os.kill(pid, signal.SIGSTOP)  # else it may be as quick as the question
         assert (
             await worker.answer(pair(1), since=asyncio.get_running_loop().time() - 1.0) is None
-        )  # its budget was used by the part before
+        )  # the part before used the budget
+        os.kill(pid, signal.SIGCONT)
         assert (await answered(worker, pair(2))).tolist() == [[0.25]] * 2
         monkeypatch.setattr(inference, "LATE_S", 0.0)
         await worker.answer(pair(50_000))
@@ -198,6 +201,19 @@ async def test_a_worker_that_dies_is_suspended_and_started_anew(tmp_path: Path) 
         again = await answered(worker, asked(3))
         assert again.tobytes() == first.tobytes()
         assert worker.suspended == ""
+
+
+async def test_a_process_is_gone_also_where_its_closing_is_cancelled() -> None:
+    child = ChildProcess(memory_limit=600 << 20, on_frame=lambda _: None, on_end=lambda: None, module="worker")
+    await child.start()
+    os.kill(child.pid, signal.SIGSTOP)
+    closing = asyncio.create_task(child.close(3600))
+    await asyncio.sleep(0.01)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, 0)  # and nobody has to reap it any more
 
 
 async def test_a_worker_that_dies_while_nobody_asks_is_suspended_too(tmp_path: Path) -> None:
