@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +49,14 @@ def test_parts_have_names_and_seeds_of_their_own() -> None:
         len(set(NAMES)) == len({part.module for part in prove.PARTS}) == len({part.seed(7) for part in prove.PARTS}) == len(NAMES)
     )
     assert prove.PARTS[0].seed(7) == prove.PARTS[0].seed(7) != prove.PARTS[0].seed(8)
+
+
+@pytest.mark.parametrize(("idle", "nice"), [(False, 5), (True, 0)])
+async def test_parts_that_work_come_behind_the_one_that_waits(tmp_path: Path, idle: bool, nice: int) -> None:
+    proving = await _outcome(tmp_path, (replace(STAND_IN, idle=idle),))
+    proof = proving.outcomes[0].proof
+    assert proof is not None
+    assert proof.measured["nice"] == max(nice, os.nice(0))
 
 
 async def test_a_run_becomes_a_table_that_fits_the_docs(tmp_path: Path) -> None:
