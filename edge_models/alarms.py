@@ -40,6 +40,8 @@ _KIND: Final = "alarms"
 _VERSION: Final = 2
 _SCORE, _LIMIT = SCORE.get_field_index("score"), SCORE.get_field_index("limit")
 _EVERY_ROW: Final = 2**62
+_LIMITS_KNOWN: Final = 64  # columns of limits whose least is remembered, and the most rows of one
+_ROWS_KNOWN: Final = 20_000
 _FEW: Final = 8  # alarms of one batch for which it does not pay to know the time of every row
 
 
@@ -96,6 +98,7 @@ class AlarmLayer:
         self._clock = 0  # newest time of the gateway at which there was something to do, µs
         self._news: list[_News] = []
         self._recent = Recent()
+        self._known_limits: dict[tuple[int, int, int], tuple[pa.Buffer, float]] = {}
         self._restored = False
 
     def add(self, name: str, config: AlarmConfig, model: EdgeModel | None = None, *, limits: bool = False) -> None:
@@ -120,9 +123,10 @@ class AlarmLayer:
         """Take rows of one model and alarm; `settle` tells what came of them. Costs next to nothing while all is well."""
         delays = self._delays_of(model, alarm)
         score: Floats = scores.column(_SCORE).to_numpy(zero_copy_only=False)
-        limit: Floats = scores.column(_LIMIT).to_numpy(zero_copy_only=False)
-        if delays.is_quiet(score, limit):
+        limits = scores.column(_LIMIT)
+        if delays.is_quiet(score, self._least(limits)):
             return
+        limit: Floats = limits.to_numpy(zero_copy_only=False)
         subject = self._subjects(scores)
         delays.grow(self._size + len(self._assets))
         time: Times = scores.column("time").view(pa.int64()).to_numpy(zero_copy_only=False)
@@ -130,6 +134,20 @@ class AlarmLayer:
         seq = (numbers.fill_null(-1) if numbers.null_count else numbers).to_numpy()
         for turn in delays.turns(subject, seq, time, score, limit, inactive):
             self._news.append(_News(model, alarm, scores, turn, int(seq[turn.row]), int(time[turn.row])))
+
+    def _least(self, limits: pa.Array) -> float:
+        """The least of a column of limits; infinity where there is none. Models give the same buffer again and again."""
+        buffer = limits.buffers()[1]
+        if buffer is None or limits.null_count or len(limits) > _ROWS_KNOWN:
+            return float(np.fmin.reduce(limits.to_numpy(zero_copy_only=False), initial=np.inf))
+        key = buffer.address, limits.offset, len(limits)
+        known = self._known_limits.get(key)
+        if known is None:
+            if len(self._known_limits) >= _LIMITS_KNOWN:
+                self._known_limits.clear()
+            least = float(np.fmin.reduce(limits.to_numpy(zero_copy_only=False), initial=np.inf))
+            known = self._known_limits[key] = buffer, least  # while it is held its address is nobody else's
+        return known[1]
 
     def settle(self, readings: Readings | None, now: int, *, upto_us: int = 0) -> pa.RecordBatch | None:
         """What came of the rows since the last call, in the order of the rows, whatever model it is about -> ALERT or None.

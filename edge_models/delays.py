@@ -106,9 +106,11 @@ class Delays:
         setting = self._settings[name]
         return setting[at].item() if isinstance(setting, np.ndarray) else setting
 
-    def is_quiet(self, score: Floats, limit: Floats) -> bool:
-        """True when nothing is waiting and no score reaches its limit: then there is nothing to do."""
-        return not self._busy and not (score >= limit).any()
+    def is_quiet(self, score: Floats, least: float) -> bool:
+        """True when nothing is waiting and no score reaches the `least` of the limits: then there is nothing to do."""
+        if self._busy:
+            return False
+        return bool(score.max(initial=-np.inf) < least) or not (score >= least).any()  # a NaN is neither
 
     def turns(
         self, subject: Index, seq: npt.NDArray[np.int64], time: Times, score: Floats, limit: Floats, shut: Bools | None

@@ -15,7 +15,7 @@ from schemas.tags import Tag
 from schemas.values import Duration
 
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
-from .per_tag import UNKNOWN_STEP, PerTagModel, Scratch, Singles, finer_step
+from .per_tag import PREVIOUS, SCRATCH, UNKNOWN_STEP, PerTagModel, Singles, finer_step
 from .sentences import interval, quantity
 from .slots import NEVER, At, Bools, Floats, Index, Times
 
@@ -66,11 +66,11 @@ class Drift(PerTagModel):
         "level": 0.0,
         "spread": 0.0,  # mean absolute deviation, robust
         "step": float(UNKNOWN_STEP),  # smallest change seen while it mattered: the resolution of the sensor
-        "previous": np.nan,
+        PREVIOUS: np.nan,
         "up": 0.0,  # sums in mean absolute deviations
         "down": 0.0,
     }
-    single: ClassVar[Collection[str]] = frozenset(initial) - {"level", "previous"}
+    single: ClassVar[Collection[str]] = frozenset(initial) - {"level", PREVIOUS}
     learnt_with: ClassVar[tuple[str, ...]] = ("memory", "of")
 
     def __init__(self, config: DriftConfig, context: ModelContext) -> None:
@@ -84,7 +84,6 @@ class Drift(PerTagModel):
         self._over: Times = np.full(n, NEVER)  # time of the newest reading, where the sum had reached the threshold
         self._any_over = True
         self._nothing = np.zeros(n, dtype=np.float32)  # numpy is faster with an array than with a number
-        self._scratch = Scratch(n, 5)
 
     def _times(self) -> dict[str, Times]:
         return {"over": self._over}
@@ -97,12 +96,12 @@ class Drift(PerTagModel):
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
         s = self.view(at)
         level, spread, up, down = s["level"], s["spread"], s["up"], s["down"]
-        (residual, deviation, scale, largest, work), exact, flag = self._scratch.of(len(value))
+        (residual, deviation, scale, largest, work, *_), exact, flag = SCRATCH.of(len(value))
         gain = self.gain(count, self._memory)
         if ready is not None:  # some slot may be cold: its first reading is its level
             cold = np.flatnonzero(count == 1.0)
-            level[cold] = s["previous"][cold] = value[cold]
-            finer_step(s["step"], s["previous"], value, np.flatnonzero(~ready), 1.0 / _SIGMA)
+            level[cold] = s[PREVIOUS][cold] = value[cold]
+            finer_step(s["step"], s[PREVIOUS], value, np.flatnonzero(~ready), 1.0 / _SIGMA)
 
         np.subtract(value, level, out=exact)
         np.copyto(residual, exact, casting="same_kind")
@@ -158,7 +157,7 @@ class Drift(PerTagModel):
         np.copyto(exact, residual)
         level += exact
         spread += work
-        np.copyto(s["previous"], value)
+        self.seen(s, value)
         self.keep(at, s)
         return score, low, high
 
@@ -178,7 +177,7 @@ class Drift(PerTagModel):
         far: Index, s: Mapping[str, npt.NDArray[Any]], value: Floats, ready: Bools | None, residual: Singles, deviation: Singles, scale: Singles
     ) -> None:  # fmt: skip
         """Bound in place what one reading may add and teach, unless it was only finer than any change before."""
-        finer = finer_step(s["step"], s["previous"], value, far, 1.0 / _SIGMA)
+        finer = finer_step(s["step"], s[PREVIOUS], value, far, 1.0 / _SIGMA)
         if len(finer):
             scale[finer] = np.maximum(s["spread"][finer], s["step"][finer])
             deviation[finer] = residual[finer] / scale[finer]

@@ -14,7 +14,7 @@ from schemas.tags import Tag
 from schemas.values import Duration
 
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
-from .per_tag import UNKNOWN_STEP, PerTagModel, Scratch, Singles, finer_step
+from .per_tag import PREVIOUS, SCRATCH, UNKNOWN_STEP, PerTagModel, Singles, finer_step
 from .sentences import interval, quantity
 from .slots import NEVER, At, Bools, Floats, Index, Times
 
@@ -72,12 +72,12 @@ class ForecastResidual(PerTagModel):
         "mean": 0.0,  # of the last few residuals
         "mean_spread": 0.0,
         "step": float(UNKNOWN_STEP),  # smallest change seen while it mattered: the resolution of the sensor
-        "previous": np.nan,
+        PREVIOUS: np.nan,
         # Of the newest excursion: its largest statistic (0 for none) and the `count` of its newest reading. Of those before: their
         # mean excess and their number.
         "tail": (0.0, -1.0, _TAIL_MEAN, 0.0),
     }
-    single: ClassVar[Collection[str]] = frozenset(initial) - {"forecast", "previous", "tail"}
+    single: ClassVar[Collection[str]] = frozenset(initial) - {"forecast", PREVIOUS, "tail"}
     learnt_with: ClassVar[tuple[str, ...]] = ("memory", "window")
 
     def __init__(self, config: ForecastResidualConfig, context: ModelContext) -> None:
@@ -89,7 +89,6 @@ class ForecastResidual(PerTagModel):
         self._least_mean_spread = float(np.sqrt(self._window_gain / (2.0 - self._window_gain)))  # of white noise
         self._accept_after_us = config.accept_after.us
         self._abnormal_since: Times = np.full(n, NEVER)
-        self._scratch = Scratch(n, 7)
         self._index = np.arange(n)
 
     def _times(self) -> dict[str, Times]:
@@ -98,13 +97,13 @@ class ForecastResidual(PerTagModel):
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
         s = self.view(at)
         forecast, slope, mean, spread, mean_spread = s["forecast"], s["slope"], s["mean"], s["spread"], s["mean_spread"]
-        (residual, size, scale, shift, mean_scale, statistic, work), exact, flag = self._scratch.of(len(value))
+        (residual, size, scale, shift, mean_scale, statistic, work), exact, flag = SCRATCH.of(len(value))
         gain = self.gain(count, self._memory)
         mean_gain: Singles | float = self._window_gain
         if ready is not None:  # some slot may be cold: its first reading is its level
             cold = np.flatnonzero(count == 1.0)
-            forecast[cold] = s["previous"][cold] = value[cold]
-            finer_step(s["step"], s["previous"], value, np.flatnonzero(~ready), 1.0 / _SIGMA)
+            forecast[cold] = s[PREVIOUS][cold] = value[cold]
+            finer_step(s["step"], s[PREVIOUS], value, np.flatnonzero(~ready), 1.0 / _SIGMA)
             mean_gain = np.maximum(gain, np.float32(mean_gain))
 
         np.subtract(value, forecast, out=exact)
@@ -125,7 +124,7 @@ class ForecastResidual(PerTagModel):
         if len(beyond):
             coarse = beyond[spread[beyond] <= s["step"][beyond]]
             if len(coarse):
-                finer = finer_step(s["step"], s["previous"], value, coarse, 1.0 / _SIGMA)
+                finer = finer_step(s["step"], s[PREVIOUS], value, coarse, 1.0 / _SIGMA)
                 scale[finer] = np.maximum(spread[finer], s["step"][finer])
                 mean_scale[finer] = np.maximum(scale[finer] * np.float32(self._least_mean_spread), mean_spread[finer])
                 statistic[finer] = np.maximum(size[finer] / scale[finer], shift[finer] / mean_scale[finer])
@@ -167,7 +166,7 @@ class ForecastResidual(PerTagModel):
         forecast += exact
         spread += size
         mean_spread += shift
-        np.copyto(s["previous"], value)
+        self.seen(s, value)
         self.keep(at, s)
         if len(beyond):
             slots = self._index[at][beyond]

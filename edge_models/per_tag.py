@@ -5,6 +5,7 @@ A concrete model gives its arrays and one kernel; everything about batches, roun
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Final
@@ -21,6 +22,8 @@ from .slots import NEVER, At, Bools, Floats, Index, Readings, Round, Slots, Time
 from .state import pack, unpack
 
 Singles = npt.NDArray[np.float32]
+PREVIOUS: Final = "previous"
+"""The state array in which a model that learns the resolution of a sensor keeps the newest reading."""
 UNKNOWN_STEP: Final = np.float32(1e-30)
 """Resolution of a sensor that has never changed; so small that nothing is divided by zero."""
 LATE_ROWS_UNTIL_ACCEPTED: Final = 10
@@ -65,6 +68,7 @@ class PerTagModel(ABC):
         self._alike: float | None = 0.0  # the count that all slots share; None when it is not known whether they do
         # While every batch is a poll of all slots at one time, `count` and `_last` are two numbers; see `_catch_up`.
         self._ahead, self._ahead_time = False, NEVER
+        self._borrowed = False  # the newest readings stand in the batch that they came in
         self._shared = np.zeros(1)
         self._shared_count = np.broadcast_to(self._shared, (n,))
         self._settled = False  # every slot is warm: nothing to look up any more
@@ -205,6 +209,9 @@ class PerTagModel(ABC):
             self.count.fill(self._alike)
             self._last.fill(self._ahead_time)
         self._ahead = False
+        if self._borrowed:
+            self.state[PREVIOUS] = self.state[PREVIOUS].copy()
+            self._borrowed = False
 
     def gain(self, count: Floats, memory: float) -> Singles | np.float32:
         """1/count, at least 1/memory: the mean of all readings, later an exponential one. One number where it is the same for all."""
@@ -244,11 +251,18 @@ class PerTagModel(ABC):
             for name, array in changed.items():
                 self.state[name][at] = array
 
+    def seen(self, changed: Mapping[str, npt.NDArray[Any]], value: Floats) -> None:
+        """These readings are the newest of their slots now: what `view` gave as PREVIOUS becomes `value`."""
+        if self._ahead:  # a poll of all slots
+            self.state[PREVIOUS], self._borrowed = value, True
+        else:
+            np.copyto(changed[PREVIOUS], value)
+
     def _relearn(self, slots: Index) -> None:
         """Forget what these slots have learnt; they score null until `min_samples` readings have come."""
+        self._catch_up()
         for name, value in self.initial.items():
             self.state[name][slots] = value
-        self._catch_up()
         self.count[slots] = 0.0
         self._alike = None
         self._settled = False
@@ -286,18 +300,35 @@ class PerTagModel(ABC):
         self._settled = False
 
 
-class Scratch:
-    """Room for intermediate results, so that a poll of all tags allocates nothing: `singles` float32, one float64 and one bool array."""
+class Scratch(threading.local):
+    """Room for intermediate results, so that a poll of all tags allocates nothing: seven float32 arrays, one float64, one bool.
 
-    def __init__(self, n: int, singles: int) -> None:
-        self._whole = [np.empty(n, dtype=np.float32) for _ in range(singles)], np.empty(n), np.empty(n, dtype=bool)
+    One for all models of a thread, of which one scores at a time: what several of them had would not stay in a processor's cache.
+    """
+
+    def __init__(self) -> None:
+        self._room = self._of(0)
+        self._parts: dict[int, tuple[list[Singles], Floats, Bools]] = {}
+
+    @staticmethod
+    def _of(n: int) -> tuple[list[Singles], Floats, Bools]:
+        return [np.empty(n, dtype=np.float32) for _ in range(7)], np.empty(n), np.empty(n, dtype=bool)
 
     def of(self, m: int) -> tuple[list[Singles], Floats, Bools]:
-        """The first m places of each."""
-        singles, exact, flag = self._whole
-        if m == len(exact):
-            return self._whole
-        return [array[:m] for array in singles], exact[:m], flag[:m]
+        """The first m places of each. Whoever asks next gets the same."""
+        found = self._parts.get(m)
+        if found is None:
+            if m > len(self._room[1]):
+                self._room = self._of(m)
+                self._parts.clear()
+            if len(self._parts) >= 16:
+                self._parts.clear()
+            singles, exact, flag = self._room
+            found = self._parts[m] = [array[:m] for array in singles], exact[:m], flag[:m]
+        return found
+
+
+SCRATCH: Final = Scratch()
 
 
 def learn_step(step: Floats, previous: Floats, value: Floats) -> None:

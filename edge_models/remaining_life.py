@@ -49,12 +49,12 @@ class RemainingLife(FileModel):
 
     READING(n) -> SCORE and HEALTH rows of assets. The interval comes from how far the model was off on lives that it was not trained on, for
     predictions of that size (`Conformal`, in the file); an upper bound at the file's cap is null, for longer lives are not told apart. The score is the
-    probability, by the same errors, that the life ends `within`. 61 bytes per tag at a window of one row where an asset has eight; 4 for each
+    probability, by the same errors, that the life ends `within`. 62 bytes per tag at a window of one row where an asset has eight; 4 for each
     further row.
     """
 
     kind: ClassVar[str] = _KIND
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     learnt_with: ClassVar[tuple[str, ...]] = ("every", "inputs", "cycle")
 
     def __init__(self, config: RemainingLifeConfig, context: ModelContext) -> None:
@@ -74,6 +74,7 @@ class RemainingLife(FileModel):
         self._name, self._within, self._confidence = context.name, config.within, config.confidence
         self._counter = None if config.cycle is None else self._line[config.cycle]
         self._cycle: Floats = np.full(len(self._assets_named), np.nan)
+        self._earlier: Floats = self._cycle.copy()  # what it was before it rose
         self._fallen: npt.NDArray[np.uint8] = np.zeros(len(self._assets_named), dtype=np.uint8)
         self._found: list[tuple[Aligned, Floats]] = []
 
@@ -90,12 +91,14 @@ class RemainingLife(FileModel):
             return super()._enters(rows)
         at, count = rows.groups, rows.value[self._counter]
         before, known = self._cycle[at], ~np.isnan(count)
-        fallen = np.where(count < before, self._fallen[at] + 1, np.where(known, 0, self._fallen[at]))
+        back = (count < before) & (count >= self._earlier[at])  # the rise before it was a glitch
+        fallen = np.where((count < before) & ~back, self._fallen[at] + 1, np.where(known, 0, self._fallen[at]))
         anew = fallen >= _LASTS
         if anew.any():
             self._windows.begin(at[anew])
-        enters: Bools = known & (np.isnan(before) | (count > before) | anew)
-        self._cycle[at] = np.where(enters, count, before)
+        enters: Bools = known & (np.isnan(before) | (count > before) | anew | (back & (count > self._earlier[at])))
+        self._earlier[at] = np.where(anew, np.nan, np.where(count > before, before, self._earlier[at]))
+        self._cycle[at] = np.where(enters | back, count, before)
         self._fallen[at] = np.where(anew, 0, fallen)
         return enters
 
@@ -152,7 +155,7 @@ class RemainingLife(FileModel):
         )  # fmt: skip
 
     def _further(self) -> dict[str, npt.NDArray[np.generic]]:
-        return {"cycle": self._cycle, "fallen": self._fallen}
+        return {"cycle": self._cycle, "earlier": self._earlier, "fallen": self._fallen}
 
 
 PLUGIN: Plugin[RemainingLifeConfig, EdgeModel] = Plugin(RemainingLifeConfig, RemainingLife)

@@ -152,6 +152,10 @@ class _Member:
         return make_batch("score", len(rows), time=readings.time[rows], seq=readings.seq[rows], asset=names, limit=1.0)
 
 
+_Event = tuple[str, str, int | None, str | None, int]
+"""What is the same event: source, name, tag, asset, and time in µs."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Turn:
     """One batch on its way through one model. `shut` says which of its rows are gated (None: none)."""
@@ -202,6 +206,7 @@ class ModelSet:
             self._members.append(_Member(name, config, model, gate, watched))
             self.alarms.add(name, config.alarm, model, limits=config.kind == _LIMITS)
         self._fresh: set[str] = {*members}
+        self._told: set[_Event] = set()  # events of models that are durable and may be made once more
         # glibc hands the memory of each batch's arrays back to the system and faults it in again for the next one, which costs
         # as much as the arithmetic, until it has seen something larger than a batch come and go. This is never touched.
         np.empty(_SCRATCH_BYTES, dtype=np.uint8)
@@ -286,7 +291,7 @@ class ModelSet:
                 if kind_of(one) == "score":
                     told.add(self._score(member, one, readings, shut, idle, out))
                 elif kind_of(one) == "event":
-                    out.events.append(one)
+                    out.events.extend(self._untold(one))
                 else:
                     out.health.append(one)
             if idle is not None:
@@ -296,6 +301,14 @@ class ModelSet:
         if alerts is not None:
             out.alerts.append(alerts)
         return out
+
+    def _untold(self, events: pa.RecordBatch) -> list[pa.RecordBatch]:
+        """Those that were not durable already before a restart."""
+        if self._told:
+            known = np.array([key in self._told for key in _event_keys(events)])
+            self._told.difference_update(_event_keys(events))
+            events = events.filter(pa.array(~known))
+        return [events] if events.num_rows else []
 
     def tick(self, now: int) -> Outputs:
         """Time passes and nothing comes: missing readings are noticed, shelves end."""
@@ -389,12 +402,20 @@ class ModelSet:
 
         Returns what is still to be told at `now` (µs): ALERT or None.
         """
+        events = list(events)
+        names = {*self.names} - self._fresh  # the others have lost their state: what they will say is of rows to come
+        self._told = {key for batch in events for key in _event_keys(batch) if key[0] in names}
         return self.alarms.replay(alerts, fresh=self._fresh, events=events, now=now)
 
     def remember(self, batch: pa.RecordBatch) -> None:
         """TELEMETRY with `seq` that was scored before a restart, oldest first: the context of the alarms to come."""
         if batch.num_rows:
             self.alarms.remember(decode(batch))
+
+
+def _event_keys(events: pa.RecordBatch) -> list[_Event]:
+    source, name, tag, asset = (events.column(column).to_pylist() for column in ("source", "event", "tag", "asset"))
+    return list(zip(source, name, tag, asset, events.column("time").view(pa.int64()).to_pylist(), strict=True))
 
 
 def watched(config: ModelConfig, tags: Sequence[Tag]) -> list[Tag]:

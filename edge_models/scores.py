@@ -32,10 +32,10 @@ class ScoreRows:
         if rows is None:
             time, seq, tag, value = (batch.column(at) for at in _PASSED)
             if not complete or value.null_count:
-                value = pa.array(readings.value, from_pandas=True)
+                value = _nullable(readings.value)
         else:
             time, seq, tag = _times(readings.time[rows]), pa.array(readings.seq[rows]), pa.array(readings.tag[rows])
-            value = pa.array(readings.value[rows], from_pandas=True)
+            value = _nullable(readings.value[rows])
         return self._batch(time, seq, tag, value, score, low, high, None, complete)
 
     def quiet(self, readings: Readings, score: Floats | None = None) -> pa.RecordBatch:
@@ -45,7 +45,7 @@ class ScoreRows:
             value = pa.array(readings.value)
         constant = self._constants(len(readings))
         nothing = constant["nothing"]
-        shown = constant["zero"] if score is None else pa.array(score, from_pandas=True)
+        shown = constant["zero"] if score is None else _nullable(score)
         return pa.RecordBatch.from_arrays(
             [
                 time, seq, tag, constant["asset"], value, shown, constant["limit"], nothing, nothing, constant["model"],
@@ -71,7 +71,7 @@ class ScoreRows:
             _times(time),
             pa.array(seq),
             pa.array(tag.astype(np.int32)),
-            pa.array(value, from_pandas=True),
+            _nullable(value),
             score,
             low,
             high,
@@ -93,11 +93,11 @@ class ScoreRows:
         told = constant["contributions"]
         if contributions:
             told = pa.array([contributions.get(row) for row in range(n)], pa.string())
-        value, low, high = (nothing if one is None else pa.array(one, from_pandas=True) for one in (value, low, high))
+        value, low, high = (nothing if one is None else _nullable(one) for one in (value, low, high))
         return pa.RecordBatch.from_arrays(
             [
                 _times(time), pa.array(seq), pa.nulls(n, pa.int32()), asset, value,
-                pa.array(score, from_pandas=True), constant["limit"], low, high, constant["model"], constant["alarm"],
+                _nullable(score), constant["limit"], low, high, constant["model"], constant["alarm"],
                 constant["since"], told,
             ],
             schema=SCORE,
@@ -107,7 +107,7 @@ class ScoreRows:
         self, time: pa.Array, seq: pa.Array, tag: pa.Array, value: pa.Array, score: Floats, low: Floats, high: Floats,
         since: Times | None, complete: bool,
     ) -> pa.RecordBatch:  # fmt: skip
-        nan_is_null = not complete
+        column = pa.array if complete else _nullable
         constant = self._constants(len(score))
         return pa.RecordBatch.from_arrays(
             [
@@ -116,10 +116,10 @@ class ScoreRows:
                 tag,
                 constant["asset"],
                 value,
-                pa.array(score, from_pandas=nan_is_null),
+                column(score),
                 constant["limit"],
-                pa.array(low, from_pandas=nan_is_null),
-                pa.array(high, from_pandas=nan_is_null),
+                column(low),
+                column(high),
                 constant["model"],
                 constant["alarm"],
                 constant["since"] if since is None else pa.array(since, mask=since == NEVER).view(TIME),
@@ -149,3 +149,8 @@ class ScoreRows:
 
 def _times(time: Times) -> pa.Array:
     return pa.array(time).view(TIME)
+
+
+def _nullable(values: Floats) -> pa.Array:
+    """NaN is null. Without any nothing is copied."""
+    return pa.array(values, from_pandas=bool(np.isnan(values.max(initial=-np.inf))))

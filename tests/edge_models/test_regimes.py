@@ -14,6 +14,7 @@ import pytest
 from edge_models import multivariate
 from edge_models.base import EdgeModel, ModelContext
 from edge_models.regimes import MOST_REGIMES
+from edge_models.runtime import ModelSet
 from schemas import quality as q
 from schemas.errors import ConfigError, StateMismatch
 from schemas.kinds import kind_of
@@ -111,6 +112,41 @@ def test_a_new_recipe_is_learnt_and_told_once_and_raises_nothing() -> None:
         run(plain, rows(values, recipe).filter(pa.array(rows(values, recipe).column("tag").to_numpy() != RECIPE)))[0]
     )
     assert (unaware[CHANGE + 50 : CHANGE + 199] >= LIMIT).mean() > 0.9
+
+
+def test_an_event_that_was_durable_before_a_crash_is_not_told_once_more() -> None:
+    config = multivariate.MultivariateConfig.model_validate(
+        {
+            "kind": "multivariate",
+            "tags": ["**"],
+            "every": "500ms",
+            "warm_up": "300s",
+            "regimes": ["recipe"],
+            "learn_regime": "100s",
+        }
+    )
+
+    def models() -> ModelSet:
+        return ModelSet.build({"watch": config}, tags(), lambda _: multivariate.PLUGIN)
+
+    def events(of: ModelSet, part: pa.RecordBatch) -> list[pa.RecordBatch]:
+        return of.update(part, 0).events
+
+    values, recipe = plant()
+    stream = rows(values, recipe)
+    begin = int(np.searchsorted(stream.column("time").view(pa.int64()).to_numpy(), T0 + (CHANGE - 100) * POLL_US))
+    before, after = stream.slice(0, begin), stream.slice(begin)
+    first = models()
+    assert events(first, before) == []
+    state = first.snapshot()
+    told = events(first, after)
+    assert [row["event"] for batch in told for row in batch.to_pylist()] == ["regime_new"]
+    again, forgetful = models(), models()
+    for one, durable in ((again, told), (forgetful, [])):
+        assert one.restore(state) == {}
+        one.replay_alerts([], events=durable)
+    assert events(again, after) == []
+    assert events(forgetful, after) == told  # the control
 
 
 def test_a_fault_is_found_in_a_known_recipe_and_in_one_that_has_been_learnt() -> None:

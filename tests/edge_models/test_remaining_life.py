@@ -160,6 +160,25 @@ def test_a_counter_that_falls_for_a_moment_or_is_missing_begins_no_new_life(flee
     assert [row["value"] for row in found] == [row["value"] for row in plain]
 
 
+def test_a_counter_that_jumps_up_for_a_moment_begins_no_new_life(fleet: tuple[Path, Trained]) -> None:
+    life = lives(1, seed=3)[0]
+    slow = np.repeat(np.column_stack([life, np.arange(len(life))]), 3, axis=0)
+
+    def made() -> remaining_life.RemainingLife:
+        return build(fleet[0], names=("a", "b", "cycles"), cycle="cycles")
+
+    plain = {row["time"]: row["value"] for row in told(made().update(polls(slow), 0), "health")}
+    slow[61:65, 2] = 65535  # from the midst of a cycle into the next one
+    first, then = made(), made()
+    found = told(first.update(polls(slow[:63]), 0), "health")
+    then.restore(first.snapshot())
+    found += told(then.update(polls(slow[63:], 63), 0), "health")
+    assert len(found) == len(plain) + 1  # the jump is a row too; a new life would have no forecast for a window
+    same = [(row["value"], plain[row["time"]]) for row in found if row["time"] in plain]
+    assert len(same) == len(plain) - 1
+    assert max(abs(one - other) for one, other in same) < 3.0
+
+
 def test_a_file_says_what_its_rows_are(fleet: tuple[Path, Trained], tmp_path: Path) -> None:
     def graph(step: str) -> Path:
         metadata = {"genba.features": ["a", "b"], "genba.cap": "125", "genba.conformal": CONFORMAL.text(), "genba.step": step}

@@ -394,6 +394,7 @@ async def test_a_disk_that_takes_no_snapshot_is_said_once_and_is_no_crash(start,
             await asyncio.to_thread((tmp_path / "models").unlink)
             await rig.put([1.0])
             await until(lambda: (tmp_path / "models").is_dir() and any((tmp_path / "models").glob("state-*")))
+            await until(lambda: rig.runner.behind_rows == 0)
     assert rig.models.seen == list(range(6))
 
 
