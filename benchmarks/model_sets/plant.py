@@ -165,10 +165,11 @@ def found_by(seen: Watch, made: Plant, kinds: Collection[str]) -> Found:
 def run(data: Path, calibrate: Path, quick: bool) -> Measured:
     """See model_sets."""
     del data, calibrate
-    made = plant(assets=12 if quick else 50, seed=SEED)
-    seen, seconds = watch(made, {**RECOMMENDED, **BESIDE})
+    made = plant(assets=6, days=4.0, seed=SEED) if quick else plant(seed=SEED)
+    beside = {} if quick else BESIDE
+    seen, seconds = watch(made, {**RECOMMENDED, **beside})
     kinds = list(dict.fromkeys(kind_of(name) for name in RECOMMENDED))
-    each = {kind: found_by(seen, made, {kind}) for kind in dict.fromkeys(kind_of(name) for name in (*RECOMMENDED, *BESIDE))}
+    each = {kind: found_by(seen, made, {kind}) for kind in dict.fromkeys(kind_of(name) for name in (*RECOMMENDED, *beside))}
     whole = found_by(seen, made, kinds)
     rows = sum(int(one.sum()) for one in made.sent.values())
     figures = [
@@ -184,8 +185,13 @@ def run(data: Path, calibrate: Path, quick: bool) -> Measured:
         ]
     weak = [f"{kind} ({hits} of {of})" for kind, (hits, of) in whole.of.items() if hits < of]
     notes = [
-        f"The set is {', '.join(kinds)} (`restless` is `drift` of the scatter). Beside it: forecast_residual and drift, the members of the "
-        "ensemble by themselves, and `with_regimes`, the multivariate of the set with `regimes: [recipe]`.",
+        f"The set is {', '.join(kinds)} (`restless` is `drift` of the scatter)."
+        + (
+            " Beside it: forecast_residual and drift, the members of the ensemble by themselves, and `with_regimes`, the multivariate of the "
+            "set with `regimes: [recipe]`."
+            if beside
+            else ""
+        ),
         f"{made.assets} machines, {len(made.tags)} tags, {rows} readings, {len(made.faults)} faults, seed {SEED}; {seconds:.0f} s of CPU.",
         *(
             f"`{kind}` finds {', '.join(f'{name} ({hits} of {of})' for name, (hits, of) in one.of.items() if hits) or 'none'}."
