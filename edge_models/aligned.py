@@ -61,7 +61,7 @@ class _Told:
 
 
 class Aligner:
-    """Aligns the tags of groups. Arrays have one column per group and one line per place of a tag in it. 26 bytes per tag."""
+    """Aligns the tags of groups. Arrays have one column per group and one line per place of a tag in it. 34 bytes per tag."""
 
     def __init__(self, groups: Sequence[Sequence[int]], *, every_us: int, lateness_us: int) -> None:
         """`groups` of tag ids; a tag belongs to one group."""
@@ -84,12 +84,16 @@ class Aligner:
         self._step: Times = np.full(len(groups), NEVER)
         self._made: Bools = np.zeros(len(groups), dtype=bool)  # the row of this step
         self._newest: Times = np.full(len(groups), NEVER)
+        # While every batch is a poll of all tags at one time, the arrays above are behind it; see `_catch_up`.
+        self._whole_time, self._whole_value = NEVER, self._value
+        self._tags: npt.NDArray[np.int32] | None = None  # a column of all tags in order
 
     def take(self, readings: Readings) -> list[Aligned]:
         """READING(n) -> rows, in the order in which they were made; those of one Aligned are of different groups."""
         whole = self._whole(readings)
         if whole is not None:
             return [whole]
+        self._catch_up()
         slots = self.slots.of(readings.tag)
         mine = slots >= 0
         if readings.usable is not None:
@@ -158,26 +162,38 @@ class Aligner:
         n, tag = len(self.groups), readings.tag
         if not self._even or readings.usable is not None or len(tag) != len(self.slots) or not n:
             return None
-        if not np.array_equal(tag, self.slots.ids):
+        time = readings.newest
+        if time != readings.oldest:
             return None
-        time = int(readings.time[0])
+        if tag is not self._tags:
+            if not np.array_equal(tag, self.slots.ids):
+                return None
+            self._tags = tag if tag.base is None else None
         step = time // self._every
-        if not (
+        if self._whole_time != NEVER:
+            if step <= self._whole_time // self._every:
+                return None
+        elif not (
             step > int(self._step.max())
-            and time == int(readings.time[-1]) == int(readings.time.max()) == int(readings.time.min())
             and self._made.all()
             and self._here.all()
             and time > int(self._newest.max())
             and not self._late.any()
         ):
             return None
-        self._value[:] = readings.value.reshape(n, self.width).T
-        self._seen[:] = self._newest[:] = time
-        self._step[:] = step
-        self._needed[:] = True
+        self._whole_time, self._whole_value = time, np.ascontiguousarray(readings.value.reshape(n, self.width).T)
         return Aligned(
-            _ALL, self._everyone, self._value, self._newest.copy(), readings.seq[self.width - 1 :: self.width], complete=True
+            _ALL, self._everyone, self._whole_value, np.full(n, time), readings.seq[self.width - 1 :: self.width], complete=True
         )
+
+    def _catch_up(self) -> None:
+        """Write down the newest whole poll; those before it have left nothing behind."""
+        if self._whole_time != NEVER:
+            self._value[:] = self._whole_value
+            self._seen[:] = self._newest[:] = self._whole_time
+            self._step[:] = self._whole_time // self._every
+            self._needed[:] = True
+        self._whole_time = NEVER
 
     def _odd(self, slots: Index, place: Index, group: Index, time: Times, step: Times) -> Bools | None:
         """True for the rows of groups whose rows here are more than one poll: they are taken one by one. None when there are none."""
@@ -293,6 +309,7 @@ class Aligner:
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """The state, to be stored."""
+        self._catch_up()
         return {
             "ids": self.slots.ids, "group": self.group.astype(np.int64), "value": self._value, "seen": self._seen, "late": self._late,
             "here": self._here, "needed": self._needed, "step": self._step, "made": self._made, "newest": self._newest,

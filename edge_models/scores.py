@@ -88,15 +88,15 @@ class ScoreRows:
     ) -> pa.RecordBatch:  # fmt: skip
         """SCORE rows about assets (strings) from arrays of the same length; NaN is null. `contributions` are JSON, by row."""
         n = len(score)
-        nothing = pa.nulls(n, pa.float64())
         constant = self._constants(n)
+        nothing = constant["nothing"]
         told = constant["contributions"]
         if contributions:
             told = pa.array([contributions.get(row) for row in range(n)], pa.string())
         value, low, high = (nothing if one is None else _nullable(one) for one in (value, low, high))
         return pa.RecordBatch.from_arrays(
             [
-                _times(time), pa.array(seq), pa.nulls(n, pa.int32()), asset, value,
+                _times(time), pa.array(seq), constant["tag"], asset, value,
                 _nullable(score), constant["limit"], low, high, constant["model"], constant["alarm"],
                 constant["since"], told,
             ],
@@ -132,6 +132,7 @@ class ScoreRows:
         known = self._constant.get(n)
         if known is None:
             known = {
+                "tag": pa.nulls(n, pa.int32()),
                 "asset": pa.nulls(n, pa.string()),
                 "limit": pa.array(np.full(n, self.limit)),
                 "model": pa.repeat(self.model, n),
