@@ -138,8 +138,14 @@ def _open_log(
         # What is neither here nor needed was removed in good order.
         found.add(needed, log.oldest)
         found.discard_below(needed)
-    elif not segments:
-        found = Spans()
+    else:
+        # Where nobody stands every closed segment may go, and a cut may bring some of them back: lost is what is damaged within one.
+        found = Spans(
+            (max(first, segment.first), min(end, segment.next))
+            for first, end in report.missing
+            for segment in segments
+            if first < segment.next and segment.first < end
+        )
     report.missing = [new for first, end in found for new in known.missing_from(first, end)]
     report.first_row = log.oldest
     return log, report
