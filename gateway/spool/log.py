@@ -388,6 +388,13 @@ class Log:
             if oldest.summary is not None:
                 oldest.entries = None
 
+    def forget(self, segments: Sequence[Segment]) -> None:
+        """Let go of the indexes of closed segments that are kept and seldom read: whoever reads one finds its index in the file."""
+        for segment in segments:
+            if segment.summary is not None:
+                self._indexed.pop(segment.path, None)
+                segment.entries = None
+
     def _spoil(self, segment: Segment, entry: f.Entry, data: bytes) -> None:
         segment.bad.add(entry.first)
         self.corrupt_records += 1

@@ -95,6 +95,7 @@ class Retention:
                 if kept < KEPT_BYTES.get(kind, 0) or (self._keep_us and not urgent and segment.last_commit_us > limit_us):
                     break
                 gone.append(segment)
+            log.forget(passed[len(gone) :])
             if gone:
                 freed += await self._remove(log, gone)
         return freed

@@ -73,6 +73,23 @@ async def test_numbers_go_on_after_a_crash_although_nobody_reads_the_rows_and_al
     assert spool.end("telemetry") == spool.durable("telemetry") == 10
 
 
+async def test_alerts_are_kept_although_everybody_has_had_them_and_their_indexes_are_not(open_spool):
+    spool = await open_spool(retention_grace_s=0)
+    await spool.ledger.register("alert", "a")
+    end = 0
+    while len(spool._logs["alert"].closed) < 3:
+        await spool.put("alert", alerts(200, onset=end))
+        await spool.flush()
+        end += 200
+    log = spool._logs["alert"]
+    assert any(segment.entries is not None for segment in log.closed)
+    await spool.ledger.begin_cut("alert", "a", 0, end - 1)
+    await spool.ledger.acknowledge("alert", "a", end - 1, delivered=end, filtered=0)
+    await until_freed(spool, lambda: all(segment.entries is None for segment in log.closed))
+    assert len(log.closed) >= 3
+    assert numbers(await everything(spool, "alert")) == list(range(end))
+
+
 async def test_files_that_a_power_cut_brings_back_are_no_damage_where_nobody_reads_the_rows(open_spool, tmp_path):
     """Found by tests/chaos/machine (seed 602152): the names of removed files are back, one of them and not the next."""
     spool = await open_spool(retention_grace_s=60)
