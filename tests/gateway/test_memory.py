@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import platform
 import subprocess
 import sys
+import weakref
 from contextlib import suppress
 
 import numpy as np
@@ -50,3 +52,32 @@ async def test_what_lies_free_between_blocks_in_use_goes_back(monkeypatch: pytes
         with suppress(asyncio.CancelledError):
             await task
     assert np.frombuffer(kept[-1], dtype=np.uint8).sum() == 0
+
+
+class Ring:
+    """Rubbish that only the collector of cycles finds."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+async def test_rubbish_goes_although_nothing_comes_and_what_was_there_before_is_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "EVERY_S", 0.01)
+    task = asyncio.create_task(memory.give_back_now_and_then())
+    try:
+        async with asyncio.timeout(30):
+            while not gc.get_freeze_count():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            assert len(gc.get_objects()) < gc.get_freeze_count() / 10
+            rubbish = Ring()
+            found = weakref.ref(rubbish)
+            del rubbish
+            while found() is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    assert gc.get_freeze_count() == 0
