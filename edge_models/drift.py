@@ -15,7 +15,7 @@ from schemas.tags import Tag
 from schemas.values import Duration
 
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
-from .per_tag import PREVIOUS, SCRATCH, UNKNOWN_STEP, PerTagModel, Singles, finer_step
+from .per_tag import PREVIOUS, UNKNOWN_STEP, PerTagModel, Scratch, Singles, finer_step
 from .sentences import interval, quantity
 from .slots import NEVER, At, Bools, Floats, Index, Times
 
@@ -84,6 +84,7 @@ class Drift(PerTagModel):
         self._over: Times = np.full(n, NEVER)  # time of the newest reading, where the sum had reached the threshold
         self._any_over = True
         self._nothing = np.zeros(n, dtype=np.float32)  # numpy is faster with an array than with a number
+        self._scratch = Scratch(n, 5)
 
     def _times(self) -> dict[str, Times]:
         return {"over": self._over}
@@ -96,7 +97,7 @@ class Drift(PerTagModel):
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
         s = self.view(at)
         level, spread, up, down = s["level"], s["spread"], s["up"], s["down"]
-        (residual, deviation, scale, largest, work, *_), exact, flag = SCRATCH.of(len(value))
+        (residual, deviation, scale, largest, work), exact, flag = self._scratch.of(len(value))
         gain = self.gain(count, self._memory)
         if ready is not None:  # some slot may be cold: its first reading is its level
             cold = np.flatnonzero(count == 1.0)

@@ -14,7 +14,7 @@ from schemas.tags import Tag
 from schemas.values import Duration
 
 from .base import EdgeModel, ModelConfig, ModelContext, ScoreRow
-from .per_tag import PREVIOUS, SCRATCH, UNKNOWN_STEP, PerTagModel, Singles, finer_step
+from .per_tag import PREVIOUS, UNKNOWN_STEP, PerTagModel, Scratch, Singles, finer_step
 from .sentences import interval, quantity
 from .slots import NEVER, At, Bools, Floats, Index, Times
 
@@ -89,6 +89,7 @@ class ForecastResidual(PerTagModel):
         self._least_mean_spread = float(np.sqrt(self._window_gain / (2.0 - self._window_gain)))  # of white noise
         self._accept_after_us = config.accept_after.us
         self._abnormal_since: Times = np.full(n, NEVER)
+        self._scratch = Scratch(n, 7)
         self._index = np.arange(n)
 
     def _times(self) -> dict[str, Times]:
@@ -97,7 +98,7 @@ class ForecastResidual(PerTagModel):
     def _score(self, at: At, time: Times, value: Floats, count: Floats, ready: Bools | None) -> tuple[Floats, Floats, Floats]:
         s = self.view(at)
         forecast, slope, mean, spread, mean_spread = s["forecast"], s["slope"], s["mean"], s["spread"], s["mean_spread"]
-        (residual, size, scale, shift, mean_scale, statistic, work), exact, flag = SCRATCH.of(len(value))
+        (residual, size, scale, shift, mean_scale, statistic, work), exact, flag = self._scratch.of(len(value))
         gain = self.gain(count, self._memory)
         mean_gain: Singles | float = self._window_gain
         if ready is not None:  # some slot may be cold: its first reading is its level

@@ -5,7 +5,6 @@ A concrete model gives its arrays and one kernel; everything about batches, roun
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Final
@@ -300,35 +299,18 @@ class PerTagModel(ABC):
         self._settled = False
 
 
-class Scratch(threading.local):
-    """Room for intermediate results, so that a poll of all tags allocates nothing: seven float32 arrays, one float64, one bool.
+class Scratch:
+    """Room for intermediate results, so that a poll of all tags allocates nothing: `singles` float32, one float64 and one bool array."""
 
-    One for all models of a thread, of which one scores at a time: what several of them had would not stay in a processor's cache.
-    """
-
-    def __init__(self) -> None:
-        self._room = self._of(0)
-        self._parts: dict[int, tuple[list[Singles], Floats, Bools]] = {}
-
-    @staticmethod
-    def _of(n: int) -> tuple[list[Singles], Floats, Bools]:
-        return [np.empty(n, dtype=np.float32) for _ in range(7)], np.empty(n), np.empty(n, dtype=bool)
+    def __init__(self, n: int, singles: int) -> None:
+        self._whole = [np.empty(n, dtype=np.float32) for _ in range(singles)], np.empty(n), np.empty(n, dtype=bool)
 
     def of(self, m: int) -> tuple[list[Singles], Floats, Bools]:
-        """The first m places of each. Whoever asks next gets the same."""
-        found = self._parts.get(m)
-        if found is None:
-            if m > len(self._room[1]):
-                self._room = self._of(m)
-                self._parts.clear()
-            if len(self._parts) >= 16:
-                self._parts.clear()
-            singles, exact, flag = self._room
-            found = self._parts[m] = [array[:m] for array in singles], exact[:m], flag[:m]
-        return found
-
-
-SCRATCH: Final = Scratch()
+        """The first m places of each."""
+        singles, exact, flag = self._whole
+        if m == len(exact):
+            return self._whole
+        return [array[:m] for array in singles], exact[:m], flag[:m]
 
 
 def learn_step(step: Floats, previous: Floats, value: Floats) -> None:
