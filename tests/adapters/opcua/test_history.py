@@ -198,5 +198,5 @@ async def test_live_values_go_on_while_a_slow_server_looks_for_history(
         await plant.write(node, 50.0)
         await found.until(lambda s: s.rows["t"][-1]["value"] == 50.0)
         assert len(found.lost) == lost
-    assert len(asked) == 1
+    assert 1 <= len(asked) <= len(found.lost)  # once for each time that the session was lost, which a busy machine may do as well
     assert np.isfinite(found.seen.rows["t"][-1]["value"])
