@@ -13,6 +13,7 @@ import pyarrow as pa
 
 EVERY_S: Final = 60.0
 RESTS_S: Final = 86_400.0
+"""So often what was replaced since, as a configuration's models, is looked for among what was left alone."""
 _M_MMAP_THRESHOLD: Final = -3  # malloc.h of glibc
 _M_ARENA_MAX: Final = -8
 
@@ -32,7 +33,7 @@ def keep_small() -> None:
 
 
 async def give_back_now_and_then() -> None:
-    """For ever. What lies free between blocks in use stays resident otherwise, some more each time, as if it leaked."""
+    """For ever: what lies free between blocks in use, or in cycles that nobody uses, stays resident otherwise, as if it leaked."""
     trim = _malloc_trim()
     loop = asyncio.get_running_loop()
     rests_at = loop.time()
@@ -51,9 +52,8 @@ async def give_back_now_and_then() -> None:
 def _rest() -> None:
     """Everything that is there now is left alone by the collector of cycles until the next day.
 
-    By itself it looks through all objects only when some hundred thousand more have come: an hour's rubbish of a gateway (what a failed
-    call leaves behind), and then for a quarter of a second in which nothing else happens. Without libraries and configuration it
-    takes milliseconds, and can do so every minute.
+    By itself it looks through everything only when very many more objects have come; until then what failed calls leave behind in cycles
+    stays. Without libraries and configuration there is so little to look through that it is done every minute.
     """
     gc.unfreeze()
     gc.collect()

@@ -187,9 +187,9 @@ async def _end(process: asyncio.subprocess.Process, mark: str) -> None:
 
 def _yield(pid: int) -> None:
     """Let a part and all that it will start come behind others. Linux may weigh sessions first, and processes only within one."""
-    with suppress(OSError):
+    with suppress(OSError):  # it has ended already, or the system forbids it: then it is as before
         os.setpriority(os.PRIO_PROCESS, pid, max(_YIELDS, os.getpriority(os.PRIO_PROCESS, pid)))
-    with suppress(OSError):
+    with suppress(OSError):  # the kernel has no groups of sessions
         Path(f"/proc/{pid}/autogroup").write_text(str(_YIELDS), encoding="ascii")
 
 
