@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -198,17 +199,13 @@ class Account:
             client.close()
 
     def _made(self, service: str, options: Mapping[str, Any]) -> BaseClient:
-        import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
         try:
-            session = boto3.Session(
-                profile_name=self._config.profile, region_name=self._config.region, botocore_session=self._core_session()
-            )
             timeout_s = self._config.timeout.s
             merged: dict[str, Any] = {"s3": {"addressing_style": "path" if self._config.endpoint else "auto"}, **options}
-            client = session.client(
+            client = self._core_session().create_client(
                 service,
                 endpoint_url=self._config.endpoint,
                 config=Config(
@@ -230,6 +227,7 @@ class Account:
         from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials, RefreshableCredentials
 
         core = botocore.session.Session(profile=self._config.profile)
+        core.register_component("data_loader", _descriptions())
         if self._config.region:
             core.set_config_variable("region", self._config.region)
         alias, role = self._config.role_alias, self._config.assume_role
@@ -301,6 +299,14 @@ class Account:
             where=self._where,
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the service, or write `profile` or `role_alias`",
         )
+
+
+@cache
+def _descriptions() -> Any:
+    """What botocore knows of the services, read once in a process: twelve megabytes for S3, otherwise again for each new session."""
+    import botocore.session
+
+    return botocore.session.Session().get_component("data_loader")
 
 
 def _shifted_signature(account: Account, *, s3: bool) -> str:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from cloud_sinks import lake
-from cloud_sinks.aws import Account, AwsConfig
+from cloud_sinks.aws import Account, AwsConfig, _descriptions
 from cloud_sinks.base import Sink, SinkContext
 from cloud_sinks.parquet import PLUGIN as PARQUET
 from cloud_sinks.parquet.config import ParquetConfig
@@ -109,6 +110,28 @@ def test_a_container_gives_credentials_and_is_asked_again_once_when_they_are_ref
         assert (given, len(proxy.plan)) == (["KEY-0", "KEY-1", "KEY-2"], 8), "asked once, not in a loop"
         account.close()
     proxy.close()
+
+
+def test_descriptions_of_services_are_read_once_however_often_a_token_ends(
+    moto_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take megabytes, in cycles that stay for a while: a new session for each expired token let the gateway grow."""
+    read = []
+    load = JSONFileLoader.load_file
+    monkeypatch.setattr(JSONFileLoader, "load_file", lambda self, path: read.append(path) or load(self, path))
+    proxy = Proxy(moto_server)
+    _descriptions.cache_clear()
+    for name in ("one", "another"):
+        account = Account(AwsConfig(endpoint=proxy.endpoint), tmp_path, f"sinks.{name}")
+        for _ in range(2):
+            proxy.plan = [Fault(status=403, code="ExpiredToken")]
+            before = account.client("s3")
+            account.call("s3", "list", lambda s3: s3.list_buckets())
+            assert account.client("s3") is not before
+        account.close()
+    proxy.close()
+    assert any(path.endswith("service-2") for path in read)
+    assert len(read) == len(set(read))
 
 
 def test_a_container_that_is_away_or_refuses_is_waited_for(
