@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,34 @@ def test_the_slope_is_that_of_the_line_whatever_a_quarter_of_the_samples_are() -
     values = [100 + 3.0 * at / 3600 + (500 if number % 4 == 0 else 0) for number, at in enumerate(at_s)]
     assert judge.slope_per_h(at_s, values) == pytest.approx(3.0, abs=1.0)
     assert judge.slope_per_h([0.0, 1800.0, 3600.0], [1.0, 2.0, 3.0]) == 2.0
+
+
+async def test_of_memory_the_lowest_and_the_highest_since_the_look_before_count() -> None:
+    """What is given back once a minute is needed again a little later: a look in ten seconds rarely meets it."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "import sys\nfor _ in sys.stdin: held = b'x' * 60_000_000; print(flush=True); input(); del held; print(flush=True)",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdin is not None
+    assert child.stdout is not None
+    memory = judge.Memory(child.pid)
+    watching = asyncio.create_task(memory.watch())
+    try:
+        for _ in range(2):  # it takes 60 MB, and lets them go
+            child.stdin.write(b"\n")
+            await child.stdout.readline()
+            await asyncio.sleep(3 * judge.MEMORY_EVERY_S)
+        between = judge.Sample(1.0, 30.0, 20.0, 5, 1, 1)
+        found = memory.since_the_last_time(between)
+        assert found.rss_highest_mb > 60
+        assert found.rss_mb <= 30
+        assert found.anonymous_mb <= 20
+        assert found.descriptors == 5
+        assert memory.since_the_last_time(replace(between, rss_mb=90.0)).rss_highest_mb == 90.0
+    finally:
+        child.stdin.close()
+        await child.wait()
+    await asyncio.wait_for(watching, 5 * judge.MEMORY_EVERY_S)  # it ends with the process
 
 
 @pytest.mark.e2e

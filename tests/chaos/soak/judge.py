@@ -6,6 +6,7 @@ import asyncio
 import re
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -16,6 +17,7 @@ import numpy as np
 SLOPE_MB_PER_H: Final = 1.0
 TOGETHER: Final = 6
 """Samples of which the lowest counts: a minute of the release tier."""
+MEMORY_EVERY_S: Final = 0.5
 MORE: Final = 2
 """Descriptors or tasks that the median of the last third may be above that of the first: what is open just now varies."""
 MORE_THREADS: Final = 6
@@ -24,7 +26,11 @@ MORE_THREADS: Final = 6
 
 @dataclass(frozen=True)
 class Sample:
-    """One look. Seconds since the gateway was ready; MB are 10^6 bytes, of the whole resident set and of what is no file's in it."""
+    """One look. Seconds since the gateway was ready; MB are 10^6 bytes, of the whole resident set and of what is no file's in it.
+
+    Of memory it is the lowest since the look before, and `rss_highest_mb` the highest: what is given back once a minute is needed again two or three
+    seconds later, which one look in ten seconds meets by chance.
+    """
 
     at_s: float
     rss_mb: float
@@ -33,6 +39,35 @@ class Sample:
     threads: int
     tasks: int
     cpu_s: float = 0.0
+    rss_highest_mb: float = 0.0
+
+
+class Memory:
+    """Of one process, read again and again."""
+
+    def __init__(self, pid: int) -> None:
+        self._status = Path(f"/proc/{pid}/status")
+        self._seen: list[tuple[float, float]] = []
+
+    async def watch(self) -> None:
+        """Until cancelled, or the process is gone."""
+        with suppress(OSError, ValueError):  # ValueError: it is ending and has no memory any more
+            while True:
+                self._seen.append(_resident_mb(self._status.read_text()))
+                await asyncio.sleep(MEMORY_EVERY_S)
+
+    def since_the_last_time(self, sample: Sample) -> Sample:
+        """With the lowest and the highest since this was asked before; the sample itself counts."""
+        seen, self._seen = [*self._seen, (sample.rss_mb, sample.anonymous_mb)], []
+        rss, anonymous = zip(*seen, strict=True)
+        return replace(sample, rss_mb=min(rss), anonymous_mb=min(anonymous), rss_highest_mb=max(rss))
+
+
+def _resident_mb(status: str) -> tuple[float, float]:
+    """The whole resident set, and what is no file's in it, from the text of /proc/PID/status. Raises ValueError where there is none."""
+    found = [re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE) for name in ("VmRSS", "RssAnon")]
+    rss, anonymous = (round(int(one[1]) * 1024 / 1e6, 3) for one in found if one is not None)
+    return rss, anonymous
 
 
 async def look(pid: int, listen: str, at_s: float) -> tuple[Sample, str]:
@@ -41,18 +76,17 @@ async def look(pid: int, listen: str, at_s: float) -> tuple[Sample, str]:
 
 
 def _look(process: Path, listen: str, at_s: float) -> tuple[Sample, str]:
-    fields = dict(re.findall(r"^(\w+):\s+(\d+)", (process / "status").read_text(), re.MULTILINE))
+    status = (process / "status").read_text()
+    (rss, anonymous), running = _resident_mb(status), re.search(r"^Threads:\s+(\d+)", status, re.MULTILINE)
     descriptors = len(list((process / "fd").iterdir()))
     times = (process / "stat").read_text().rpartition(")")[2].split()
     with urllib.request.urlopen(f"http://{listen}/metrics", timeout=30) as answer:
         text = str(answer.read().decode())
     tasks = re.search(r"^genba_tasks (\S+)", text, re.MULTILINE)
     assert tasks is not None, text
-    kib = 1024 / 1e6
-    sample = Sample(
-        round(at_s, 2), round(int(fields["VmRSS"]) * kib, 3), round(int(fields["RssAnon"]) * kib, 3), descriptors,
-        int(fields["Threads"]), int(float(tasks[1])), (int(times[11]) + int(times[12])) / 100,
-    )  # fmt: skip
+    assert running is not None, status
+    cpu_s = (int(times[11]) + int(times[12])) / 100
+    sample = Sample(round(at_s, 2), rss, anonymous, descriptors, int(running[1]), int(float(tasks[1])), cpu_s, rss)
     return sample, text
 
 

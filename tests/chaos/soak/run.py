@@ -89,6 +89,7 @@ class _Life:
         self.waiting = -1
         self._durable: dict[str, int] = {}
         self._text = ""
+        self._memory: judge.Memory | None = None
 
     async def live(self, program: tuple[str, ...] = ("-m", "gateway")) -> None:
         """From the start to a stop in good order."""
@@ -132,6 +133,8 @@ class _Life:
 
     async def _watched(self, gateway: e2e.GatewayProcess) -> None:
         showers = asyncio.create_task(self._showers())
+        self._memory = judge.Memory(gateway.process.pid)
+        watching = asyncio.create_task(self._memory.watch())
         began = time.monotonic()
         try:
             while (now := time.monotonic() - began) < self._course.seconds:
@@ -139,7 +142,8 @@ class _Life:
                 await asyncio.sleep(max(0.0, self._course.every_s - (time.monotonic() - began - now)))
         finally:
             showers.cancel()
-            await asyncio.gather(showers, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(showers, watching, return_exceptions=True)
             self._stands.calm()
         first, last = self.samples[0], self.samples[-1]
         took = last.at_s - first.at_s
@@ -152,7 +156,7 @@ class _Life:
         served = gateway.said("metrics are served")
         assert served is not None
         sample, self._text = await judge.look(gateway.process.pid, str(served["listen"]), at_s)
-        self.samples.append(sample)
+        self.samples.append(sample if self._memory is None else self._memory.since_the_last_time(sample))
         wrong, self._durable, self.waiting = check.scrape_adds_up(self._text, self._durable)
         self.wrong += wrong
 
@@ -275,7 +279,7 @@ async def soak(folder: Path, seed: int, course: Course, samples: Path | None = N
         **{name: round(value, 1) for name, value in life.load.items()},
         "warm_up_s": course.warm_up_s, "samples": len(steady), "rss_slope_mb_per_h": round(judge.rss_slope(steady), 3),
         "anonymous_slope_mb_per_h": round(judge.anonymous_slope(steady), 3),
-        "rss_mb": last.rss_mb, "rss_highest_mb": max(one.rss_mb for one in life.samples), "descriptors": last.descriptors,
+        "rss_mb": last.rss_mb, "rss_highest_mb": max(one.rss_highest_mb for one in life.samples), "descriptors": last.descriptors,
         "threads": last.threads, "tasks": last.tasks,
     }  # fmt: skip
     if course.slope:
