@@ -5,7 +5,7 @@ A module holds
 - its docstring: the protocol, published with the figures. What is scored, on which files, what was chosen where;
 - `NEEDS`: glob patterns below the data directory; where one matches nothing the set is left out. Empty: needs no data;
 - `run(data, calibrate, quick) -> Measured`: scores the files of `data` with what was chosen and trained on those of
-  `calibrate` (the same directory: cross-validated). `quick` asks for less certain figures in under a minute.
+  `calibrate` (the same directory: cross-validated). `quick` asks for less certain figures in a minute or so.
 """
 
 from __future__ import annotations
