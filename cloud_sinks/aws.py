@@ -303,7 +303,7 @@ class Account:
 
 @cache
 def _descriptions() -> Any:
-    """What botocore knows of the services, read once in a process: twelve megabytes for S3, otherwise again for each new session."""
+    """What botocore knows of the services, read once in a process. They take megabytes, otherwise again for each new session."""
     import botocore.session
 
     return botocore.session.Session().get_component("data_loader")

@@ -1,7 +1,7 @@
 """PutRecords with a body that is put together here.
 
-boto3 looks at each character of a record's base64 for something to escape, which takes as long as everything else of a request
-together. Endpoint, signature, answer and errors stay boto3's. Source: Amazon Kinesis Data Streams API Reference, PutRecords.
+botocore looks at each character of a record's base64 for something to escape, which takes as long as everything else of a request
+together. Endpoint, signature, answer and errors stay botocore's. Source: Amazon Kinesis Data Streams API Reference, PutRecords.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sink: one thread with a boto3 client; requests that keep the order of each key, and only failed records again."""
+"""The sink: one thread with a botocore client; requests that keep the order of each key, and only failed records again."""
 
 from __future__ import annotations
 

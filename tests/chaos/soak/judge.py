@@ -18,6 +18,7 @@ SLOPE_MB_PER_H: Final = 1.0
 TOGETHER: Final = 6
 """Samples of which the lowest counts: a minute of the release tier."""
 MEMORY_EVERY_S: Final = 0.5
+"""Between two looks at memory alone, which cost next to nothing."""
 MORE: Final = 2
 """Descriptors or tasks that the median of the last third may be above that of the first: what is open just now varies."""
 MORE_THREADS: Final = 6
@@ -51,7 +52,7 @@ class Memory:
 
     async def watch(self) -> None:
         """Until cancelled, or the process is gone."""
-        with suppress(OSError, ValueError):  # ValueError: it is ending and has no memory any more
+        with suppress(OSError, ValueError):  # there is nothing more to see: it is gone, or is ending and has no memory any more
             while True:
                 self._seen.append(_resident_mb(self._status.read_text()))
                 await asyncio.sleep(MEMORY_EVERY_S)

@@ -89,7 +89,6 @@ class _Life:
         self.waiting = -1
         self._durable: dict[str, int] = {}
         self._text = ""
-        self._memory: judge.Memory | None = None
 
     async def live(self, program: tuple[str, ...] = ("-m", "gateway")) -> None:
         """From the start to a stop in good order."""
@@ -133,12 +132,13 @@ class _Life:
 
     async def _watched(self, gateway: e2e.GatewayProcess) -> None:
         showers = asyncio.create_task(self._showers())
-        self._memory = judge.Memory(gateway.process.pid)
-        watching = asyncio.create_task(self._memory.watch())
+        memory = judge.Memory(gateway.process.pid)
+        watching = asyncio.create_task(memory.watch())
         began = time.monotonic()
         try:
             while (now := time.monotonic() - began) < self._course.seconds:
                 await self._look(gateway, now)
+                self.samples[-1] = memory.since_the_last_time(self.samples[-1])
                 await asyncio.sleep(max(0.0, self._course.every_s - (time.monotonic() - began - now)))
         finally:
             showers.cancel()
@@ -156,7 +156,7 @@ class _Life:
         served = gateway.said("metrics are served")
         assert served is not None
         sample, self._text = await judge.look(gateway.process.pid, str(served["listen"]), at_s)
-        self.samples.append(sample if self._memory is None else self._memory.since_the_last_time(sample))
+        self.samples.append(sample)
         wrong, self._durable, self.waiting = check.scrape_adds_up(self._text, self._durable)
         self.wrong += wrong
 
