@@ -25,6 +25,8 @@ PREVIOUS: Final = "previous"
 """The state array in which a model that learns the resolution of a sensor keeps the newest reading."""
 UNKNOWN_STEP: Final = np.float32(1e-30)
 """Resolution of a sensor that has never changed; so small that nothing is divided by zero."""
+Scored = tuple[Floats, Floats, Floats, bool]
+"""Score, low and high of the rows of a round, and whether none of them is NaN."""
 LATE_ROWS_UNTIL_ACCEPTED: Final = 10
 """So many live rows in a row that are older than what was seen: the source's clock has been set back, not the rows late."""
 
@@ -80,7 +82,7 @@ class PerTagModel(ABC):
         """Score m readings of m different slots `at`, then learn them. Returns score, low and high, each float64[m].
 
         `count` says which reading of its slot each is (1 is the first). `ready` is False while a slot is not warm (its score
-        is thrown away), None when all are. The arrays given are not to be changed.
+        is thrown away), None when all are. The arrays given are not to be changed; those returned are the caller's.
         """
 
     def update(self, batch: pa.RecordBatch, now: int) -> list[pa.RecordBatch]:
@@ -93,70 +95,76 @@ class PerTagModel(ABC):
         plan = self.slots.plan(readings.tag)
         if plan.count == 0:
             return []
-        usable = readings.usable
         with np.errstate(all="ignore"):  # the cold and the masked slots compute nonsense that nobody reads
-            if len(plan.rounds) == 1:
-                whole = self._whole_round(readings, plan.rounds[0], usable)
-                if whole is not None:
-                    score, low, high, complete = whole
-                    return [self._rows.of(readings, plan.rows, score, low, high, complete=complete)]
-            score, low, high = (np.full(plan.count, np.nan) for _ in range(3))
+            given: list[Floats] = []  # score, low and high of all rows, once one round does not give them
             for part in plan.rounds:
-                self._part_round(readings, part, usable, score, low, high)
+                good = self._good(readings, part)
+                found = self._whole(readings, part) if good is None else self._mostly(readings, part, good)
+                if found is not None and len(plan.rounds) == 1:
+                    score, low, high, complete = found
+                    return [self._rows.of(readings, plan.rows, score, low, high, complete=complete)]
+                given = given or [np.full(plan.count, np.nan) for _ in range(3)]
+                if found is not None:
+                    for target, one in zip(given, found[:3], strict=True):
+                        target[part.out] = one
+                elif good is not None:
+                    self._some(readings, part, np.flatnonzero(good), given)
+        score, low, high = given
         return [self._rows.of(readings, plan.rows, score, low, high)]
 
-    def _whole_round(self, readings: Readings, part: Round, usable: Bools | None) -> tuple[Floats, Floats, Floats, bool] | None:
-        """The usual case, a poll without a bad or late row: no masks. None when it is not that case."""
-        if usable is not None:
-            return None
-        time = readings.time[part.rows]
-        if not (readings.oldest > self._newest):
-            self._catch_up()
-            if not (time > self._last[part.at]).all():
-                return None
-        score, low, high, ready = self._take(part.at, time, readings.value[part.rows], readings)
+    def _whole(self, readings: Readings, part: Round) -> Scored:
+        """The usual case, a poll without a bad or late row: no masks."""
+        score, low, high, ready = self._take(part.at, readings.time[part.rows], readings.value[part.rows], readings)
         if ready is None:
             return score, low, high, True
         return self._blank(score, ready), self._blank(low, ready), self._blank(high, ready), False
 
-    def _part_round(
-        self, readings: Readings, part: Round, usable: Bools | None, score: Floats, low: Floats, high: Floats
-    ) -> None:
-        self._catch_up()
-        time = readings.time[part.rows]
-        good = self._in_order(readings, part, time, usable)
-        keep = np.flatnonzero(good)
-        if len(keep) == 0:
-            return
-        everything = len(keep) == len(good)
-        if isinstance(part.at, slice) and len(good) // 4 >= len(good) - len(keep) > 0:
-            self._mostly(readings, part, time, good, score, low, high)
-            return
-        at = part.at if everything else part.slots[keep]
-        value = readings.value[part.rows]
-        found = self._take(at, time if everything else time[keep], value if everything else value[keep], readings)
-        out = part.out if everything else keep if isinstance(part.out, slice) else part.out[keep]
-        for target, given in zip((score, low, high), found[:3], strict=True):
-            target[out] = given if found[3] is None else self._blank(given, found[3])
+    def _mostly(self, readings: Readings, part: Round, good: Bools) -> Scored | None:
+        """A few rows of a poll are not to be learnt: cheaper than copying all others is to learn all and put those few back.
 
-    def _mostly(
-        self, readings: Readings, part: Round, time: Times, good: Bools, score: Floats, low: Floats, high: Floats
-    ) -> None:
-        """A few rows of a poll are not to be learnt: cheaper than copying all others is to learn all and put those few back."""
-        spared = part.slots[~good]
+        None, and nothing done, where they are not few.
+        """
+        others = np.flatnonzero(~good)
+        if not isinstance(part.at, slice) or len(others) > len(good) // 4:
+            return None
+        spared, settled = part.slots[others], self._settled
         before = {name: array[spared] for name, array in self._arrays().items()}
-        found = self._take(part.at, time, readings.value[part.rows], readings)
+        score, low, high, ready = self._take(part.at, readings.time[part.rows], readings.value[part.rows], readings)
         for name, array in self._arrays().items():
             array[spared] = before[name]
         self._alike = None
-        self._settle()
-        shown = good if found[3] is None else good & found[3]
-        for target, given in zip((score, low, high), found[:3], strict=True):
-            target[part.out] = self._blank(given, shown)
+        if not (settled and self._settled):
+            self._settle()
+        if ready is not None:
+            shown = good & ready
+            return self._blank(score, shown), self._blank(low, shown), self._blank(high, shown), False
+        for values in (score, low, high):
+            values[others] = np.nan
+        return score, low, high, False
+
+    def _some(self, readings: Readings, part: Round, keep: Index, given: list[Floats]) -> None:
+        """The rows `keep` of a round, copied out of it; score, low and high go into `given`."""
+        if len(keep) == 0:
+            return
+        time, value = readings.time[part.rows][keep], readings.value[part.rows][keep]
+        out = keep if isinstance(part.out, slice) else part.out[keep]
+        *found, ready = self._take(part.slots[keep], time, value, readings)
+        for target, one in zip(given, found, strict=True):
+            target[out] = one if ready is None else self._blank(one, ready)
+
+    def _good(self, readings: Readings, part: Round) -> Bools | None:
+        """Which rows of the round may be scored and learnt; None when all are."""
+        if readings.usable is None and readings.oldest > self._newest:
+            return None
+        self._catch_up()
+        good = self._in_order(readings, part, readings.time[part.rows], readings.usable)
+        return None if good.all() else good
 
     def _in_order(self, readings: Readings, part: Round, time: Times, usable: Bools | None) -> Bools:
         """True where the row is usable and newer than the last one of its slot, or the slot's clock has been set back."""
         good = np.ones(len(time), dtype=bool) if usable is None else usable[part.rows].copy()
+        if readings.oldest > self._newest and not self._any_late:
+            return good
         fresh = time > self._last[part.at]
         late = good & ~fresh
         if late.any() or self._any_late:

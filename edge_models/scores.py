@@ -39,10 +39,10 @@ class ScoreRows:
         return self._batch(time, seq, tag, value, score, low, high, None, complete)
 
     def quiet(self, readings: Readings, score: Floats | None = None) -> pa.RecordBatch:
-        """One SCORE row without a band per row of a batch in which all are usable; without `score` it is 0, NaN is null."""
+        """One SCORE row without a band per row of a batch; without `score` it is 0, NaN is null."""
         time, seq, tag, value = (readings.batch.column(at) for at in _PASSED)
-        if value.null_count:
-            value = pa.array(readings.value)
+        if value.null_count or readings.usable is not None:
+            value = _nullable(readings.value)
         constant = self._constants(len(readings))
         nothing = constant["nothing"]
         shown = constant["zero"] if score is None else _nullable(score)
@@ -153,5 +153,8 @@ def _times(time: Times) -> pa.Array:
 
 
 def _nullable(values: Floats) -> pa.Array:
-    """NaN is null. A look for any is cheaper than a bitmap of none."""
-    return pa.array(values, from_pandas=bool(np.isnan(values.max(initial=-np.inf))))
+    """NaN is null. A look for any is cheaper than a bitmap of none, and this bitmap than pyarrow's."""
+    if not np.isnan(values.max(initial=-np.inf)):
+        return pa.array(values)
+    valid = np.packbits(values == values, bitorder="little")
+    return pa.Array.from_buffers(pa.float64(), len(values), [pa.py_buffer(valid), pa.array(values).buffers()[1]])

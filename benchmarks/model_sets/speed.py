@@ -141,10 +141,13 @@ def kernels(kinds: tuple[str, ...], rounds: int) -> Callable[[], float]:
             for model in inner:
                 if isinstance(model, stuck.Stuck):
                     assert model._pace is not None
-                    assert model._steady(readings, gateway, model._pace) is not None
+                    apart = model._pace.stand_apart(readings, gateway, model.slots.plan(readings.tag), model._jump_us)
+                    assert apart is not None
+                    assert model._pace.take(readings, int(gateway[0]), apart) is not None
                 else:
                     part = model.slots.plan(readings.tag).rounds[0]
-                    assert model._whole_round(readings, part, readings.usable) is not None
+                    assert model._good(readings, part) is None
+                    model._whole(readings, part)
         return (time.thread_time() - began) / TAGS * 1e9
 
     return measure

@@ -23,14 +23,16 @@ PLUGINS: Mapping[str, Any] = {
     "stuck": stuck.PLUGIN,
     "envelope": envelope.PLUGIN,
 }
-TAGS, POLLS = 5, 260
+TAGS, POLLS = 9, 330
 
 
 def polls(seed: int) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """Long runs of clean polls; between them everything that ends one: held values, spikes, bad and missing rows, several
-    times in one poll, a late poll, a pause, a burst."""
+    """Long runs of clean polls; between them everything that ends one: held values, spikes, missing rows, several times in one poll,
+    a late poll, a pause, a burst; and what a few tags may do while the others go on: bad, away or gated for some polls, no
+    number, and with odd seeds one that is bad for the first hundred."""
     rng = np.random.default_rng(seed)
     now, seq, before = T0, 0, np.zeros(TAGS)
+    away = np.zeros((3, TAGS), dtype=np.int64)  # until which poll: bad, away, gated
     for k in range(POLLS):
         now += POLL_US
         value = rng.normal(20, 1, TAGS)
@@ -38,7 +40,7 @@ def polls(seed: int) -> Iterator[tuple[pa.RecordBatch, int]]:
         time = np.full(TAGS, now)
         quality = np.zeros(TAGS, dtype=np.uint32)
         value[0] = value[0] if seed % 2 else 7.0  # with even seeds tag 0 is constant
-        kind = rng.integers(0, 12) if k > 40 and k % 3 == 0 and k % 80 < 50 else -1
+        kind = rng.integers(0, 13) if k > 40 and k % 3 == 0 and k % 80 < 50 else -1
         if kind == 0:
             value[2] = before[2]
         elif kind == 1:
@@ -60,7 +62,17 @@ def polls(seed: int) -> Iterator[tuple[pa.RecordBatch, int]]:
             quality = np.tile(quality, 2)
         elif kind == 8:
             value[:] = before
+        elif kind == 9:
+            value[5] = np.nan
+        if len(value) == TAGS and k > 40 and k % 5 == 0:
+            away[rng.integers(0, 3), rng.integers(2, TAGS)] = k + rng.integers(1, 9)
+        if seed % 2 and k < 100:
+            away[0, 8] = 100
+        bad, gone, gated = away[:, tag % TAGS] > k
+        quality = np.where(gone, q.BAD_NOT_CONNECTED, np.where(bad, q.BAD_SENSOR_FAILURE, quality)).astype(np.uint32)
         batch = readings(tag, value, time, first_seq=seq, quality=quality, lag=((now - time) // 1000).astype(np.int32))
+        if gated.any():
+            batch = batch.append_column("active", pa.array(~gated))
         seq += len(tag)
         before = value[:TAGS] if len(value) >= TAGS else before
         yield batch, now
@@ -92,16 +104,25 @@ def test_the_short_way_leads_where_the_long_way_does(kind: str, seed: int) -> No
     assert short.snapshot() == state
 
 
-def test_stuck_goes_the_short_way_when_polls_are_clean() -> None:
+@pytest.mark.parametrize("bad", [False, True])
+def test_stuck_goes_the_short_way_when_polls_are_clean_and_when_a_few_readings_are_bad(bad: bool) -> None:
     """The control: without it the test above would compare the long way with itself."""
     watched = stuck.PLUGIN.build(
         stuck.PLUGIN.config.model_validate({"kind": "stuck", "warm_up": "4s"}),
         ModelContext("watch", [make_tag(n) for n in range(TAGS)]),
     )
-    rng = np.random.default_rng(0)
-    for k in range(60):
-        batch = readings(np.arange(TAGS, dtype=np.int32), rng.normal(20, 1, TAGS), T0 + k * POLL_US, first_seq=k * TAGS)
-        watched.update(batch, T0)
     assert isinstance(watched, stuck.Stuck)
+    rng = np.random.default_rng(0)
+    quality = np.zeros(TAGS, dtype=np.uint32)
+    ways = []
+    for k in range(60):
+        quality[:] = 0
+        if bad and k > 30:
+            quality[k % 2] = q.BAD_SENSOR_FAILURE
+        tag = np.arange(TAGS, dtype=np.int32)
+        pace = watched._pace
+        watched.update(readings(tag, rng.normal(20, 1, TAGS), T0 + k * POLL_US, first_seq=k * TAGS, quality=quality.copy()), T0)
+        ways.append(pace is not None and watched._pace is pace)
+    assert all(ways[-29:])
     assert watched._pace is not None
-    assert watched._pace.polls > 30
+    assert watched._pace.polls > 20 or bad

@@ -1,4 +1,4 @@
-"""A spool in a temporary directory, and a sink that does what its script says."""
+"""A spool in a temporary directory, alone and with deliveries."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import structlog
 
 from gateway.spool import Spool
 from tests.conftest import ManualClock
+from tests.gateway.deliveries import Rig
 
 OpenSpool = Callable[..., Awaitable[Spool]]
 
@@ -30,3 +31,9 @@ async def open_spool(tmp_path: Path, manual_clock: ManualClock) -> AsyncIterator
     yield open_
     for spool in opened:
         await asyncio.wait_for(spool.close(), 5)
+
+
+@pytest.fixture
+async def rig(open_spool: OpenSpool, tmp_path: Path, manual_clock: ManualClock) -> Rig:
+    """Deliveries on a spool."""
+    return Rig(await open_spool(), tmp_path, manual_clock)

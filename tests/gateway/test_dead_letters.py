@@ -8,8 +8,8 @@ import pytest
 
 from gateway.dead_letters import DIRECTORY, asked, graves, redeliver
 from schemas.errors import Busy, ConfigError, NotConnected, Rejected
+from tests.gateway.deliveries import Rig, ScriptedSink, finished, running
 from tests.gateway.samples import until
-from tests.gateway.test_delivery import Rig, ScriptedSink, finished, running
 from tests.gateway.test_resending import HoldingSink
 
 

@@ -10,8 +10,8 @@ import pytest
 from cloud_sinks.base import BatchPolicy
 from gateway.pace import Overtaking, Pace
 from schemas.errors import Busy, NotConnected
+from tests.gateway.deliveries import Rig, ScriptedSink, finished, running
 from tests.gateway.samples import until
-from tests.gateway.test_delivery import Rig, ScriptedSink, finished, running
 
 
 @pytest.fixture

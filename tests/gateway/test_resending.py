@@ -13,9 +13,9 @@ from cloud_sinks.parquet import PLUGIN
 from gateway.spool import deeds
 from schemas.errors import ConfigError
 from tests.conformance.sink import Tags
+from tests.gateway.deliveries import TAGS, Rig, ScriptedSink, finished, running
 from tests.gateway.samples import until
 from tests.gateway.spool.conftest import crash
-from tests.gateway.test_delivery import TAGS, Rig, ScriptedSink, finished, running
 
 
 class HoldingSink(ScriptedSink):

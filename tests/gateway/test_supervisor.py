@@ -22,9 +22,9 @@ from gateway.pipeline import open_pipeline
 from gateway.supervisor import Supervisor
 from schemas.errors import ConfigError
 from schemas.span import Command
+from tests.gateway.deliveries import ScriptedSink
 from tests.gateway.samples import rows, until
 from tests.gateway.spool.conftest import FaultyStorage
-from tests.gateway.test_delivery import ScriptedSink
 
 PLANT = """
 enterprise: acme

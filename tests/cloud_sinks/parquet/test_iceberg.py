@@ -22,7 +22,7 @@ from tests.cloud_sinks.test_lake import put
 from tests.gateway.cli.conftest import Genba
 from tests.gateway.cli.conftest import genba as genba
 
-from .test_compaction import compact
+from .compactions import compact
 
 if importlib.util.find_spec("pyiceberg") is None:
     pytest.fail("these tests need the extra iceberg, which requirements/dev.in names: make setup", pytrace=False)
