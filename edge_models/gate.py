@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -210,6 +210,7 @@ class Gate:
                 self._tests.setdefault(found.id, []).append(resolve(number, index, comparison, found, where))
         self._is_input = np.zeros(top, dtype=bool)
         self._is_input[list(self._tests)] = True
+        self._seen = np.full(top, np.nan)  # the number by which each input was tested last
         self.truth: Bools = np.zeros((len(assets), len(condition.comparisons)), dtype=bool)
         self._open = self.condition.evaluate(self.truth)
 
@@ -226,13 +227,30 @@ class Gate:
             self._follow(readings, inputs, asset, opened)
         return opened
 
+    def pass_on(self, readings: Readings) -> tuple[Readings, Bools | None]:
+        """The readings as a model behind the gate takes them, and the rows that are shut; None where no row that it watches is."""
+        active = self.active(readings)
+        watched = self._asset_of[np.minimum(readings.tag, len(self._asset_of) - 1)] >= 0
+        if not (watched & ~active).any():
+            return readings, None
+        batch = readings.batch.append_column("active", pa.array(active))
+        return replace(readings.gated(active), batch=batch), ~active
+
     def _follow(self, readings: Readings, inputs: Index, asset: Index, opened: Bools) -> None:
+        number, tags = readings.value[inputs], readings.tag[inputs]  # bad ones and texts are NaN, and always looked at
+        news = number != self._seen[tags]
+        if not news.any():
+            return
+        if not news.all():
+            fresh = np.zeros(len(self._seen), dtype=bool)
+            fresh[tags[news]] = True
+            news = fresh[tags]  # all rows of a tag, once one of them is another than the last
+            inputs, number, tags = inputs[news], number[news], tags[news]
+        self._seen[tags] = number
         good = ~q.is_bad(readings.quality[inputs])
         texts = readings.batch.column("text").take(pa.array(inputs)).to_pylist()
-        values = np.where(np.abs(readings.value[inputs]) <= HUGE, readings.value[inputs], np.nan).tolist()
-        for row, known, value, text, tag in zip(
-            inputs.tolist(), good.tolist(), values, texts, readings.tag[inputs].tolist(), strict=True
-        ):
+        values = np.where(np.abs(number) <= HUGE, number, np.nan).tolist()
+        for row, known, value, text, tag in zip(inputs.tolist(), good.tolist(), values, texts, tags.tolist(), strict=True):
             for test in self._tests[tag]:
                 now = known and test(value, text)
                 if now == self.truth[test.asset, test.comparison]:
@@ -248,6 +266,7 @@ class Gate:
         """Take over `truth` of a gate with the same `signature`; one of another shape leaves everything unknown."""
         if truth.shape == self.truth.shape:
             self.truth[:] = truth.astype(bool)
+            self._seen[:] = np.nan
             self._open = self.condition.evaluate(self.truth)
 
 

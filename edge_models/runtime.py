@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -53,7 +53,8 @@ class Warmth:
         self._ids = np.array([tag.id for tag in tags], dtype=np.intp)
         self._wave = np.zeros(len(self.first), dtype=bool)
         self._wave[[tag.id for tag in tags if tag.value_type == "samples"]] = True
-        self._warm = np.zeros(len(self.first), dtype=bool)
+        self._latest = NEVER  # of the times in `first`
+        self._unseen = np.ones(len(self.first), dtype=bool)  # by tag id: no good reading yet
         self._settled = warm_up_us == 0 or not tags
 
     def see(self, readings: Readings) -> None:
@@ -61,12 +62,14 @@ class Warmth:
         if self._settled:
             return
         ids = np.minimum(readings.tag, len(self.first) - 1)
-        new = self.first[ids] == NEVER
+        new = self._unseen[ids]
         if new.any():
             usable = self._usable(readings, ids)
             rows = np.flatnonzero(new if usable is None else new & usable)[::-1]  # the earliest row is written last
-            self.first[ids[rows]] = readings.time[rows]
-        self.first[-1] = NEVER
+            if len(rows):
+                self.first[ids[rows]] = readings.time[rows]
+                self.first[-1] = NEVER
+                self.look_again()
 
     def _usable(self, readings: Readings, ids: Index) -> Bools | None:
         """As in `Readings`, and a waveform, which has no number, is usable too unless it is bad."""
@@ -87,12 +90,20 @@ class Warmth:
         if self._settled or scores.column("tag").null_count:
             return None
         ids = np.minimum(scores.column("tag").to_numpy(), len(self.first) - 1)
-        waited = scores.column("time").view(pa.int64()).to_numpy() - self.first[ids]
-        # Before its first good reading a tag has waited nonsense; a clock that was set back has waited less than nothing.
-        cold: Bools = (self.first[ids] == NEVER) | ((waited >= 0) & (waited < self._warm_up_us))
-        self._warm[ids[~cold]] = True
-        self._settled = bool(self._warm[self._ids].all())
+        time = scores.column("time").view(pa.int64()).to_numpy()
+        cold: Bools = self._unseen[ids]
+        if int(time.min()) - self._latest >= self._warm_up_us:  # whoever was seen at all is warm
+            self._settled = not self._unseen[self._ids].any()
+        else:
+            waited = time - self.first[ids]
+            # Before its first good reading a tag has waited nonsense; a clock that was set back has waited less than nothing.
+            cold |= (waited >= 0) & (waited < self._warm_up_us)
         return cold if cold.any() else None
+
+    def look_again(self) -> None:
+        """`first` has been written to."""
+        self._unseen = self.first == NEVER
+        self._latest = int(self.first.max())
 
 
 class _Member:
@@ -111,17 +122,14 @@ class _Member:
         self._asset = np.zeros(len(self.ids), dtype=np.intp)
         self._asset[[tag.id for tag in tags]] = [number[tag.asset] for tag in tags]
 
-    def begin(self, readings: Readings | None) -> _Turn:
-        """Gate and warm-up of one batch, and what is to be inferred for it."""
+    def begin(self, readings: Readings | None, passed: dict[Gate, tuple[Readings, Bools | None]]) -> _Turn:
+        """Gate and warm-up of one batch, and what is to be inferred for it. `passed`: what gates have let through of it already."""
         shut: Bools | None = None
         if readings is not None:
             if self.gate is not None:
-                active = self.gate.active(readings)
-                mine = self.ids[np.minimum(readings.tag, len(self.ids) - 1)]
-                if (mine & ~active).any():
-                    shut = ~active
-                    batch = readings.batch.append_column("active", pa.array(active))
-                    readings = replace(readings.gated(active), batch=batch)
+                if self.gate not in passed:
+                    passed[self.gate] = self.gate.pass_on(readings)
+                readings, shut = passed[self.gate]
             self.warmth.see(readings)
         request = None if readings is None or self.infers is None else self.infers.ask(readings)
         return _Turn(self, readings, shut, request)
@@ -229,6 +237,7 @@ class ModelSet:
         where a condition cannot be followed or a model's file cannot be used.
         """
         members: dict[str, tuple[ModelConfig, EdgeModel, Gate | None, Sequence[Tag]]] = {}
+        gates: dict[tuple[str, ...], Gate] = {}  # models with one condition on the same tags stand behind one gate
         for name, config in configs.items():
             where = f"models.{name}"
             found = watched(config, tags)
@@ -238,7 +247,9 @@ class ModelSet:
                     condition = parse(config.active_when)
                 except ValueError as error:
                     raise ConfigError(str(error), where=f"{where}.active_when") from error
-                gate = Gate(condition, found, tags, where=f"{where}.active_when")
+                key = (config.active_when, *(tag.path for tag in found))
+                gate = gates.get(key) or Gate(condition, found, tags, where=f"{where}.active_when")
+                gates[key] = gate
             context = ModelContext(name, found, time_zone, open_model, whole)
             members[name] = (config, plugin_of(config.kind).build(config, context), gate, found)
         limited = [tag for tag in tags if tag.limits is not None]
@@ -276,7 +287,8 @@ class ModelSet:
         """The first half of `update`: whoever lets models compute elsewhere answers the requests and calls `finish`, before the
         next `begin`, `snapshot` or `restore`."""
         readings = decode(batch, self._columns) if batch.num_rows else None
-        return Begun(batch, now, readings, [member.begin(readings) for member in self._members])
+        passed: dict[Gate, tuple[Readings, Bools | None]] = {}
+        return Begun(batch, now, readings, [member.begin(readings, passed) for member in self._members])
 
     def finish(self, begun: Begun, answers: Mapping[str, Numbers | None]) -> Outputs:
         """The second half: the answers by name of the model; one that has none here scores null."""
@@ -285,7 +297,11 @@ class ModelSet:
         for turn in begun.turns:
             member, shut = turn.member, turn.shut
             found = member.finish(turn, begun.batch, begun.now, answers.get(member.name))
-            idle = None if shut is None or readings is None else member.falls_idle(readings, shut)
+            about = set() if shut is None else self.alarms.about_assets(member.name)
+            of_assets = any(kind_of(one) == "score" and one.num_rows and one.column("tag").null_count for one in found)
+            idle = None
+            if shut is not None and readings is not None and (about or of_assets):
+                idle = member.falls_idle(readings, shut)
             told: set[str] = set()
             for one in found:
                 if kind_of(one) == "score":
@@ -295,7 +311,7 @@ class ModelSet:
                 else:
                     out.health.append(one)
             if idle is not None:
-                for alarm in self.alarms.about_assets(member.name) - told:
+                for alarm in about - told:
                     self.alarms.feed(member.name, alarm, idle, inactive=np.ones(idle.num_rows, dtype=bool))
         alerts = self.alarms.settle(readings, begun.now)
         if alerts is not None:
@@ -331,16 +347,22 @@ class ModelSet:
         if shut is not None and readings is not None:
             # A score names the row it was made from. In a lake there are holes where rows went elsewhere.
             seq = scores.column("seq").to_numpy()
-            row = np.searchsorted(readings.seq, seq)
-            inside = (row < len(shut)) & (readings.seq[np.minimum(row, len(shut) - 1)] == seq)
-            inactive = np.zeros(len(row), dtype=bool)
-            inactive[inside] = shut[row[inside]]
+            if len(seq) == len(shut) and (seq == readings.seq).all():
+                inactive = shut
+            else:
+                row = np.searchsorted(readings.seq, seq)
+                inside = (row < len(shut)) & (readings.seq[np.minimum(row, len(shut) - 1)] == seq)
+                inactive = np.zeros(len(row), dtype=bool)
+                inactive[inside] = shut[row[inside]]
         cold = member.warmth.cold(scores)
         blank = cold if inactive is None else inactive if cold is None else cold | inactive
         if blank is not None:
             at = scores.schema.get_field_index("score")
-            score = scores.column("score").to_numpy(zero_copy_only=False)
-            scores = scores.set_column(at, scores.schema.field(at), pa.array(np.where(blank, np.nan, score), from_pandas=True))
+            score = scores.column(at).to_numpy(zero_copy_only=False)
+            if not np.isnan(score[blank]).all():
+                scores = scores.set_column(
+                    at, scores.schema.field(at), pa.array(np.where(blank, np.nan, score), from_pandas=True)
+                )
         out.scores.append(scores)
         if idle is not None and idle.num_rows and scores.column("tag").null_count:
             order = np.argsort(np.r_[scores.column("seq").to_numpy(), idle.column("seq").to_numpy()], kind="stable")
@@ -386,6 +408,7 @@ class ModelSet:
             if first is not None:
                 n = min(len(first), len(member.warmth.first)) - 1
                 member.warmth.first[:n] = first[:n].astype(np.int64)
+                member.warmth.look_again()
             truth, when = arrays.get(f"gate/{member.name}"), arrays.get(f"when/{member.name}")
             if member.gate is not None and truth is not None and when is not None and array_text(when) == member.gate.signature:
                 member.gate.restore(truth)

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from .slots import Floats, Index, Plan, Readings, Times
+from .slots import Bools, Floats, Index, Plan, Readings, Times
 from .stuck_state import DECAY, FORGET, LIMIT, State, stretch
 
 ALL_ZERO: Final = np.zeros(0)
@@ -28,7 +28,8 @@ class Pace:
     arrived: int  # gateway time of that poll
     newest: int  # no reading is newer
     apart: Index  # slots that were not well behind it, ascending
-    few: Index = field(default_factory=lambda: _NONE)  # slots that have changed too seldom to be scored
+    seldom: Bools = field(default_factory=lambda: np.zeros(0, dtype=bool))  # which slots have changed too seldom to be scored
+    few: Index = field(default_factory=lambda: _NONE)  # they
     rest: Index | slice = field(default_factory=lambda: slice(None))  # all others
     even: bool = False  # every tag of the rest changed in it, at one time, none of the few did, and none stood apart
     one: bool = False  # the longest holds are one number for all of the rest, and so are the longest gaps
@@ -85,7 +86,10 @@ class Pace:
         few = self.few
         if len(apart):
             same[apart] = False
-            few = np.setdiff1d(few, apart, assume_unique=True) if len(few) else few
+            if len(few):
+                seldom = self.seldom.copy()
+                seldom[apart] = False
+                few = np.flatnonzero(seldom)
         if len(few) and not same[few].all():
             return None
         held_still = int(np.count_nonzero(same))
@@ -132,13 +136,13 @@ class Pace:
         s = self.state
         well = s.well(apart)
         self.apart = apart[~well]
-        if len(self.few) and np.isin(apart[s.changes[apart] >= s.min_changes], self.few).any():
+        if len(self.few) and self.seldom[apart[s.changes[apart] >= s.min_changes]].any():
             self._part()
 
     def _part(self) -> None:
-        few = self.state.changes < self.state.min_changes
-        self.few = np.flatnonzero(few)
-        self.rest = np.flatnonzero(~few) if len(self.few) else slice(None)
+        self.seldom = self.state.changes < self.state.min_changes
+        self.few = np.flatnonzero(self.seldom)
+        self.rest = np.flatnonzero(~self.seldom) if len(self.few) else slice(None)
         self.blank = np.zeros(0)
 
     def _count(self, readings: Readings, now: int) -> None:

@@ -56,8 +56,11 @@ def model_set(kinds: tuple[str, ...], *, limited: bool = False) -> ModelSet:
     return ModelSet.build(configs, tags, PLUGINS.__getitem__)
 
 
-def polls(count: int, first: int, *, spoil: float = 0.0, still: bool = False) -> Iterator[pa.RecordBatch]:
-    """`count` batches from poll number `first` on; a share `spoil` of the rows is bad, with `still` half of the tags are constant."""
+def polls(count: int, first: int, *, spoil: float = 0.0, still: bool = False, running: int = 0) -> Iterator[pa.RecordBatch]:
+    """`count` batches from poll number `first` on; a share `spoil` of the rows is bad, with `still` half of the tags are constant.
+
+    With `running` the first of each 200 tags says whether its asset runs: the first `running` of them do.
+    """
     rng = np.random.default_rng(first)
     ids = np.arange(TAGS, dtype=np.int32)
     for k in range(first, first + count):
@@ -67,6 +70,8 @@ def polls(count: int, first: int, *, spoil: float = 0.0, still: bool = False) ->
         value = rng.normal(20, 1, TAGS)
         if still:
             value[::2] = 20.0
+        if running:
+            value[::200] = np.arange(TAGS // 200) < running
         yield with_seq(telemetry(time_us=(k + 1) * 100_000, tag=ids, value=value, quality=quality), k * TAGS)
 
 
@@ -105,6 +110,21 @@ def assets(rounds: int) -> Callable[[], float]:
     assert out.scores[0].column("score").null_count == 0, "not warm"
     pending = asset_polls(rounds, LEARNT)
     return updating(models, pending)
+
+
+def idle(rounds: int) -> Callable[[], float]:
+    """A contestant: the same for 50 assets of 200 tags behind `active_when`, of which five have never run."""
+    tags = [
+        Tag(path=f"a/b/m{i // 200}/t{i % 200}", asset=f"a/b/m{i // 200}", name=f"t{i % 200}", adapter="x", device="x", address=str(i),
+            period_us=100_000, id=i)
+        for i in range(TAGS)
+    ]  # fmt: skip
+    entry = {"tags": ["**"], "warm_up": "5s", "active_when": "t0 == 1"}
+    configs = {kind: PLUGINS[kind].config.model_validate({"kind": kind, **entry}) for kind in CHAIN}
+    models = ModelSet.build(configs, tags, PLUGINS.__getitem__)
+    for batch in polls(WARM, 0, running=45):
+        models.update(batch, 0)
+    return updating(models, polls(rounds, WARM, running=45))
 
 
 def end_to_end(
@@ -229,6 +249,7 @@ def run(data: Path, calibrate: Path, quick: bool) -> Measured:
         "chain": end_to_end(CHAIN, rounds),
         "chain, 1 % bad": end_to_end(CHAIN, rounds, spoil=0.01),
         "chain, half still": end_to_end(CHAIN, rounds, still=True),
+        "chain, one in ten idle": idle(rounds),
         "kernels": kernels(CHAIN, rounds),
         "baseline": gaussian,
         **{kind: end_to_end((kind,), rounds) for kind in CHAIN},
@@ -243,6 +264,7 @@ def run(data: Path, calibrate: Path, quick: bool) -> Measured:
             Figure("default chain, Arrow batch to scores and alerts", found["chain"], unit, "lower", 50.0),
             Figure("the same, 1 % of the readings bad", found["chain, 1 % bad"], unit, "lower"),
             Figure("the same, half of the tags constant", found["chain, half still"], unit, "lower"),
+            Figure("the same, one asset in ten idle by `active_when`", found["chain, one in ten idle"], unit, "lower"),
             Figure("default chain, kernels with quality mask", found["kernels"], unit, "lower", 15.0),
             Figure(
                 "times as fast as the baseline, end to end", found["baseline"] / found["chain"], "x", "higher", 20.0, baseline

@@ -121,13 +121,15 @@ def test_cuts_change_nothing_and_the_truth_is_its_whole_state() -> None:
     rows = readings(tag.astype(np.int32), value, T0 + np.arange(n), quality=np.where(rng.random(n) < 0.1, q.BAD, 0))
     whole = gate("mode == run or mode == fault").active(decode(rows))
     g, found = gate("mode == run or mode == fault"), []
+    stays, known = gate("mode == run or mode == fault"), []  # remembers what it has tested
     for at in range(0, n, 7):
         found += g.active(decode(rows.slice(at, 7))).tolist()
+        known += stays.active(decode(rows.slice(at, 7))).tolist()
         fresh = gate("mode == run or mode == fault")
         fresh.restore(g.truth)
         assert fresh.signature == g.signature
         g = fresh
-    assert found == whole.tolist()
+    assert found == known == whole.tolist()
     assert 0 < whole.sum() < n
 
 

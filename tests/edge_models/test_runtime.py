@@ -150,6 +150,33 @@ def test_the_gate_and_its_rows_survive_a_restart_and_cuts() -> None:
     assert exact(scores, *SCORE_COLUMNS) == exact(whole.scores, *SCORE_COLUMNS)
 
 
+def test_models_behind_one_gate_score_as_each_alone_also_with_assets_that_never_ran() -> None:
+    tags = [
+        make_tag(n, name=f"t{n % 4}" if n % 4 else "mode", asset=f"acme/osaka/press-{n // 4}", limits=None, enum=None if n % 4 else {0: "idle", 1: "run"})
+        for n in range(24)
+    ]  # fmt: skip
+    entry = {"tags": ["**/t?"], "active_when": "mode == run", "warm_up": "4s"}
+    entries = {kind: {**entry, "kind": kind} for kind in ("forecast_residual", "drift", "stuck")}
+    rng = np.random.default_rng(2)
+    running = (rng.random((300, 6)) < 0.03).cumsum(axis=0) % 2
+    running[:, 5] = 0
+    polls = [
+        readings(
+            list(range(24)),
+            np.where(np.arange(24) % 4, rng.normal(20, 1, 24), np.repeat(running[k], 4)).tolist(),
+            T0 + k * POLL_US,
+            first_seq=24 * k,
+        )
+        for k in range(300)
+    ]
+    together = run(build(entries, tags), polls)
+    apart = [run(build({name: one}, tags), polls) for name, one in entries.items()]
+    assert exact(together.scores, *SCORE_COLUMNS) == exact([batch for out in apart for batch in out.scores], *SCORE_COLUMNS)
+    rows = [row for batch in together.scores for row in batch.to_pylist()]
+    assert {row["score"] for row in rows if row["tag"] >= 20} == {None}
+    assert sum(row["score"] is not None for row in rows if row["tag"] < 20) > 5_000
+
+
 def test_another_condition_does_not_inherit_the_gate() -> None:
     made = build(GATE, GATE_TAGS)
     run(made, [gated(k, 1, 2.0 + k % 3) for k in range(50)])
