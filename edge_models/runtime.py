@@ -297,11 +297,12 @@ class ModelSet:
         for turn in begun.turns:
             member, shut = turn.member, turn.shut
             found = member.finish(turn, begun.batch, begun.now, answers.get(member.name))
-            about = set() if shut is None else self.alarms.about_assets(member.name)
-            of_assets = any(kind_of(one) == "score" and one.num_rows and one.column("tag").null_count for one in found)
+            about: set[str] = set()
             idle = None
-            if shut is not None and readings is not None and (about or of_assets):
-                idle = member.falls_idle(readings, shut)
+            if shut is not None and readings is not None:
+                about = self.alarms.about_assets(member.name)
+                if about or any(kind_of(one) == "score" and one.column("tag").null_count for one in found):
+                    idle = member.falls_idle(readings, shut)
             told: set[str] = set()
             for one in found:
                 if kind_of(one) == "score":
