@@ -56,10 +56,10 @@ def model_set(kinds: tuple[str, ...], *, limited: bool = False) -> ModelSet:
     return ModelSet.build(configs, tags, PLUGINS.__getitem__)
 
 
-def polls(count: int, first: int, *, spoil: float = 0.0, still: bool = False, running: int = 0) -> Iterator[pa.RecordBatch]:
+def polls(count: int, first: int, *, spoil: float = 0.0, still: bool = False, switch: int = 0) -> Iterator[pa.RecordBatch]:
     """`count` batches from poll number `first` on; a share `spoil` of the rows is bad, with `still` half of the tags are constant.
 
-    With `running` the first of each 200 tags says whether its asset runs: the first `running` of them do.
+    With `switch` the first of each so many tags says whether its asset runs: nine in ten do.
     """
     rng = np.random.default_rng(first)
     ids = np.arange(TAGS, dtype=np.int32)
@@ -70,8 +70,9 @@ def polls(count: int, first: int, *, spoil: float = 0.0, still: bool = False, ru
         value = rng.normal(20, 1, TAGS)
         if still:
             value[::2] = 20.0
-        if running:
-            value[::200] = np.arange(TAGS // 200) < running
+        if switch:
+            switches = value[::switch]
+            switches[:] = np.arange(len(switches)) < 0.9 * len(switches)
         yield with_seq(telemetry(time_us=(k + 1) * 100_000, tag=ids, value=value, quality=quality), k * TAGS)
 
 
@@ -114,17 +115,18 @@ def assets(rounds: int) -> Callable[[], float]:
 
 def idle(rounds: int) -> Callable[[], float]:
     """A contestant: the same for 50 assets of 200 tags behind `active_when`, of which five have never run."""
+    many = max(2, TAGS // 50)
     tags = [
-        Tag(path=f"a/b/m{i // 200}/t{i % 200}", asset=f"a/b/m{i // 200}", name=f"t{i % 200}", adapter="x", device="x", address=str(i),
+        Tag(path=f"a/b/m{i // many}/t{i % many}", asset=f"a/b/m{i // many}", name=f"t{i % many}", adapter="x", device="x", address=str(i),
             period_us=100_000, id=i)
         for i in range(TAGS)
     ]  # fmt: skip
     entry = {"tags": ["**"], "warm_up": "5s", "active_when": "t0 == 1"}
     configs = {kind: PLUGINS[kind].config.model_validate({"kind": kind, **entry}) for kind in CHAIN}
     models = ModelSet.build(configs, tags, PLUGINS.__getitem__)
-    for batch in polls(WARM, 0, running=45):
+    for batch in polls(WARM, 0, switch=many):
         models.update(batch, 0)
-    return updating(models, polls(rounds, WARM, running=45))
+    return updating(models, polls(rounds, WARM, switch=many))
 
 
 def end_to_end(
