@@ -329,24 +329,22 @@ class Stuck:
         self._s.arrived[at], self._s.gap[at], self._s.arrivals[at] = arrived, gap, arrivals + 1.0
         self._s.last[at], self._s.seq[at] = time, seq
         if config.missing:
-            self._s.due[at] = arrived + np.maximum(self._s.least[at], config.factor * gap).astype(np.int64)
+            self._s.due[at] = arrived + self._s.allowed_gap(at).astype(np.int64)
 
     def _overdue(self, before: Index, slots: Index, clock: Times) -> tuple[Index, pa.RecordBatch]:
         """Rows for readings that did not come: one per allowed time that has passed at `clock` and was not told yet.
 
         `before` are the batch rows that they precede; it comes back beside the rows, repeated alike.
         """
-        limit = self._s.allowed_gap()[slots]
+        limit = self._s.allowed_gap(slots)
         allowed = limit.astype(np.int64)
         first_due = self._s.due[slots]
         number = (clock - first_due) // allowed + 1
         self._s.due[slots] = first_due + number * allowed
         nth = np.arange(int(number.sum())) - np.repeat(np.cumsum(number) - number, number)
         due = np.repeat(first_due, number) + nth * np.repeat(allowed, number)
-        first = self._s.first[slots]
-        warm = (first != NEVER) & (self._s.last[slots] - first >= self._config.warm_up.us)
         steady = self._s.gap[slots] <= self._s.least[slots]
-        known = np.repeat(steady & warm & (self._s.arrivals[slots] >= self._config.min_changes), number)
+        known = np.repeat(steady & self._s.judged(slots), number)
         slots, before, due, limit = (
             each[known] for each in (*(np.repeat(a, number) for a in (slots, before)), due, np.repeat(limit, number))
         )

@@ -63,8 +63,9 @@ class State:
 
     def judged(self, at: slice | Index) -> Bools:
         """Whether pauses of the tags are faults by now; pauses before that are how the tag is."""
-        long_known: Bools = (self.arrivals[at] >= self.min_changes) & (self.last[at] - self.first[at] >= self._warm_up_us)
-        return long_known
+        first = self.first[at]
+        known: Bools = (first != NEVER) & (self.last[at] - first >= self._warm_up_us) & (self.arrivals[at] >= self.min_changes)
+        return known
 
     def well(self, at: slice | Index) -> Bools:
         """Whether the tags are warm, judged, not paused, and their last reading was good."""

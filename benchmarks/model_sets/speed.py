@@ -5,6 +5,7 @@ contestants take turns of ten polls and the median of their processor time count
 the vector updates of the three models with the quality mask, without Arrow on either side. The baseline is river's
 GaussianScorer, score and learn, one call per sample (where river is not installed, the same arithmetic in plain Python: the table
 says which). `multivariate` has the same 10,000 tags in 1,000 assets of ten, each asset with a movement that its tags share, once a second.
+*Idle by `active_when`*: 50 assets of 200 tags, five of which have never run.
 """
 
 from __future__ import annotations
@@ -43,16 +44,22 @@ ASSET = 10
 LEARNT = 500
 """Polls after which `multivariate` has learnt all assets."""
 CHAIN = ("forecast_residual", "stuck", "drift")
+BOUNDS = Limits(low=-100.0, high=100.0)
 
 
-def model_set(kinds: tuple[str, ...], *, limited: bool = False) -> ModelSet:
-    """The chain over all tags, the alarm layer behind it."""
-    bounds = Limits(low=-100.0, high=100.0) if limited else None
-    tags = [
-        Tag(path=f"a/b/c/t{i}", asset="a/b/c", name=f"t{i}", adapter="x", device="x", address=str(i), period_us=100_000, limits=bounds, id=i)
+def plant(many: int, *, period_us: int = 100_000, limits: Limits | None = None) -> list[Tag]:
+    """All tags there are, `many` to an asset."""
+    return [
+        Tag(path=f"a/b/m{i // many}/t{i % many}", asset=f"a/b/m{i // many}", name=f"t{i % many}", adapter="x", device="x", address=str(i),
+            period_us=period_us, limits=limits, id=i)
         for i in range(TAGS)
     ]  # fmt: skip
-    configs = {kind: PLUGINS[kind].config.model_validate({"kind": kind, "tags": ["**"], "warm_up": "5s"}) for kind in kinds}
+
+
+def model_set(kinds: tuple[str, ...], tags: list[Tag], **options: str) -> ModelSet:
+    """The models over all tags, the alarm layer behind them."""
+    entry = {"tags": ["**"], "warm_up": "5s", **options}
+    configs = {kind: PLUGINS[kind].config.model_validate({"kind": kind, **entry}) for kind in kinds}
     return ModelSet.build(configs, tags, PLUGINS.__getitem__)
 
 
@@ -99,13 +106,7 @@ def updating(models: ModelSet, pending: Iterator[pa.RecordBatch]) -> Callable[[]
 
 def assets(rounds: int) -> Callable[[], float]:
     """A contestant: ns per tag-sample of one poll of all assets through `multivariate` and the alarm layer."""
-    tags = [
-        Tag(path=f"a/b/m{i // ASSET}/t{i % ASSET}", asset=f"a/b/m{i // ASSET}", name=f"t{i % ASSET}", adapter="x", device="x", address=str(i),
-            period_us=1_000_000, id=i)
-        for i in range(TAGS)
-    ]  # fmt: skip
-    config = PLUGINS["multivariate"].config.model_validate({"kind": "multivariate", "tags": ["**"], "warm_up": "60s"})
-    models = ModelSet.build({"multivariate": config}, tags, PLUGINS.__getitem__)
+    models = model_set(("multivariate",), plant(ASSET, period_us=1_000_000), warm_up="60s")
     for batch in asset_polls(LEARNT, 0):
         out = models.update(batch, 0)
     assert out.scores[0].column("score").null_count == 0, "not warm"
@@ -116,14 +117,7 @@ def assets(rounds: int) -> Callable[[], float]:
 def idle(rounds: int) -> Callable[[], float]:
     """A contestant: the same for 50 assets of 200 tags behind `active_when`, of which five have never run."""
     many = max(2, TAGS // 50)
-    tags = [
-        Tag(path=f"a/b/m{i // many}/t{i % many}", asset=f"a/b/m{i // many}", name=f"t{i % many}", adapter="x", device="x", address=str(i),
-            period_us=100_000, id=i)
-        for i in range(TAGS)
-    ]  # fmt: skip
-    entry = {"tags": ["**"], "warm_up": "5s", "active_when": "t0 == 1"}
-    configs = {kind: PLUGINS[kind].config.model_validate({"kind": kind, **entry}) for kind in CHAIN}
-    models = ModelSet.build(configs, tags, PLUGINS.__getitem__)
+    models = model_set(CHAIN, plant(many), active_when="t0 == 1")
     for batch in polls(WARM, 0, switch=many):
         models.update(batch, 0)
     return updating(models, polls(rounds, WARM, switch=many))
@@ -133,7 +127,7 @@ def end_to_end(
     kinds: tuple[str, ...], rounds: int, *, spoil: float = 0.0, still: bool = False, limited: bool = False
 ) -> Callable[[], float]:
     """A contestant: ns per tag-sample of one poll through the models and the alarm layer."""
-    models = model_set(kinds, limited=limited)
+    models = model_set(kinds, plant(TAGS, limits=BOUNDS if limited else None))
     for batch in polls(WARM, 0, still=still):
         out = models.update(batch, 0)
     for scores in out.scores:
@@ -145,7 +139,7 @@ def end_to_end(
 
 def kernels(kinds: tuple[str, ...], rounds: int) -> Callable[[], float]:
     """A contestant: the vector updates alone, with the quality mask, without Arrow on either side."""
-    models = model_set(kinds)
+    models = model_set(kinds, plant(TAGS))
     for batch in polls(WARM, 0):
         models.update(batch, 0)
     inner = [member.model for member in models._members]
@@ -219,7 +213,7 @@ def in_a_row(measure: Callable[[], float]) -> Callable[[], float]:
 
 def worst_latency_ms(rounds: int) -> tuple[float, float]:
     """Median and p99 of one batch of 10,000 tags through the whole chain and the limits, in ms."""
-    models = model_set(CHAIN, limited=True)
+    models = model_set(CHAIN, plant(TAGS, limits=BOUNDS))
     for batch in polls(WARM, 0):
         models.update(batch, 0)
     took = []
@@ -233,7 +227,7 @@ def worst_latency_ms(rounds: int) -> tuple[float, float]:
 
 def burst_ns(rows_per_tag: int = 20) -> float:
     """A batch with several rows of each tag, as after an outage: ns per reading."""
-    models = model_set(CHAIN)
+    models = model_set(CHAIN, plant(TAGS))
     for batch in polls(WARM, 0):
         models.update(batch, 0)
     burst = pa.Table.from_batches(list(polls(rows_per_tag, WARM))).combine_chunks().to_batches()[0]

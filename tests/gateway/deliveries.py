@@ -120,7 +120,7 @@ async def running(*deliveries):
     finally:
         for task in tasks:
             task.cancel()
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError):  # we have just cancelled them
             await asyncio.gather(*tasks)
 
 
