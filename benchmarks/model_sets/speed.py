@@ -5,7 +5,6 @@ contestants take turns of ten polls and the median of their processor time count
 the vector updates of the three models with the quality mask, without Arrow on either side. The baseline is river's
 GaussianScorer, score and learn, one call per sample (where river is not installed, the same arithmetic in plain Python: the table
 says which). `multivariate` has the same 10,000 tags in 1,000 assets of ten, each asset with a movement that its tags share, once a second.
-*Idle by `active_when`*: 50 assets of 200 tags, five of which have never run.
 """
 
 from __future__ import annotations
